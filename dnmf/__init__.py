@@ -1,0 +1,43 @@
+"""Non-negative matrix factorisation of image corpora larger than memory.
+
+The stages, in the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it,
+`NMF` factorises it (or any NumPy, Dask or Zarr matrix), `load` brings a saved model back, and
+`dnmf.plot` draws it. Errors are in `dnmf.errors`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dnmf.version import __version__
+
+if TYPE_CHECKING:
+    from dnmf.corpus import Corpus, open_corpus
+    from dnmf.errors import DnmfError
+    from dnmf.estimator import NMF, load
+    from dnmf.ingestion import ingest
+
+__all__ = ["NMF", "Corpus", "DnmfError", "__version__", "ingest", "load", "open_corpus"]
+
+_HOMES = {
+    "NMF": "estimator",
+    "load": "estimator",
+    "Corpus": "corpus",
+    "open_corpus": "corpus",
+    "DnmfError": "errors",
+    "ingest": "ingestion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # scikit-learn, numba, Dask and Zarr take seconds to import: only what is used is loaded.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dnmf' has no attribute {name!r}")
+    value = getattr(import_module(f"dnmf.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "plot"})

@@ -1,0 +1,331 @@
+"""The command line: one function per command, each calling the library once."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dnmf.errors import DnmfError
+from dnmf.version import __version__
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns dnmf's errors into one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (DnmfError, OSError) as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+class _Size(click.ParamType[tuple[int, int]]):
+    name = "HxW"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+            self.fail(f"{value!r} is not a size; write height x width, like 64x64", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+class _Rows(click.ParamType[slice]):
+    name = "A:B"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> slice:
+        parts = str(value).split(":")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+            self.fail(
+                f"{value!r} is not a range of rows; write first:last+1, like 0:25", param, ctx
+            )
+        return slice(int(parts[0]), int(parts[1]))
+
+
+def _cluster_options(command: Command) -> Command:
+    """Give a command the flags that say where its passes run."""
+    for option in (
+        click.option(
+            "--scheduler-file", metavar="F", help="File with a running scheduler's address."
+        ),
+        click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler."),
+        click.option("--memory-limit", metavar="SIZE", help="Of each of --workers, like 2GB."),
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Start so many local processes."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_force = click.option("--force", is_flag=True, help="Replace what dnmf wrote there before.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dnmf")
+def main() -> None:
+    r"""Non-negative matrix factorisation of image corpora larger than memory.
+
+    \b
+    Start with:  dnmf demo
+    Then:        dnmf ingest FOLDER images.zarr --size 64x64 --color gray
+                 dnmf fit images.zarr images.model -k 64
+                 dnmf plot images.model --corpus images.zarr --out pictures
+
+    Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted.
+    """
+
+
+@main.command()
+@click.option("--out", default="dnmf-demo", show_default=True, metavar="DIR", help="Where to.")
+@_force
+def demo(out: str, force: bool) -> None:
+    """Run the whole flow on 10,000 bundled digits, pictures included."""
+    from dnmf.demo import run_demo
+
+    run_demo(out, force=force, say=click.echo)
+
+
+@main.command()
+@click.argument("source", nargs=-1, required=True)
+@click.argument("corpus")
+@click.option("--size", type=_Size(), help="Resize every image, averaging over areas.")
+@click.option("--color", type=click.Choice(["gray", "rgb"]), help="Convert every image.")
+@click.option("--block-rows", type=click.IntRange(min=1), help="Images per block [about 16 MiB].")
+@_force
+@_cluster_options
+def ingest(
+    source: tuple[str, ...],
+    corpus: str,
+    size: tuple[int, int] | None,
+    color: str | None,
+    block_rows: int | None,
+    force: bool,
+    **where: Any,
+) -> None:
+    """Turn images into a corpus.
+
+    SOURCE is folders (with their subfolders) or files of PNG, JPEG, TIFF or PGM images, or IDX
+    (.gz too) or .npy files. CORPUS is a new Zarr store. Images must be alike in size and colour
+    unless --size and --color make them so.
+    """
+    from dnmf import ingest as run
+    from dnmf.cluster import cluster
+
+    with cluster(**where), _Blocks() as blocks:
+        result = run(
+            source,
+            corpus,
+            size=size,
+            color=color,
+            block_rows=block_rows,
+            force=force,
+            on_block=blocks,
+        )
+    click.echo(repr(result)[1:-1])
+
+
+@main.command()
+@click.argument("path")
+@_json
+def info(path: str, as_json: bool) -> None:
+    """Say what a corpus or a model is."""
+    from dnmf.describe import describe
+
+    facts = describe(path)
+    if as_json:
+        click.echo(json_.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name.replace('_', ' '):{width}}  {_plain(value)}")
+
+
+@main.command()
+@click.argument("corpus")
+@click.argument("model")
+@click.option("-k", "--components", type=int, required=True, help="Number of components.")
+@click.option("--max-iter", type=int, default=200, show_default=True, help="Most passes.")
+@click.option(
+    "--tol",
+    type=float,
+    default=1e-4,
+    show_default=True,
+    help="Stop when a pass lowers the loss by less than this share; 0 runs all passes.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random start.")
+@click.option(
+    "--checkpoint-every", type=int, default=1, show_default=True, help="Passes between commits."
+)
+@_force
+@_json
+@_cluster_options
+def fit(
+    corpus: str,
+    model: str,
+    components: int,
+    max_iter: int,
+    tol: float,
+    seed: int,
+    checkpoint_every: int,
+    force: bool,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Factorise CORPUS into MODEL, with a checkpoint after each pass.
+
+    A rerun of the same line continues an interrupted fit and ends with the same bits; with a
+    smaller --tol or a larger --max-iter it continues a finished one.
+    """
+    from dnmf import NMF, open_corpus
+    from dnmf.cluster import cluster
+    from dnmf.describe import describe
+    from dnmf.output import remove_store
+    from dnmf.reporting import PassReport, end_live, say
+
+    began = time.monotonic()
+    images = open_corpus(corpus)
+    report = PassReport(len(images), tol, max_iter)
+    nmf = NMF(
+        components,
+        tol=tol,
+        max_iter=max_iter,
+        random_state=seed,
+        checkpoint=model,
+        checkpoint_every=checkpoint_every,
+        on_pass=report,
+    )
+    nmf.check_parameters()
+    if force:
+        remove_store(model)
+    with cluster(**where) as place:
+        say(f"fit {images!r} to {components} components on {place}")
+        try:
+            _quietly(nmf.fit, images)
+        except KeyboardInterrupt:
+            end_live()
+            say(f"interrupted; run the same line again to continue {model} from its last commit")
+            sys.exit(130)
+    end_live()
+    facts = {**describe(model), "seconds": round(time.monotonic() - began, 3)}
+    if as_json:
+        click.echo(json_.dumps(facts))
+    else:
+        click.echo(
+            f"{model}: error {facts['error']:,.6g} ({facts['relative_error']:.1%} of the images' "
+            f"norm) after {facts['passes']} passes, {facts['stop_reason']}"
+        )
+
+
+@main.command()
+@click.argument("model")
+@click.argument("corpus")
+@click.argument("weights")
+@_force
+@_cluster_options
+def transform(model: str, corpus: str, weights: str, force: bool, **where: Any) -> None:
+    """Compute the weights of CORPUS into a Zarr array WEIGHTS of shape (images, components)."""
+    from dnmf import load, open_corpus
+    from dnmf.cluster import cluster
+    from dnmf.export import write_weights
+
+    fitted, images = load(model), open_corpus(corpus)
+    with cluster(**where):
+        n = write_weights(fitted, images, weights, force=force)
+    click.echo(f"{weights}: weights of {n:,} images, {fitted.n_components_} components")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("corpus")
+@click.argument("out", required=False)
+@click.option("--png", metavar="DIR", help="Write PNG files into a folder instead.")
+@click.option("--rows", type=_Rows(), default="0:25", show_default=True, help="Which, for --png.")
+@_force
+@_cluster_options
+def reconstruct(
+    model: str,
+    corpus: str,
+    out: str | None,
+    png: str | None,
+    rows: slice,
+    force: bool,
+    **where: Any,
+) -> None:
+    """Reconstruct CORPUS from MODEL: into the corpus OUT, or some of it as PNG files."""
+    from dnmf import load, open_corpus
+    from dnmf.cluster import cluster
+    from dnmf.export import write_pngs, write_reconstruction
+
+    if (out is None) == (png is None):
+        raise click.UsageError("give either OUT, a new corpus, or --png DIR")
+    fitted, images = load(model), open_corpus(corpus)
+    if png is not None:
+        count = write_pngs(fitted, images, rows, png, force=force)
+        click.echo(f"{png}: {count} PNG files")
+        return
+    with cluster(**where):
+        result = write_reconstruction(fitted, images, out or "", force=force)
+    click.echo(repr(result)[1:-1])
+
+
+@main.command()
+@click.argument("model")
+@click.option("--corpus", metavar="CORPUS", help="Draw originals over reconstructions from it.")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the PNG files.")
+def plot(model: str, corpus: str | None, out: str) -> None:
+    """Draw components, loss and, with --corpus, originals over reconstructions."""
+    from dnmf import load, open_corpus
+    from dnmf.plot import write_plots
+
+    images = open_corpus(corpus) if corpus is not None else None
+    for path in write_plots(load(model), out, images):
+        click.echo(path)
+
+
+class _Blocks:
+    """Progress over blocks: a bar on a terminal, a line per block in a log."""
+
+    def __enter__(self) -> _Blocks:
+        self.bar: Any = None
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        from dnmf.reporting import say
+
+        if not sys.stderr.isatty():
+            say(f"block {done} of {total}")
+            return
+        if self.bar is None:
+            self.bar = click.progressbar(length=total, label="blocks", file=sys.stderr)
+        self.bar.update(1)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()
+
+
+def _quietly(fit: Callable[[Any], Any], images: Any) -> None:
+    """Fit without the warning at max_iter: the last line says why the fit stopped."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fit(images)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

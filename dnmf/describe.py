@@ -1,0 +1,80 @@
+"""What a path holds, as facts that `dnmf info` prints."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dnmf.checkpoint import FORMAT as MODEL
+from dnmf.checkpoint import open_checkpoint
+from dnmf.corpus import FORMAT as CORPUS
+from dnmf.corpus import open_corpus
+from dnmf.errors import CorpusError
+from dnmf.output import read_record
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Describe a corpus or a model.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    dict
+        Sizes in images, pixels and bytes; JSON types only.
+
+    Raises
+    ------
+    CorpusError
+        The path holds neither.
+    """
+    location = os.fspath(path)
+    record = read_record(location) or {}
+    if record.get("format") == CORPUS:
+        return _corpus(location)
+    if record.get("format") == MODEL:
+        return _model(location)
+    raise CorpusError(
+        f"{location} is neither a corpus nor a model of dnmf's; make one with "
+        f"`dnmf ingest SOURCE {location}` or `dnmf fit CORPUS {location}`"
+    )
+
+
+def _corpus(path: str) -> dict[str, Any]:
+    corpus = open_corpus(path)
+    return {
+        "kind": "corpus",
+        "path": path,
+        "images": len(corpus),
+        "image_shape": list(corpus.image_shape),
+        "dtype": str(corpus.dtype),
+        "bytes": corpus.nbytes,
+        "stored_bytes": corpus.stored_bytes,
+        "blocks": corpus.n_blocks,
+        "block_rows": corpus.block_rows,
+        "fingerprint": f"{corpus.fingerprint:08x}",
+    }
+
+
+def _model(path: str) -> dict[str, Any]:
+    checkpoint = open_checkpoint(path)
+    state, fit = checkpoint.state, checkpoint.fit
+    weights = (
+        None if checkpoint.weights_slot is None else f"{path}/weights-{checkpoint.weights_slot}"
+    )
+    return {
+        "kind": "model",
+        "path": path,
+        "components": fit.n_components,
+        "image_shape": fit.X["image_shape"],
+        "images": fit.X["shape"][0],
+        "error": state.error if state.losses else None,
+        "relative_error": state.relative_error if state.losses else None,
+        "passes": state.n_iter,
+        "reads": state.n_reads,
+        "stop_reason": checkpoint.stop_reason or "unfinished",
+        "seed": fit.seed,
+        "weights": weights,
+    }

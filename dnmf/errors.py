@@ -1,0 +1,50 @@
+"""Every error dnmf raises on purpose, in one tree.
+
+    DnmfError
+    ├── ParameterError (ValueError)       a parameter out of its range
+    ├── DataError (ValueError)            pixels that cannot be factorised: negative, NaN ...
+    ├── IngestError (ValueError)          image files that cannot become a corpus
+    ├── CorpusError (OSError)             a path that holds no readable corpus
+    │   └── BlockError                    one block of it is missing or damaged
+    ├── CheckpointError (OSError)         a path that holds no usable model, or another fit's
+    ├── OutputExistsError (FileExistsError)  something is already where a result should go
+    └── ClusterError (ConnectionError)       no cluster answers
+
+A message says what was found, what is allowed, and what to do.
+"""
+
+
+class DnmfError(Exception):
+    """Base of all errors that dnmf raises on purpose."""
+
+
+class ParameterError(DnmfError, ValueError):
+    """A parameter is out of its range."""
+
+
+class DataError(DnmfError, ValueError):
+    """The pixels cannot be factorised."""
+
+
+class IngestError(DnmfError, ValueError):
+    """Image files cannot become a corpus."""
+
+
+class CorpusError(DnmfError, OSError):
+    """A path holds no readable corpus."""
+
+
+class BlockError(CorpusError):
+    """A block of a corpus is missing or damaged."""
+
+
+class CheckpointError(DnmfError, OSError):
+    """A path holds no usable model, or the checkpoint of another fit."""
+
+
+class OutputExistsError(DnmfError, FileExistsError):
+    """Something is already where a result should go."""
+
+
+class ClusterError(DnmfError, ConnectionError):
+    """No cluster answers."""

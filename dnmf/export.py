@@ -1,0 +1,166 @@
+"""What a fitted model makes of a corpus, written block by block from the tasks that make it."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from PIL import Image
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from dnmf.blockwise import Blocks, blocks_of
+from dnmf.checkpoint import ArraySink
+from dnmf.corpus import Corpus, Layout, commit_corpus, create_corpus, open_corpus, write_block
+from dnmf.errors import DataError, OutputExistsError, ParameterError
+from dnmf.estimator import NMF, project_rows
+from dnmf.kernels import Basis, compute_dtype, project_block
+from dnmf.output import RECORD, new_store
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Line = tuple[int, int, int, int]
+
+
+def write_weights(
+    model: NMF, corpus: Corpus, path: str | os.PathLike[str], *, force: bool = False
+) -> int:
+    """Compute the weights of a corpus into a Zarr array of shape (n, d), in its blocks.
+
+    Parameters
+    ----------
+    model : NMF
+    corpus : Corpus
+    path : str or path
+        Of the array.
+    force : bool, default False
+        Replace what dnmf wrote there before.
+
+    Returns
+    -------
+    int
+        Images.
+    """
+    with new_store(path, force=force) as building:
+        blocks, basis = _prepare(model, corpus)
+        array = zarr.create_array(
+            building,
+            shape=(len(corpus), model.n_components_),
+            chunks=(corpus.block_rows, model.n_components_),
+            dtype=basis.H.dtype,
+            fill_value=np.nan,  # a lost chunk must not read as weights of zero
+            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        )
+        images = blocks.map_sum(partial(project_rows, basis=basis, sink=ArraySink(building)))
+        record: dict[str, Any] = {
+            "format": "dnmf-weights",
+            "version": 1,
+            "corpus_fingerprint": corpus.fingerprint,
+        }
+        array.attrs.put({RECORD: record})
+    return images
+
+
+def write_reconstruction(
+    model: NMF, corpus: Corpus, path: str | os.PathLike[str], *, force: bool = False
+) -> Corpus:
+    """Reconstruct a corpus into a corpus of floating-point images with the same ids.
+
+    Parameters
+    ----------
+    model : NMF
+    corpus : Corpus
+    path : str or path
+        Of the new corpus.
+    force : bool, default False
+        Replace what dnmf wrote there before.
+    """
+    with new_store(path, force=force) as building:
+        blocks, basis = _prepare(model, corpus)
+        id_bytes = max(len(name.encode()) for name in corpus.ids)
+        layout = Layout(
+            len(corpus), corpus.image_shape, str(basis.H.dtype), id_bytes, corpus.block_rows
+        )
+        create_corpus(building, layout)
+        task = partial(_reconstruct_block, basis=basis, corpus=corpus, path=building)
+        commit_corpus(building, layout, blocks.map_sum(task))
+    return open_corpus(path)
+
+
+def write_pngs(
+    model: NMF, corpus: Corpus, rows: slice, folder: str | os.PathLike[str], *, force: bool = False
+) -> int:
+    """Reconstruct some images into PNG files named by their row numbers.
+
+    Values are rounded and clipped to the corpus's integer type; floating-point images are scaled
+    so that the brightest pixel of the originals is white.
+
+    Parameters
+    ----------
+    model : NMF
+    corpus : Corpus
+    rows : slice
+    folder : str or path
+    force : bool, default False
+        Write into a folder that is not empty.
+
+    Returns
+    -------
+    int
+        Images written.
+    """
+    numbers = np.arange(len(corpus))[rows]
+    if not len(numbers):
+        raise ParameterError(
+            f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)}"
+        )
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
+        raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
+    _prepare(model, corpus)
+    originals = corpus.images(rows)
+    again = model.inverse_transform(model.transform(originals.reshape(len(numbers), -1)))
+    pictures = [_to_image(x, originals) for x in again.reshape(originals.shape)]
+    target.mkdir(parents=True, exist_ok=True)
+    for number, picture in zip(numbers, pictures, strict=True):
+        picture.save(target / f"{number:06d}.png")
+    return len(numbers)
+
+
+def _prepare(model: NMF, corpus: Corpus) -> tuple[Blocks, Basis]:
+    if corpus.shape[1] != model.n_features_in_:
+        raise DataError(
+            f"{corpus.path} has images of {corpus.shape[1]} pixels, but the model was fitted on "
+            f"{model.n_features_in_}: ingest the images at the model's size "
+            f"({' x '.join(map(str, model.image_shape_))})"
+        )
+    dtype = np.result_type(compute_dtype(corpus.dtype), model.components_)
+    return blocks_of(corpus), Basis.of(model.components_, dtype)
+
+
+def _reconstruct_block(
+    X: Array, start: int, *, basis: Basis, corpus: Corpus, path: str
+) -> tuple[Line, ...]:
+    index = start // corpus.block_rows
+    again = project_block(X, basis) @ basis.H
+    return (write_block(path, index, again, corpus.block_ids(index)),)
+
+
+def _to_image(pixels: Array, originals: Array) -> Image.Image:
+    if originals.dtype.kind in "ui":
+        kind = originals.dtype if originals.dtype in (np.uint8, np.uint16) else np.dtype(np.uint16)
+        pixels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max).astype(kind)
+    else:
+        top = float(originals.max()) or 1.0
+        pixels = np.rint(np.clip(pixels / top, 0, 1) * 255).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    try:
+        return Image.fromarray(pixels)
+    except TypeError as error:
+        raise DataError(
+            f"images of shape {pixels.shape} and type {pixels.dtype} have no PNG form; "
+            "write OUT.zarr instead"
+        ) from error

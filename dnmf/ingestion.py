@@ -1,0 +1,147 @@
+"""Images to a corpus: one task per block reads, checks and writes it; a record at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from typing import Any
+
+from dask.system import CPU_COUNT
+
+from dnmf.blockwise import active_client, invalid_pixel
+from dnmf.corpus import (
+    Corpus,
+    Layout,
+    choose_block_rows,
+    commit_corpus,
+    create_corpus,
+    open_corpus,
+    write_block,
+)
+from dnmf.errors import IngestError, ParameterError
+from dnmf.kernels import find_invalid
+from dnmf.output import new_store
+from dnmf.sources import Size, Source, open_source
+
+Line = tuple[int, int, int, int]
+
+
+def ingest(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Source,
+    path: str | os.PathLike[str],
+    *,
+    size: Size | None = None,
+    color: str | None = None,
+    block_rows: int | None = None,
+    force: bool = False,
+    on_block: Callable[[int, int], None] = lambda done, total: None,
+) -> Corpus:
+    """Turn images into a corpus.
+
+    Blocks are read and written in parallel: on the active Dask client if there is one, else on
+    threads. The corpus appears at `path` when all of it is written, and not at all on an error.
+
+    Parameters
+    ----------
+    source : path, sequence of paths, or Source
+        Folders of PNG, JPEG, TIFF or PGM images, such files, IDX (``.gz`` too) or ``.npy`` files.
+    path : str or path
+        Of the new corpus; a URL is written in place.
+    size : (h, w), optional
+        Resize every image.
+    color : "gray" or "rgb", optional
+        Convert every image; without it all must be alike, grey or RGB.
+    block_rows : int, optional
+        Images per block; by default about 16 MiB of them.
+    force : bool, default False
+        Replace a corpus that is already there.
+    on_block : callable
+        Told of blocks done and blocks in all after each.
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    IngestError
+        No images, unreadable ones, or ones that differ in size or colour.
+    DataError
+        A floating-point or signed image has a negative, NaN or infinite pixel.
+    OutputExistsError
+        Something is at `path`.
+
+    Examples
+    --------
+    >>> dnmf.ingest("faces/", "faces.zarr", size=(64, 64), color="gray")
+    <Corpus faces.zarr: 13,233 images of 64 x 64 uint8, 54.2 MB in 16 blocks>
+    """
+    location = os.fspath(path)
+    if block_rows is not None and block_rows < 1:
+        raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
+    with new_store(location, force=force) as building:
+        images = _as_source(source, size, color)
+        layout = _plan(images, block_rows)
+        create_corpus(building, layout)
+        manifest: list[Line | None] = [None] * layout.n_blocks
+        for done, (index, line) in enumerate(_write_all(images, building, layout), 1):
+            manifest[index] = line
+            on_block(done, layout.n_blocks)
+        commit_corpus(building, layout, [line for line in manifest if line is not None])
+    return open_corpus(location)
+
+
+def _as_source(source: Any, size: Size | None, color: str | None) -> Source:
+    if hasattr(source, "read") and hasattr(source, "image_shape"):
+        if size is not None or color is not None:
+            raise IngestError("size and color are for paths; a Source gives its images as they are")
+        return source  # type: ignore[no-any-return]
+    paths = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    return open_source(paths, size=size, color=color)
+
+
+def _plan(source: Source, block_rows: int | None) -> Layout:
+    n = len(source)
+    image_bytes = source.dtype.itemsize
+    for length in source.image_shape:
+        image_bytes *= length
+    rows = min(block_rows or choose_block_rows(n, image_bytes), n)
+    id_bytes = max(
+        len(name.encode())
+        for start in range(0, n, rows)
+        for name in source.ids(start, start + rows)
+    )
+    return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
+
+
+def _ingest_block(source: Source, path: str, layout: Layout, index: int) -> Line:
+    start = index * layout.block_rows
+    stop = min(start + layout.block_rows, layout.n_images)
+    ids = source.ids(start, stop)
+    images = source.read(start, stop).reshape(stop - start, -1)
+    if (invalid := find_invalid(images, start)) is not None:
+        raise invalid_pixel(invalid, lambda row: f"image {row} ({ids[row - start]})")
+    return write_block(path, index, images, ids)
+
+
+def _write_all(source: Source, path: str, layout: Layout) -> Iterator[tuple[int, Line]]:
+    """Yield each block's number and manifest line as it is done; on an error stop the others."""
+    client = active_client()
+    pool: Executor
+    if client is None:
+        pool, shared = ThreadPoolExecutor(CPU_COUNT), source
+    else:  # a million file names reach each worker once, not with every task
+        pool = client.get_executor(pure=False)
+        shared = client.scatter([source], broadcast=True, hash=False)[0]
+    with pool:
+        waiting: dict[Future[Line], int] = {
+            pool.submit(_ingest_block, shared, path, layout, index): index
+            for index in range(layout.n_blocks)
+        }
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,108 @@
+"""Where results go: beside their place first, into it only when they are whole.
+
+Every store dnmf writes is a Zarr v3 group or array whose attributes hold a ``dnmf`` record,
+written last. So a store without the record is unfinished, and only a store with one is ever
+replaced: `--force` cannot delete a folder of somebody's images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zarr
+import zarr.errors
+
+from dnmf.errors import OutputExistsError
+
+RECORD = "dnmf"
+"""Name of the attribute that says what a store is."""
+
+
+def is_url(path: str) -> bool:
+    """Tell a URL of an object store from a local path."""
+    return "://" in path
+
+
+def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Read what dnmf says about the store at a path; None where there is no such record."""
+    try:
+        node = zarr.open(path, mode="r", zarr_format=3, storage_options=storage_options)
+    except (OSError, ValueError, KeyError, zarr.errors.NodeNotFoundError, json.JSONDecodeError):
+        return None
+    record = node.attrs.asdict().get(RECORD)
+    return record if isinstance(record, dict) else None
+
+
+def is_absent(path: str | os.PathLike[str]) -> bool:
+    """Tell whether nothing is at a path, or no store of dnmf's at a URL."""
+    location = os.fspath(path)
+    return read_record(location) is None if is_url(location) else not os.path.lexists(location)
+
+
+@contextmanager
+def new_store(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[str]:
+    """Give a place to build a store in, and move it to `path` when the block ends well.
+
+    On an error nothing is left and what was at `path` stays. A URL is built in place, since object
+    stores cannot rename: there the record, written last, tells a whole store from a part of one.
+
+    Parameters
+    ----------
+    path : str or path
+    force : bool
+        Replace a store of dnmf's that is already there.
+
+    Raises
+    ------
+    OutputExistsError
+        Something is at `path` and `force` is false, or it is not dnmf's to replace.
+    """
+    target = os.fspath(path)
+    check_free(target, force=force)
+    if is_url(target):
+        yield target
+        return
+    final = Path(target)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    building = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        yield str(building)
+        _swap_in(building, final)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def check_free(path: str, *, force: bool) -> None:
+    """Raise unless a store may be written to `path`; see `new_store`."""
+    if is_absent(path) or (os.path.isdir(path) and not os.listdir(path)):
+        return
+    if not force:
+        raise OutputExistsError(f"{path} already exists; choose another path or pass --force")
+    if read_record(path) is None:
+        raise OutputExistsError(
+            f"{path} was not written by dnmf, so --force does not replace it; choose another path"
+        )
+
+
+def remove_store(path: str | os.PathLike[str]) -> None:
+    """Remove a store of dnmf's from a local path; a path where nothing is stays as it is."""
+    target = os.fspath(path)
+    check_free(target, force=True)
+    if os.path.isdir(target):
+        shutil.rmtree(target)
+
+
+def _swap_in(building: Path, final: Path) -> None:
+    """Put a finished store in place of whatever `check_free` allowed to be there."""
+    old = building.with_suffix(".old")
+    if final.exists():
+        final.rename(old)
+    building.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,98 @@
+"""What a run says while it runs: a live line on a terminal, a dated line per step in a log."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TextIO
+
+from dnmf.solver import State
+
+
+class PassReport:
+    """Prints a pass, its error, relative change, images per second and the time left.
+
+    Parameters
+    ----------
+    n_images : int
+    tol : float
+    max_iter : int
+        As given to the fit; they bound the time left.
+    out : file, optional
+        stderr by default.
+    """
+
+    def __init__(self, n_images: int, tol: float, max_iter: int, out: TextIO | None = None) -> None:
+        self.n_images, self.tol, self.max_iter = n_images, tol, max_iter
+        self.out = out or sys.stderr
+        self.since = time.monotonic()
+        self.first: int | None = None
+
+    def __call__(self, state: State) -> None:
+        """Report a state after its pass."""
+        now = time.monotonic()
+        seconds, self.since = now - self.since, now
+        change = relative_change(state.losses)
+        left = passes_left(state.losses, self.tol, self.max_iter)
+        line = f"pass {state.n_iter:3d}   error {state.error:,.6g}"
+        if change is not None:
+            line += f"   change {change:.1e}" if state.accepted else "   step back     "
+        if self.first is not None:  # the first pass is timed with the start before it
+            line += f"   {self.n_images / max(seconds, 1e-9):,.0f} images/s"
+            word = "at most" if state.n_iter + left == self.max_iter else "about"
+            line += f"   {word} {clock(left * seconds)} left" if left else "   done"
+        self.first = state.n_iter
+        say(line, self.out, live=True)
+
+
+def say(line: str, out: TextIO | None = None, *, live: bool = False) -> None:
+    """Print a line: on a terminal a live one replaces itself, in a log each has its time."""
+    out = out or sys.stderr
+    if not out.isatty():
+        line = f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {line}\n"
+    else:
+        line = f"\r\x1b[K{line}" if live else f"{line}\n"
+    out.write(line)
+    out.flush()
+
+
+def end_live(out: TextIO | None = None) -> None:
+    """Close the live line."""
+    out = out or sys.stderr
+    if out.isatty():
+        out.write("\n")
+
+
+def relative_change(losses: Sequence[float]) -> float | None:
+    """Compute the share by which the last pass lowered the loss; None after the first."""
+    if len(losses) < 2 or losses[-2] == 0:
+        return None
+    return (losses[-2] - losses[-1]) / losses[-2]
+
+
+def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:
+    """Guess the passes still to come: the change shrinks as it did over the last few passes."""
+    most = max_iter - len(losses)
+    changes = [
+        relative_change(losses[:i]) or 0.0 for i in range(max(2, len(losses) - 3), len(losses) + 1)
+    ]
+    if tol <= 0 or len(changes) < 2 or min(changes[0], changes[-1]) <= 0:
+        return most
+    if changes[-1] <= tol:
+        return 0
+    ratio = (changes[-1] / changes[0]) ** (1 / (len(changes) - 1))
+    if ratio >= 1:
+        return most
+    return min(most, math.ceil(math.log(tol / changes[-1]) / math.log(ratio)))
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as people say it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,342 @@
+"""Where images come from: the one thing a new input format has to bring is a `Source`."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dnmf.errors import IngestError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Size = tuple[int, int]
+
+FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
+"""What Pillow may open: anything else, whatever its file name says, is refused unread."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm")
+COLORS = ("gray", "rgb")
+
+_IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+class Source(Protocol):
+    """Images in a fixed order, read by range; picklable, so that any process can read.
+
+    Attributes
+    ----------
+    image_shape : tuple of int
+        (h, w), (h, w, channels) or (p,).
+    dtype : numpy.dtype
+    """
+
+    @property
+    def image_shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Name images `start` to `stop - 1`."""
+        ...
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read images `start` to `stop - 1` as ``(stop - start,) + image_shape``.
+
+        Raises
+        ------
+        IngestError
+            An image cannot be read, or is not like the others.
+        """
+        ...
+
+
+def open_source(
+    paths: Sequence[str | os.PathLike[str]], *, size: Size | None = None, color: str | None = None
+) -> Source:
+    """Open image files, folders of them, or array files as one source.
+
+    Parameters
+    ----------
+    paths : sequence of paths
+        Folders (searched with their subfolders) and image files, in one list; or IDX (``.gz``
+        too) and ``.npy`` files, one after the other.
+    size : (h, w), optional
+        Resize every image, averaging over areas.
+    color : "gray" or "rgb", optional
+        Convert every image; without it all must be alike.
+
+    Raises
+    ------
+    IngestError
+    """
+    if color not in (None, *COLORS):
+        raise IngestError(f"color is {color!r}; it must be 'gray' or 'rgb'")
+    if size is not None and min(size) < 1:
+        raise IngestError(f"size is {size[0]}x{size[1]}; height and width must be at least 1")
+    files = [Path(path) for path in paths]
+    for path in files:
+        if not path.exists():
+            raise IngestError(f"{path} does not exist; give folders, image files, IDX or .npy")
+    arrays = [path for path in files if path.is_file() and path.suffix.lower() not in SUFFIXES]
+    if not arrays:
+        return _image_files(files, size, color)
+    if len(arrays) < len(files):
+        raise IngestError(
+            f"{arrays[0]} is an array file and {next(f for f in files if f not in arrays)} is not; "
+            "ingest images and arrays into separate corpora"
+        )
+    return _stack([_array_file(path, size, color) for path in arrays])
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, decoded by Pillow; see `Source`."""
+
+    root: Path
+    names: Sequence[str]
+    size: Size | None
+    color: str | None
+    image_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Name images by their paths below the folder."""
+        return list(self.names[start:stop])
+
+    def read(self, start: int, stop: int) -> Array:
+        """Decode some of the files; see `Source.read`."""
+        out = np.empty((stop - start, *self.image_shape), self.dtype)
+        for i, name in enumerate(self.names[start:stop]):
+            pixels = read_image(self.root / name, self.size, self.color)
+            if pixels.shape != self.image_shape or pixels.dtype != self.dtype:
+                raise IngestError(
+                    f"{self.root / name} is {_describe(pixels.shape, pixels.dtype)}, but "
+                    f"{self.names[0]} is {_describe(self.image_shape, self.dtype)}; pass "
+                    "--size HxW to resize all, --color gray or rgb to convert all, or leave it out"
+                )
+            out[i] = pixels
+        return out
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An IDX or ``.npy`` file of images; see `Source`."""
+
+    path: Path
+    size: Size | None
+    color: str | None
+    image_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Name images by the file and their number in it."""
+        stem = self.path.name.split(".")[0]
+        return [f"{stem}:{i}" for i in range(start, stop)]
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read some of the rows; see `Source.read`."""
+        images = _open_array(self.path)[start:stop]
+        if self.size is None and self.color is None:
+            return images.astype(self.dtype, copy=False)
+        return np.stack([_conform_array(image, self.size, self.color) for image in images])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Sources of like images, one after the other; see `Source`."""
+
+    parts: Sequence[Source]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of every image."""
+        return self.parts[0].image_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of every image."""
+        return self.parts[0].dtype
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Name images as their sources do."""
+        return [name for part, a, b in self._pieces(start, stop) for name in part.ids(a, b)]
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read across the parts; see `Source.read`."""
+        return np.concatenate([part.read(a, b) for part, a, b in self._pieces(start, stop)])
+
+    def _pieces(self, start: int, stop: int) -> list[tuple[Source, int, int]]:
+        pieces, first = [], 0
+        for part in self.parts:
+            a, b = max(start - first, 0), min(stop - first, len(part))
+            if a < b:
+                pieces.append((part, a, b))
+            first += len(part)
+        return pieces
+
+
+def read_image(path: Path, size: Size | None, color: str | None) -> Array:
+    """Decode one image file, upright, to (h, w) or (h, w, 3).
+
+    Raises
+    ------
+    IngestError
+        It cannot be opened or decoded, or has colours that need `color` to say what to do.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise IngestError(f"it holds {frames} images; split it into one file per image")
+            return _conform(ImageOps.exif_transpose(image), size, color)
+    except IngestError as error:
+        raise IngestError(f"{path}: {error}") from None
+    except UnidentifiedImageError:
+        raise IngestError(
+            f"{path} is not an image that dnmf reads ({', '.join(FORMATS)}); leave it out"
+        ) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise IngestError(f"{path} cannot be read ({error}); mend it or leave it out") from error
+
+
+def _conform(image: Image.Image, size: Size | None, color: str | None) -> Array:
+    """Convert and resize a decoded image; 16-bit and floating grey stay what they are."""
+    deep = image.mode.startswith("I") or image.mode == "F"
+    if color == "rgb":
+        if deep:
+            raise IngestError(f"mode {image.mode} has no colours; pass --color gray")
+        image = image.convert("RGB")
+    elif color == "gray" and not deep:
+        image = image.convert("L")
+    if not deep and image.mode not in ("L", "RGB"):
+        raise IngestError(f"mode {image.mode} is neither grey nor RGB; pass --color gray or rgb")
+    if size is not None:
+        image = image.resize(size[::-1], Image.Resampling.BOX)
+    pixels = np.asarray(image)
+    if pixels.dtype.kind == "i":  # Pillow widens 16-bit PGM to 32 bits
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise IngestError("pixels do not fit 16 bits; save them as a .npy file")
+        pixels = pixels.astype(np.uint16)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _conform_array(image: Array, size: Size | None, color: str | None) -> Array:
+    try:
+        return _conform(Image.fromarray(image), size, color)
+    except TypeError as error:
+        raise IngestError(
+            f"images of {_describe(image.shape, image.dtype)} cannot be resized or converted; "
+            "do it before, without --size and --color"
+        ) from error
+
+
+def _image_files(paths: Sequence[Path], size: Size | None, color: str | None) -> ImageFiles:
+    root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in paths]))
+    names: list[str] = []
+    for path in paths:
+        found = [path] if path.is_file() else sorted(path.rglob("*"))
+        names += [
+            file.relative_to(root).as_posix()
+            for file in found
+            if file.suffix.lower() in SUFFIXES and file.is_file()
+        ]
+    if not names:
+        raise IngestError(
+            f"{', '.join(map(str, paths))}: no images found; looked for {' '.join(SUFFIXES)}"
+        )
+    first = read_image(root / names[0], size, color)
+    return ImageFiles(root, names, size, color, first.shape, first.dtype)
+
+
+def _array_file(path: Path, size: Size | None, color: str | None) -> ArrayFile:
+    images = _open_array(path)
+    if images.ndim not in (2, 3, 4) or 0 in images.shape:
+        raise IngestError(
+            f"{path} holds an array of shape {images.shape}; images are (n, h, w), "
+            "(n, h, w, channels) or (n, pixels)"
+        )
+    if images.dtype.kind not in "buif":
+        raise IngestError(f"{path} holds {images.dtype}; pixels are integers or floats")
+    first = images[0]
+    if size is not None or color is not None:
+        if images.ndim == 2:
+            raise IngestError(f"{path} holds flat images; --size and --color need (n, h, w)")
+        first = _conform_array(first, size, color)
+    dtype = np.dtype("u1") if first.dtype == bool else first.dtype.newbyteorder("=")
+    return ArrayFile(path, size, color, first.shape, dtype, len(images))
+
+
+def _open_array(path: Path) -> Array:
+    """Open an array file: mapped, or held in memory where it is compressed."""
+    return _open_version(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _open_version(path: Path, mtime_ns: int) -> Array:
+    """Open an array file once per process, and anew when it has changed."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+        if magic == b"\x93NUMPY":
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        if magic[:2] == b"\x1f\x8b":
+            return _parse_idx(path, gzip.decompress(path.read_bytes()))
+        return _parse_idx(path, np.memmap(path, np.uint8, "r").data)
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, IngestError):
+            raise
+        raise IngestError(f"{path} cannot be read ({error}); mend it or leave it out") from error
+
+
+def _parse_idx(path: Path, content: bytes | memoryview) -> Array:
+    """Read the IDX format: two zero bytes, a type, the number of axes, their lengths, the data."""
+    head = bytes(content[:4])
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_DTYPES or head[3] == 0:
+        raise IngestError(
+            f"{path} is no image, IDX or .npy file; dnmf reads {' '.join(SUFFIXES)}, IDX and .npy"
+        )
+    dtype, offset = np.dtype(_IDX_DTYPES[head[2]]), 4 + 4 * head[3]
+    shape = tuple(np.frombuffer(content[4:offset], ">u4").astype(int).tolist())
+    expected = offset + int(np.prod(shape)) * dtype.itemsize
+    if len(shape) != head[3] or len(content) != expected:
+        raise IngestError(
+            f"{path} has {len(content)} bytes where its IDX header promises {expected}; "
+            "fetch it again"
+        )
+    if len(shape) == 1:
+        raise IngestError(f"{path} holds labels, not images; give the images file")
+    return np.frombuffer(content, dtype, offset=offset).reshape(shape)
+
+
+def _stack(parts: list[ArrayFile]) -> Source:
+    for part in parts[1:]:
+        if (part.image_shape, part.dtype) != (parts[0].image_shape, parts[0].dtype):
+            raise IngestError(
+                f"{part.path} holds images of {_describe(part.image_shape, part.dtype)}, but "
+                f"{parts[0].path} of {_describe(parts[0].image_shape, parts[0].dtype)}; "
+                "pass --size HxW, or ingest them into separate corpora"
+            )
+    return parts[0] if len(parts) == 1 else Stack(parts)
+
+
+def _describe(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{' x '.join(map(str, shape))} {dtype}"
