@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 import numpy as np
 from dask.system import CPU_COUNT
 
-from dnmf.corpus import Corpus, choose_block_rows
+from dnmf.corpus import Corpus
 from dnmf.errors import DataError
 from dnmf.kernels import Invalid, find_invalid
+from dnmf.layout import choose_block_rows
 from dnmf.threads import one_blas_thread
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from dnmf.corpus import crc32c
 from dnmf.errors import CheckpointError
+from dnmf.layout import crc32c
 from dnmf.output import RECORD, is_absent, new_store, read_record
 from dnmf.solver import State, WeightSink
 from dnmf.version import __version__

@@ -1,15 +1,8 @@
 """A corpus: images as a chunked Zarr matrix with a manifest that makes damage visible.
 
-On disk, a Zarr v3 group:
-
-    pixels    (n, p)             the images' own dtype, one chunk per block of whole images
-    ids       (n, width) uint8   UTF-8, NUL-padded, in the same blocks
-    manifest  (blocks, 4) int64  images, stored bytes, crc32c of pixels, crc32c of ids
-    attributes: the record (format, version, image shape, crc32c of the manifest), written last
-
 Zarr by itself reads a lost chunk as zeros and cannot tell two swapped chunks apart; so a block is
-read against its line of the manifest. This module knows no Dask on the way in or out of a block:
-`Corpus.to_dask` imports it when called.
+read against its line of the manifest. `dnmf.layout` describes the arrays. This module knows no
+Dask on the way in or out of a block: `Corpus.to_dask` imports it when called.
 """
 
 from __future__ import annotations
@@ -18,18 +11,15 @@ import html
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 import zarr
 import zarr.errors
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.sync import sync
 
 from dnmf.errors import BlockError, CorpusError
+from dnmf.layout import FORMAT, VERSION, corpus_array, crc32c, stored_bytes
 from dnmf.output import RECORD
 
 if TYPE_CHECKING:
@@ -37,127 +27,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 StorageOptions = dict[str, Any] | None
-
-FORMAT = "dnmf-corpus"
-VERSION = 1
-
-
-def crc32c(array: Array) -> int:
-    """Checksum an array's bytes in C order."""
-    return int(google_crc32c.value(np.ascontiguousarray(array).view(np.uint8)))
-
-
-def choose_block_rows(n_images: int, image_bytes: int) -> int:
-    """Choose the images of a block: about 16 MiB, or sixteenths of a small corpus, 1 MiB at least.
-
-    A block is the unit of reading, of a task and of its memory. 16 MiB reads well from disks and
-    object stores and keeps a core busy for a few tenths of a second; a smaller corpus is still cut
-    finely enough to keep several workers busy.
-    """
-    block_bytes = min(max(n_images * image_bytes // 16, 2**20), 2**24)
-    return max(1, min(block_bytes // image_bytes, n_images))
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What must be known of a corpus before its first block is written.
-
-    Attributes
-    ----------
-    n_images : int
-    image_shape : tuple of int
-        Pixels of one image: (h, w), (h, w, channels) or (p,).
-    dtype : str
-        Of the pixels, a NumPy name.
-    id_bytes : int
-        Length of the longest id in UTF-8.
-    block_rows : int
-        Images per block.
-    """
-
-    n_images: int
-    image_shape: tuple[int, ...]
-    dtype: str
-    id_bytes: int
-    block_rows: int
-
-    @property
-    def n_pixels(self) -> int:
-        """Pixels, channels included, of one image."""
-        return int(np.prod(self.image_shape))
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks."""
-        return -(-self.n_images // self.block_rows)
-
-
-def create_corpus(path: str, layout: Layout, storage_options: StorageOptions = None) -> None:
-    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`."""
-    group = zarr.open_group(path, mode="w", zarr_format=3, storage_options=storage_options)
-    compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-    for name, width, dtype in (
-        ("pixels", layout.n_pixels, layout.dtype),
-        ("ids", layout.id_bytes, "uint8"),
-    ):
-        group.create_array(
-            name,
-            shape=(layout.n_images, width),
-            chunks=(layout.block_rows, width),
-            dtype=dtype,
-            compressors=[compressor, Crc32cCodec()],
-        )
-
-
-def write_block(
-    path: str, index: int, images: Array, ids: Sequence[str], storage_options: StorageOptions = None
-) -> tuple[int, int, int, int]:
-    """Write one block and return its line of the manifest; safe to repeat.
-
-    Parameters
-    ----------
-    path : str
-    index : int
-        Block number.
-    images : ndarray of shape (rows, p)
-    ids : sequence of str
-    storage_options : dict, optional
-        For the store behind a URL.
-
-    Returns
-    -------
-    tuple of int
-        Images, stored bytes, crc32c of pixels, crc32c of ids.
-    """
-    group = zarr.open_group(path, mode="r+", storage_options=storage_options)
-    pixels, names = _array(group, "pixels"), _array(group, "ids")
-    start = index * pixels.chunks[0]
-    rows = slice(start, start + len(images))
-    encoded = _encode_ids(ids, names.shape[1])
-    pixels[rows] = images
-    names[rows] = encoded
-    return len(images), _stored_bytes(pixels, index), crc32c(images), crc32c(encoded)
-
-
-def commit_corpus(
-    path: str,
-    layout: Layout,
-    manifest: Sequence[tuple[int, int, int, int]],
-    storage_options: StorageOptions = None,
-) -> None:
-    """Write the manifest and then the record that makes the group a corpus."""
-    group = zarr.open_group(path, mode="r+", storage_options=storage_options)
-    lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
-    if lines[:, 0].sum() != layout.n_images:
-        raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
-    group.create_array("manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()])
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "image_shape": list(layout.image_shape),
-        "manifest_crc32c": crc32c(lines),
-    }
-    group.attrs.put({RECORD: record})
 
 
 def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions = None) -> Corpus:
@@ -233,8 +102,8 @@ class Corpus:
         self.storage_options = storage_options
         self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
         self.fingerprint: int = record["manifest_crc32c"]
-        self._pixels = _array(group, "pixels")
-        self._ids = _array(group, "ids")
+        self._pixels = corpus_array(group, "pixels")
+        self._ids = corpus_array(group, "ids")
         self._manifest = _read_manifest(group, path, self.fingerprint)
         n, p = self._pixels.shape
         self.shape = (n, p)
@@ -293,7 +162,7 @@ class Corpus:
         """
         _, stored, expected, _ = self._manifest[index]
         try:
-            found = _stored_bytes(self._pixels, index)
+            found = stored_bytes(self._pixels, index)
         except FileNotFoundError:
             raise self._damaged(self._pixels, index, "is missing") from None
         if found != stored:
@@ -402,33 +271,14 @@ def _reopen(path: str, fingerprint: int, storage_options: str) -> Corpus:
     return corpus
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    node = group.get(name)
-    if not isinstance(node, zarr.Array):
-        raise CorpusError(f"{group.store_path}: the array {name!r} is missing; ingest again")
-    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
-    return node.with_config({"write_empty_chunks": True})
-
-
 def _read_manifest(group: zarr.Group, path: str, expected: int) -> Array:
     try:
-        manifest = np.asarray(_array(group, "manifest")[:])
+        manifest = np.asarray(corpus_array(group, "manifest")[:])
     except (ValueError, RuntimeError) as error:
         raise CorpusError(f"{path}: the manifest is damaged ({error}); ingest again") from error
     if crc32c(manifest) != expected:
         raise CorpusError(f"{path}: the manifest is damaged or lost; ingest again")
     return manifest
-
-
-def _stored_bytes(array: zarr.Array[Any], index: int) -> int:
-    """Size of a block's chunk in the store; FileNotFoundError where there is none."""
-    path = array.store_path / array.metadata.encode_chunk_key((index, 0))
-    return int(sync(path.store.getsize(path.path)))
-
-
-def _encode_ids(ids: Sequence[str], width: int) -> Array:
-    encoded = np.array([name.encode() for name in ids], dtype=f"S{width}")
-    return encoded.view(np.uint8).reshape(len(ids), width)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from dnmf.checkpoint import FORMAT as MODEL
 from dnmf.checkpoint import open_checkpoint
-from dnmf.corpus import FORMAT as CORPUS
 from dnmf.corpus import open_corpus
 from dnmf.errors import CorpusError
+from dnmf.layout import FORMAT as CORPUS
 from dnmf.output import read_record
 
 

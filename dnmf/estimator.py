@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dnmf.blockwise import Blocks, as_dask, blocks_of, check_block, is_dask, is_zarr
 from dnmf.checkpoint import Checkpoint, Fit, create_checkpoint, open_checkpoint, save_model
 from dnmf.corpus import Corpus
-from dnmf.errors import CheckpointError, DataError, ParameterError
+from dnmf.errors import CheckpointError, DataError
 from dnmf.kernels import Basis, compute_dtype, project_block
 from dnmf.output import is_absent
 from dnmf.solver import MAX_ITER, State, solve, start
+from dnmf.validation import is_int, is_real, require, require_even_blocks, seed_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -275,24 +275,24 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def check_parameters(self) -> None:
         """Raise ParameterError (a ValueError) for a parameter out of its range, as `fit` does."""
         k = self.n_components
-        _require(
-            k == "auto" or (isinstance(k, (int, np.integer)) and _is_int(k) and k >= 1),
+        require(
+            k == "auto" or (is_int(k) and int(k) >= 1),
             "n_components",
             k,
             "an int >= 1 or 'auto'",
         )
-        _require(self.init in (None, "random"), "init", self.init, "None or 'random'")
-        _require(_is_real(self.tol) and self.tol >= 0, "tol", self.tol, "a number >= 0")
+        require(self.init in (None, "random"), "init", self.init, "None or 'random'")
+        require(is_real(self.tol) and self.tol >= 0, "tol", self.tol, "a number >= 0")
         for name in ("max_iter", "checkpoint_every"):
             value = getattr(self, name)
-            _require(_is_int(value) and value >= 1, name, value, "an int >= 1")
+            require(is_int(value) and value >= 1, name, value, "an int >= 1")
 
     def _describe(self, X: Any, blocks: Blocks) -> Fit:
         start, stop = blocks.ranges[0]
         k = blocks.shape[1] if self.n_components == "auto" else self.n_components
         return Fit(
             n_components=int(k),
-            seed=_seed(self.random_state),
+            seed=seed_of(self.random_state),
             X={
                 "shape": list(blocks.shape),
                 "dtype": str(blocks.dtype),
@@ -307,12 +307,12 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """Start afresh, or from the checkpoint of the same fit."""
         if self.checkpoint is None:
             return None, start(blocks, fit.n_components, fit.seed)
-        _require_even_blocks(blocks)
+        require_even_blocks(blocks)
         if is_absent(self.checkpoint):
             state = start(blocks, fit.n_components, fit.seed)
             return create_checkpoint(self.checkpoint, fit, state), state
         recorder = open_checkpoint(self.checkpoint)
-        if not _is_int(self.random_state):  # any seed would do: the one it began with
+        if not is_int(self.random_state):  # any seed would do: the one it began with
             fit = Fit(fit.n_components, recorder.fit.seed, fit.X)
         if differences := recorder.fit.differences(fit):
             raise CheckpointError(
@@ -385,31 +385,3 @@ def _project_lazily(
 ) -> Array:
     check_block(X, int(starts[block_id[0]]))
     return project_block(X, basis)
-
-
-def _require_even_blocks(blocks: Blocks) -> None:
-    rows = [stop - start for start, stop in blocks.ranges]
-    if len({*rows[:-1]}) > 1 or rows[-1] > rows[0]:
-        raise DataError(
-            f"X has chunks of {min(rows)} to {max(rows)} rows; weights in a checkpoint need even "
-            f"ones: use X.rechunk({{0: {max(rows)}}})"
-        )
-
-
-def _seed(random_state: Any) -> int:
-    if _is_int(random_state):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_real(value: Any) -> bool:
-    return _is_int(value) or isinstance(value, (float, np.floating))
-
-
-def _require(valid: bool, name: str, value: Any, allowed: str) -> None:
-    if not valid:
-        raise ParameterError(f"{name} is {value!r}; it must be {allowed}")

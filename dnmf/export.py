@@ -14,10 +14,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf.blockwise import Blocks, blocks_of
 from dnmf.checkpoint import ArraySink
-from dnmf.corpus import Corpus, Layout, commit_corpus, create_corpus, open_corpus, write_block
+from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimator import NMF, project_rows
 from dnmf.kernels import Basis, compute_dtype, project_block
+from dnmf.layout import Layout, commit_corpus, create_corpus, write_block
 from dnmf.output import RECORD, new_store
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -10,17 +10,10 @@ from typing import Any
 from dask.system import CPU_COUNT
 
 from dnmf.blockwise import active_client, invalid_pixel
-from dnmf.corpus import (
-    Corpus,
-    Layout,
-    choose_block_rows,
-    commit_corpus,
-    create_corpus,
-    open_corpus,
-    write_block,
-)
+from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import IngestError, ParameterError
 from dnmf.kernels import find_invalid
+from dnmf.layout import Layout, choose_block_rows, commit_corpus, create_corpus, write_block
 from dnmf.output import new_store
 from dnmf.sources import Size, Source, open_source
 

@@ -1,0 +1,162 @@
+"""The on-disk form of a corpus, and how it is written.
+
+A Zarr v3 group:
+
+    pixels    (n, p)             the images' own dtype, one chunk per block of whole images
+    ids       (n, width) uint8   UTF-8, NUL-padded, in the same blocks
+    manifest  (blocks, 4) int64  images, stored bytes, crc32c of pixels, crc32c of ids
+    attributes: the record (format, version, image shape, crc32c of the manifest), written last
+
+Blocks may be written in any order and by any process, and again; it is no corpus before the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
+
+from dnmf.errors import CorpusError
+from dnmf.output import RECORD
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FORMAT = "dnmf-corpus"
+VERSION = 1
+
+
+def crc32c(array: Array) -> int:
+    """Checksum an array's bytes in C order."""
+    return int(google_crc32c.value(np.ascontiguousarray(array).view(np.uint8)))
+
+
+def choose_block_rows(n_images: int, image_bytes: int) -> int:
+    """Choose the images of a block: about 16 MiB, or sixteenths of a small corpus, 1 MiB at least.
+
+    A block is the unit of reading, of a task and of its memory. 16 MiB reads well from disks and
+    object stores and keeps a core busy for a few tenths of a second; a smaller corpus is still cut
+    finely enough to keep several workers busy.
+    """
+    block_bytes = min(max(n_images * image_bytes // 16, 2**20), 2**24)
+    return max(1, min(block_bytes // image_bytes, n_images))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What must be known of a corpus before its first block is written.
+
+    Attributes
+    ----------
+    n_images : int
+    image_shape : tuple of int
+        Pixels of one image: (h, w), (h, w, channels) or (p,).
+    dtype : str
+        Of the pixels, a NumPy name.
+    id_bytes : int
+        Length of the longest id in UTF-8.
+    block_rows : int
+        Images per block.
+    """
+
+    n_images: int
+    image_shape: tuple[int, ...]
+    dtype: str
+    id_bytes: int
+    block_rows: int
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels, channels included, of one image."""
+        return int(np.prod(self.image_shape))
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.n_images // self.block_rows)
+
+
+def create_corpus(path: str, layout: Layout) -> None:
+    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`."""
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+    for name, width, dtype in (
+        ("pixels", layout.n_pixels, layout.dtype),
+        ("ids", layout.id_bytes, "uint8"),
+    ):
+        group.create_array(
+            name,
+            shape=(layout.n_images, width),
+            chunks=(layout.block_rows, width),
+            dtype=dtype,
+            compressors=[compressor, Crc32cCodec()],
+        )
+
+
+def write_block(
+    path: str, index: int, images: Array, ids: Sequence[str]
+) -> tuple[int, int, int, int]:
+    """Write one block and return its line of the manifest; safe to repeat.
+
+    Parameters
+    ----------
+    path : str
+    index : int
+        Block number.
+    images : ndarray of shape (rows, p)
+    ids : sequence of str
+
+    Returns
+    -------
+    tuple of int
+        Images, stored bytes, crc32c of pixels, crc32c of ids.
+    """
+    group = zarr.open_group(path, mode="r+")
+    pixels, names = corpus_array(group, "pixels"), corpus_array(group, "ids")
+    start = index * pixels.chunks[0]
+    rows = slice(start, start + len(images))
+    encoded = _encode_ids(ids, names.shape[1])
+    pixels[rows] = images
+    names[rows] = encoded
+    return len(images), stored_bytes(pixels, index), crc32c(images), crc32c(encoded)
+
+
+def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, int, int]]) -> None:
+    """Write the manifest and then the record that makes the group a corpus."""
+    group = zarr.open_group(path, mode="r+")
+    lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
+    if lines[:, 0].sum() != layout.n_images:
+        raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
+    group.create_array("manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()])
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "image_shape": list(layout.image_shape),
+        "manifest_crc32c": crc32c(lines),
+    }
+    group.attrs.put({RECORD: record})
+
+
+def corpus_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """Open one of a corpus's arrays."""
+    node = group.get(name)
+    if not isinstance(node, zarr.Array):
+        raise CorpusError(f"{group.store_path}: the array {name!r} is missing; ingest again")
+    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
+    return node.with_config({"write_empty_chunks": True})
+
+
+def stored_bytes(array: zarr.Array[Any], index: int) -> int:
+    """Size of a block's chunk in the store; FileNotFoundError where there is none."""
+    path = array.store_path / array.metadata.encode_chunk_key((index, 0))
+    return int(sync(path.store.getsize(path.path)))
+
+
+def _encode_ids(ids: Sequence[str], width: int) -> Array:
+    encoded = np.array([name.encode() for name in ids], dtype=f"S{width}")
+    return encoded.view(np.uint8).reshape(len(ids), width)
