@@ -34,7 +34,7 @@ def timed(model, X) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     model.fit(X)
     return {
-        "error": model.reconstruction_err_,
+        "error": float(model.reconstruction_err_),
         "iterations": model.n_iter_,
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,

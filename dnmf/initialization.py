@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dnmf.blockwise import Blocks, LocalBlocks
-from dnmf.kernels import Basis, compute_dtype, find_invalid, gram, project, update_H
+from dnmf.kernels import Basis, Stats, block_stats, compute_dtype, find_invalid, update_H
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,14 +30,17 @@ SAMPLE_BLOCKS = 32
 """Blocks that a sample of part of a corpus is drawn from, so that an ordered corpus is not
 represented by one corner of it."""
 
-BATCH_ROWS = 256
+BATCH_ROWS = 128
+"""Images per update, or half the number of components where that is more: fewer leave the running
+sums without rank, and H without bounds."""
+
 UPDATES = 512
 """H updates at least: their number matters more than the images behind each."""
 
 EPOCHS = 2
 """Times at least that each sampled image is used."""
 
-FORGET = (0.5, 0.9)
+FORGET = (0.5, 0.95)
 """Forgetting factor of the running sums at the first and the last update: the first sums come from
 a poor H and should fade fast, the last should average over more images than a batch."""
 
@@ -145,18 +148,15 @@ def online_updates(H: Array, sample: Array, seed: int) -> Array:
     d, p = H.shape
     dtype = compute_dtype(sample.dtype)
     rng = np.random.default_rng([seed, 2])
-    batches = max(len(sample) // BATCH_ROWS, 1)
+    batches = max(len(sample) // max(BATCH_ROWS, d // 2), 1)
     epochs = max(EPOCHS, -(-UPDATES // batches))
-    S, T = np.zeros((d, d)), np.zeros((d, p))
+    running = Stats(np.zeros((d, d)), np.zeros((d, p)), np.zeros(p))
     for update, rows in enumerate(
         rows
         for _ in range(epochs)
         for rows in np.array_split(rng.permutation(len(sample)), batches)
     ):
-        strip = sample[rows].astype(dtype)
-        W = project(strip, Basis.of(H, dtype))
-        forget = np.interp(update / (epochs * batches), (0, 1), FORGET)
-        S = forget * S + gram(np.ascontiguousarray(W.T))
-        T = forget * T + W.T @ strip
-        H = update_H(H, S, T, sweeps=1)
+        stats, _ = block_stats(sample[rows], Basis.of(H, dtype))
+        running = running.scaled(np.interp(update / (epochs * batches), (0, 1), FORGET)) + stats
+        H = update_H(H, running, sweeps=1)
     return H

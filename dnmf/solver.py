@@ -202,11 +202,11 @@ def advance(state: State, stats: Stats) -> State:
     stats : Stats
         Of the pass over X at ``state.Y``.
     """
-    H = update_H(state.Y, stats.S, stats.T)
+    H = update_H(state.Y, stats)
     loss = frobenius_loss(stats, H)
     if not np.isfinite(loss):
         raise DataError("the loss overflows: the pixels are too large; divide X by a constant")
-    known = replace(state, n_reads=state.n_reads + 1, xx=stats.xx)
+    known = replace(state, n_reads=state.n_reads + 1, xx=float(stats.xx.sum()))
     if state.losses and loss > state.losses[-1]:
         return replace(
             known,

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from threadpoolctl import ThreadpoolController
+import threadpoolctl
+
 
 _lock = threading.Lock()
 _depth = 0
@@ -20,8 +21,19 @@ _limiter = None
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # finding the libraries takes milliseconds: once per process
+def _controller() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()  # takes milliseconds: once per process
+
+
+def _take_control() -> None:
+    """Let this thread set OpenBLAS's limit, which is the process's.
+
+    From threadpoolctl 3.8 on the first thread to set it keeps the right to, and what other threads
+    set is silently ignored: a task in a worker's thread would compute on all cores.
+    """
+    openblas = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(openblas, "clear_controlling_thread"):
+        openblas.clear_controlling_thread(force=True)
 
 
 @contextmanager
@@ -34,6 +46,7 @@ def one_blas_thread() -> Iterator[None]:
     global _depth, _limiter
     with _lock:
         if _depth == 0:
+            _take_control()
             _limiter = _controller().limit(limits=1, user_api="blas")
         _depth += 1
     try:
@@ -42,4 +55,6 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _depth -= 1
             if _depth == 0 and _limiter is not None:
+                _take_control()
                 _limiter.restore_original_limits()
+                _take_control()

@@ -1,0 +1,63 @@
+"""Shared data and engines. One cluster of two processes serves the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+import dnmf
+from dnmf.sources import open_source
+
+settings.register_profile(
+    "dnmf", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("dnmf")
+
+DIGITS = files("dnmf") / "data" / "t10k-images-idx3-ubyte.gz"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def digits() -> np.ndarray:
+    """The first 700 digits, (700, 784) uint8."""
+    return open_source([DIGITS]).read(0, 700).reshape(700, 784)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> dnmf.Corpus:
+    """The same digits as a corpus of 6 blocks, the last one short; nobody may write to it."""
+    folder = tmp_path_factory.mktemp("corpus")
+    np.save(folder / "digits.npy", open_source([DIGITS]).read(0, 700))
+    return dnmf.ingest(folder / "digits.npy", folder / "digits.zarr", block_rows=128)
+
+
+@pytest.fixture(scope="session")
+def _cluster() -> Iterator:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(_cluster) -> Iterator:
+    from distributed import Client
+
+    with Client(_cluster) as client:
+        yield client

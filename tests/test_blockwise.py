@@ -1,0 +1,291 @@
+"""One contract for every engine: a block is read once, and the bits depend on no worker."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+import dnmf
+from dnmf import blockwise
+from dnmf.blockwise import FAN_IN, DaskBlocks, LocalBlocks, add_up, blocks_of
+from dnmf.errors import BlockError, DataError
+from dnmf.kernels import Basis, block_stats
+from dnmf.threads import one_blas_thread
+
+ROWS = 128  # of a block of the `corpus` fixture
+H = np.random.default_rng(1).random((6, 784))
+
+
+def stats_of(X, start, *, basis):
+    return block_stats(X, basis)[0]
+
+
+def rows_of(X, start):
+    return len(X)
+
+
+def list_starts(X, start):
+    return [start]
+
+
+def run_pass(blocks):
+    return blocks.map_sum(partial(stats_of, basis=Basis.of(H, np.dtype(np.float32))))
+
+
+def even(digits):
+    local = LocalBlocks(digits)
+    local.ranges = [(i, min(i + ROWS, len(digits))) for i in range(0, len(digits), ROWS)]
+    return local
+
+
+SOURCES = {
+    "numpy": lambda digits, corpus, folder: even(digits),
+    "corpus": lambda digits, corpus, folder: blocks_of(corpus),
+    "dask": lambda digits, corpus, folder: blocks_of(da.from_array(digits, chunks=(ROWS, -1))),
+    "zarr": lambda digits, corpus, folder: blocks_of(
+        zarr.create_array(folder / "x.zarr", data=digits, chunks=(ROWS, 784))
+    ),
+}
+
+
+@pytest.fixture(params=SOURCES)
+def blocks(request, digits, corpus, tmp_path, monkeypatch):
+    # Otherwise so small a zarr array is read in fewer, larger steps than its chunks.
+    monkeypatch.setattr(blockwise, "choose_block_rows", lambda n, image_bytes: ROWS)
+    made = SOURCES[request.param](digits, corpus, tmp_path)
+    assert list(made.ranges) == even(digits).ranges
+    return made
+
+
+@pytest.fixture(scope="session")
+def expected(digits):
+    with one_blas_thread():
+        return run_pass(even(digits))
+
+
+class TestEveryEngine:
+    """Runs on threads of this process, on Dask's threads, and in worker processes."""
+
+    def check(self, blocks, expected):
+        stats = run_pass(blocks)
+        assert (stats.S == expected.S).all()
+        assert (stats.T == expected.T).all()
+        assert (stats.xx == expected.xx).all()
+
+    def test_same_bits_here(self, blocks, expected):
+        self.check(blocks, expected)
+
+    def test_same_bits_without_threads(self, blocks, expected):
+        with dask.config.set(scheduler="synchronous"):
+            self.check(blocks, expected)
+
+    def test_same_bits_on_two_processes(self, blocks, expected, client):
+        self.check(blocks, expected)
+
+    def test_every_block_once_in_order(self, blocks):
+        assert blocks.map_sum(list_starts) == [start for start, _ in blocks.ranges]
+        assert blocks.map_sum(rows_of) == 700
+
+    def test_only_some_blocks(self, blocks):
+        assert blocks.map_sum(list_starts, only=[1, 4]) == [ROWS, 4 * ROWS]
+
+    def test_shape_and_type(self, blocks):
+        assert blocks.shape == (700, 784)
+        assert blocks.dtype == np.uint8
+
+
+def test_local_bits_do_not_depend_on_threads(digits, expected):
+    one, three = even(digits), even(digits)
+    one.threads, three.threads = 1, 3
+    assert (run_pass(one).T == run_pass(three).T).all()
+
+
+class CountingReads:
+    """A Zarr-like matrix that counts how often each row is read."""
+
+    def __init__(self, X):
+        self.X, self.reads, self.lock = X, np.zeros(len(X), int), threading.Lock()
+
+    def read(self, start, stop):
+        with self.lock:
+            self.reads[start:stop] += 1
+        return self.X[start:stop]
+
+
+def counted(digits):
+    counting = CountingReads(digits)
+    ranges = even(digits).ranges
+    load = [partial(counting.read, *r) for r in ranges]
+    return counting, DaskBlocks(digits.shape, digits.dtype, ranges, load)
+
+
+def test_a_pass_reads_every_row_exactly_once(digits):
+    counting, blocks = counted(digits)
+    run_pass(blocks)
+    assert (counting.reads == 1).all()
+
+
+def test_a_fit_reads_what_it_says(digits):
+    from dnmf.solver import solve, start
+
+    counting, blocks = counted(digits)
+    state = start(blocks, 4, seed=0)
+    state, _ = solve(blocks, state, tol=0, max_iter=5)
+    assert state.n_reads == counting.reads.mean() == 6
+
+
+def test_a_dask_array_is_read_once_per_pass(digits):
+    reads = []
+
+    def read(block_id):
+        reads.append(block_id)
+        return digits[block_id[0] * ROWS : (block_id[0] + 1) * ROWS]
+
+    sizes = tuple(b - a for a, b in even(digits).ranges)
+    X = da.map_blocks(read, chunks=(sizes, (784,)), dtype=np.uint8, meta=np.empty((0, 0), np.uint8))
+    run_pass(blocks_of(X))
+    assert sorted(reads) == [(i, 0) for i in range(len(sizes))]
+
+
+def test_the_scheduler_forgets_every_pass(corpus, client):
+    def records(dask_scheduler):
+        return len(dask_scheduler.tasks)
+
+    blocks = blocks_of(corpus)
+    for _ in range(4):
+        run_pass(blocks)
+    for _ in range(50):  # forgetting is asynchronous
+        if not (left := client.run_on_scheduler(records)):
+            break
+        threading.Event().wait(0.1)
+    assert left == 0
+
+
+def test_one_task_per_block_beside_the_tree(corpus, client):
+    def finished(dask_scheduler):
+        return sum(
+            prefix.state_counts["memory"] for prefix in dask_scheduler.task_prefixes.values()
+        )
+
+    before = client.run_on_scheduler(finished)
+    run_pass(blocks_of(corpus))
+    added = client.run_on_scheduler(finished) - before
+    assert added == corpus.n_blocks + 2  # one sum of six, and H itself
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 63, 64, 65, 200])
+def test_streamed_sum_is_the_same_tree_as_the_graph(n):
+    values = np.random.default_rng(0).random(n) * 10.0 ** np.arange(n)
+    parts = [np.float64(v) for v in values]
+    while len(parts) > 1:
+        parts = [sum(parts[i + 1 : i + FAN_IN], parts[i]) for i in range(0, len(parts), FAN_IN)]
+    assert add_up(iter(values)) == parts[0]
+
+
+class TestBadInput:
+    def bad(self, digits):
+        X = digits.astype(np.float32)
+        X[300, 7] = -1
+        X[600, 9] = np.nan
+        return X
+
+    def test_the_first_bad_image_is_named(self, digits):
+        X = da.from_array(self.bad(digits), chunks=(ROWS, -1))
+        for blocks in (blocks_of(self.bad(digits)), blocks_of(X)):
+            with pytest.raises(DataError, match=r"Negative values .* -1 at pixel 7 of image 300;"):
+                run_pass(blocks)
+
+    def test_by_its_id_in_a_corpus(self, digits, tmp_path, client):
+        path = tmp_path / "c.zarr"
+        np.save(tmp_path / "faces.npy", digits[:300].astype(np.float32))
+        corpus = dnmf.ingest(tmp_path / "faces.npy", path, block_rows=100)
+        blocks = blocks_of(corpus)
+        spoil = partial(_spoiled, blocks.load[1])
+        blocks.load[1] = spoil
+        with pytest.raises(DataError, match=r"NaN .* nan at pixel 5 of image 103 \(faces:103\)"):
+            run_pass(blocks)
+
+    def test_a_lost_block_reaches_the_caller(self, digits, tmp_path, client):
+        np.save(tmp_path / "x.npy", digits)
+        corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=100)
+        (tmp_path / "c.zarr/pixels/c/2/0").unlink()
+        with pytest.raises(BlockError, match=r"block 2 \(images 200 to 299\) is missing"):
+            run_pass(blocks_of(corpus))
+
+    def test_columns_in_chunks_are_refused_with_the_remedy(self, digits):
+        with pytest.raises(DataError, match="rechunk"):
+            blocks_of(da.from_array(digits, chunks=(100, 100)))
+
+    def test_unknown_chunks_are_refused_with_the_remedy(self, digits):
+        X = da.from_array(digits, chunks=(100, -1))
+        with pytest.raises(DataError, match="compute_chunk_sizes"):
+            blocks_of(X[X[:, 0] < 1])
+
+    @pytest.mark.parametrize(
+        ("X", "message"),
+        [
+            (da.zeros((4, 5, 6)), "dim 3"),
+            (da.zeros((4, 5), dtype=complex), "complex128"),
+            (da.zeros((0, 5)), "at least one image"),
+        ],
+    )
+    def test_what_is_no_matrix_of_pixels(self, X, message):
+        with pytest.raises(DataError, match=message):
+            blocks_of(X)
+
+
+def _spoiled(load):
+    X = load()
+    X[3, 5] = np.nan
+    return X
+
+
+def test_blas_is_back_to_what_it_was_after_overlapping_use():
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        # NumPy's own: SciPy brings another, which dnmf does not use.
+        return [lib["num_threads"] for lib in threadpool_info() if "numpy.libs" in lib["filepath"]]
+
+    before, inside = threads(), []
+    first, second = threading.Event(), threading.Event()
+
+    def enter_first():
+        with one_blas_thread():
+            first.set()
+            second.wait(10)
+
+    thread = threading.Thread(target=enter_first)
+    thread.start()
+    first.wait(10)
+    with one_blas_thread():
+        second.set()
+        thread.join()
+        inside = threads()
+    assert inside == [1]
+    assert threads() == before
+
+    # Whoever set it last, a thread that is not the main one sets it too.
+    thread = threading.Thread(target=lambda: inside.extend(_threads_inside(threads)))
+    thread.start()
+    thread.join()
+    assert inside == [1, 1]
+    assert threads() == before
+
+
+def _threads_inside(threads):
+    with one_blas_thread():
+        return threads()
+
+
+def test_sharded_zarr_is_read_by_shards(tmp_path):
+    z = zarr.create_array(
+        tmp_path / "s.zarr", shape=(1000, 4096), chunks=(10, 4096), shards=(200, 4096), dtype="u1"
+    )
+    assert {start % 200 for start, _ in blocks_of(z).ranges} == {0}

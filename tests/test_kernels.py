@@ -1,0 +1,139 @@
+"""The maths of a block, against a dense reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from reference import loss, weights
+
+from dnmf import kernels
+from dnmf.kernels import Basis, block_stats, find_invalid, frobenius_loss, gram, update_H
+
+
+def matrices(rows: int, columns: int):
+    """Non-negative matrices with many exact zeros, as images have them."""
+    values = st.one_of(st.just(0.0), st.floats(2**-10, 255, width=32))
+    return arrays(np.float64, (rows, columns), elements=values)
+
+
+problems = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(5, 12)).flatmap(
+    lambda s: st.tuples(matrices(s[0], s[2]), matrices(s[1], s[2]))
+)
+
+
+@given(problems)
+def test_weights_reach_the_exact_minimum(problem):
+    X, H = problem
+    _, W = block_stats(X, Basis.of(H, np.dtype(float)))
+    best = loss(X, weights(X, H), H)
+    assert (W >= 0).all()
+    # Nearly collinear rows of H make coordinate descent slow, and its sweeps are bounded.
+    assert loss(X, W, H) <= best + 1e-3 * loss(X, 0 * W, H)
+
+
+def test_weights_are_exact_for_components_of_images(digits):
+    H = digits[-10:].astype(float)
+    _, W = block_stats(digits[:100], Basis.of(H, np.dtype(float)))
+    exact = loss(digits[:100], weights(digits[:100], H), H)
+    assert loss(digits[:100], W, H) == pytest.approx(exact, rel=1e-4)
+
+
+@given(problems)
+def test_stats_are_what_they_say(problem):
+    X, H = problem
+    stats, W = block_stats(X, Basis.of(H, np.dtype(float)))
+    np.testing.assert_allclose(stats.S, W.T @ W, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(stats.T, W.T @ X, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(stats.xx, np.sum(X**2, axis=0))
+
+
+@given(problems, st.integers(0, 12))
+def test_stats_of_a_union_are_the_sum_of_stats(problem, cut):
+    X, H = problem
+    cut = min(cut, len(X))
+    basis = Basis.of(H, np.dtype(float))
+    whole, _ = block_stats(X, basis)
+    parts = block_stats(X[:cut], basis)[0] + block_stats(X[cut:], basis)[0]
+    for name in ("S", "T", "xx"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-6)
+
+
+@given(problems)
+def test_loss_without_X_is_the_loss(problem):
+    X, H = problem
+    stats, W = block_stats(X, Basis.of(H, np.dtype(float)))
+    assert frobenius_loss(stats, H) == pytest.approx(loss(X, W, H), abs=1e-9 * (1 + stats.xx.sum()))
+
+
+@given(problems)
+def test_the_H_step_never_raises_the_loss(problem):
+    X, H = problem
+    stats, _ = block_stats(X, Basis.of(H, np.dtype(float)))
+    better = update_H(H, stats)
+    assert (better >= 0).all()
+    assert frobenius_loss(stats, better) <= frobenius_loss(stats, H) + 1e-9 * (1 + stats.xx.sum())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.bool_])
+def test_integers_become_float32_before_any_arithmetic(digits, dtype):
+    X = digits[:50].astype(dtype)
+    H = np.random.default_rng(0).random((4, 784))
+    stats, W = block_stats(X, Basis.of(H, kernels.compute_dtype(X.dtype)))
+    exact, _ = block_stats(X.astype(float), Basis.of(H, np.dtype(float)))
+    assert W.dtype == np.float32
+    np.testing.assert_allclose(stats.T, exact.T, rtol=1e-3)
+    np.testing.assert_allclose(stats.xx, exact.xx, rtol=1e-5)
+
+
+def test_float64_stays():
+    assert kernels.compute_dtype(np.dtype(np.float64)) == np.float64
+
+
+def test_strips_do_not_show(monkeypatch, digits):
+    basis = Basis.of(np.random.default_rng(0).random((5, 784)), np.dtype(float))
+    whole, W = block_stats(digits, basis)
+    monkeypatch.setattr(kernels, "STRIP_ROWS", 64)
+    strips, W_strips = block_stats(digits, basis)
+    np.testing.assert_allclose(strips.T, whole.T, rtol=1e-10)
+    np.testing.assert_allclose(W_strips, W, rtol=1e-7, atol=1e-9)
+
+
+def test_blank_images_and_dead_components_have_zero_weights():
+    X = np.array([[0.0, 0, 0], [1, 2, 3]])
+    H = np.array([[1.0, 1, 1], [0, 0, 0]])
+    stats, W = block_stats(X, Basis.of(H, np.dtype(float)))
+    assert W[0].tolist() == [0, 0]
+    assert W[1, 1] == 0
+    assert np.isfinite(update_H(H, stats)).all()
+
+
+def test_gram_does_not_depend_on_sharing_a_buffer():
+    A = np.random.default_rng(0).random((30, 500)).astype(np.float32)
+    assert (gram(A) == A @ A.copy().T).all()
+
+
+@given(st.integers(0, 6), st.integers(0, 4), st.sampled_from([-1.0, np.nan, np.inf, -np.inf]))
+def test_the_first_bad_pixel_is_found(row, pixel, value):
+    X = np.ones((7, 5))
+    X[row, pixel] = value
+    X[6, 4] = min(X[6, 4], -2)  # a later one must not be named
+    found = find_invalid(X, first_row=100)
+    assert found is not None
+    expected = (row, pixel) if (row, pixel) != (6, 4) else (6, 4)
+    assert (found.row - 100, found.pixel) == expected
+
+
+@given(arrays(np.uint8, (3, 4)))
+def test_unsigned_pixels_are_always_valid(X):
+    assert find_invalid(X, 0) is None
+
+
+@given(arrays(np.int16, (3, 4)))
+def test_signed_pixels_are_valid_unless_negative(X):
+    assume((X < 0).any())
+    found = find_invalid(X, 0)
+    assert found is not None
+    assert X[found.row, found.pixel] == found.value < 0
