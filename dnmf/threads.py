@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import threadpoolctl
-
 
 _lock = threading.Lock()
 _depth = 0
@@ -31,7 +31,7 @@ def _take_control() -> None:
     From threadpoolctl 3.8 on the first thread to set it keeps the right to, and what other threads
     set is silently ignored: a task in a worker's thread would compute on all cores.
     """
-    openblas = getattr(threadpoolctl, "OpenBLASController", None)
+    openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
     if hasattr(openblas, "clear_controlling_thread"):
         openblas.clear_controlling_thread(force=True)
 
