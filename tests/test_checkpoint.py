@@ -1,0 +1,292 @@
+"""A killed fit goes on and ends with the same bits; a model on disk is whole or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import zarr
+from reference import loss
+
+import dnmf
+from dnmf.checkpoint import open_checkpoint
+from dnmf.errors import CheckpointError, DataError, OutputExistsError
+
+K, PASSES = 6, 8
+
+
+def fit(corpus, path, **options):
+    options = {"tol": 0, "max_iter": PASSES, "random_state": 0, "checkpoint": path} | options
+    return dnmf.NMF(K, **options).fit(corpus)
+
+
+def same(a, b):
+    return (
+        (a.components_ == b.components_).all()
+        and (a.loss_history_ == b.loss_history_).all()
+        and a.stop_reason_ == b.stop_reason_
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """A fit that nobody interrupted, and its weights."""
+    path = tmp_path_factory.mktemp("whole") / "model"
+    model = fit(corpus, path)
+    return model, np.asarray(open_checkpoint(path).weights[:])
+
+
+class StopError(Exception):
+    """Stands for anything that ends a process between passes."""
+
+
+def stop_after(passes):
+    def on_pass(state):
+        if state.n_iter == passes:
+            raise StopError
+
+    return on_pass
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 50])
+@pytest.mark.parametrize("passes", [1, 3, PASSES - 1])
+def test_an_interrupted_fit_ends_with_the_same_bits(corpus, tmp_path, whole, passes, every):
+    path = tmp_path / "model"
+    with pytest.raises(StopError):
+        fit(corpus, path, on_pass=stop_after(passes), checkpoint_every=every)
+    kept = open_checkpoint(path).state.n_iter
+    assert passes - every < kept <= passes
+    resumed = fit(corpus, path, checkpoint_every=every)
+    assert same(resumed, whole[0])
+    if every == 1:
+        assert (np.asarray(open_checkpoint(path).weights[:]) == whole[1]).all()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_checkpoint_is_a_complete_factorisation(corpus, tmp_path, every):
+    path = tmp_path / "model"
+    model = fit(corpus, path, checkpoint_every=every)
+    W = np.asarray(open_checkpoint(path).weights[:])
+    X = corpus.to_dask().compute()
+    found = loss(X, W, model.components_)
+    if every == 1:
+        assert found == pytest.approx(model.loss_history_[-1], rel=1e-5)
+    else:  # its weights were solved for the final H: they can only be better
+        assert found <= model.loss_history_[-1] * (1 + 1e-5)
+    assert model.n_reads_ == 1 + PASSES + (every == 3)
+
+
+def test_the_weights_stay_with_their_H_when_a_pass_is_thrown_away(digits, tmp_path):
+    X = zarr.create_array(tmp_path / "x.zarr", data=digits, chunks=(100, 784))
+    path = tmp_path / "model"
+    seen = []
+    dnmf.NMF(5, tol=0, max_iter=60, random_state=0, checkpoint=path, on_pass=seen.append).fit(X)
+    assert not all(state.accepted for state in seen), "no pass was thrown away: nothing tested"
+    kept = open_checkpoint(path)
+    W, H = np.asarray(kept.weights[:]), kept.state.H
+    assert loss(digits, W, H) == pytest.approx(kept.state.losses[-1], rel=1e-5)
+
+
+def test_a_model_on_a_cluster_has_the_same_bits(corpus, tmp_path, whole, client):
+    assert same(fit(corpus, tmp_path / "model"), whole[0])
+    weights = np.asarray(open_checkpoint(tmp_path / "model").weights[:])
+    assert (weights == whole[1]).all()
+
+
+def start_fit(corpus, model, *more):
+    command = [sys.executable, "-m", "dnmf", "fit", corpus.path, str(model), "-k", str(K)]
+    return subprocess.Popen(
+        [*command, "--tol", "0", "--max-iter", "60", *more],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_pass(process, n):
+    for line in process.stderr:
+        if f"pass {n:3d} " in line:
+            return
+    raise AssertionError("the fit ended too early")
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["threads", "processes"])
+def test_kill_9_and_the_same_line_again(corpus, tmp_path, workers):
+    model = tmp_path / "model"
+    for n in (3, 20):
+        process = start_fit(corpus, model, *workers)
+        wait_for_pass(process, n)
+        time.sleep(0.005 * n)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.stderr.close()
+        assert 1 <= open_checkpoint(model).state.n_iter < 60
+        assert dnmf.load(model).stop_reason_ == "unfinished"
+    process = start_fit(corpus, model, *workers)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    expected = fit(corpus, tmp_path / "whole", max_iter=60)
+    assert same(dnmf.load(model), expected)
+
+
+def test_ctrl_c_says_how_to_go_on(corpus, tmp_path):
+    process = start_fit(corpus, tmp_path / "model", "--workers", "2")
+    wait_for_pass(process, 2)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same line again" in log
+    assert "Traceback" not in log
+    assert open_checkpoint(tmp_path / "model").state.n_iter >= 1
+
+
+def test_more_passes_and_a_smaller_tol_continue_a_finished_fit(corpus, tmp_path, whole):
+    fit(corpus, tmp_path / "model", max_iter=3)
+    assert same(fit(corpus, tmp_path / "model"), whole[0])
+    loose = fit(corpus, tmp_path / "loose", tol=0.1)
+    assert loose.stop_reason_ == "converged"
+    assert same(fit(corpus, tmp_path / "loose"), whole[0])
+
+
+def test_a_finished_fit_is_only_loaded(corpus, tmp_path, whole):
+    fit(corpus, tmp_path / "model")
+    before = (tmp_path / "model/zarr.json").read_bytes()
+    assert same(fit(corpus, tmp_path / "model", on_pass=stop_after(0)), whole[0])
+    assert (tmp_path / "model/zarr.json").read_bytes() == before
+
+
+def test_without_a_seed_the_first_one_is_kept(corpus, tmp_path):
+    with pytest.raises(StopError):
+        fit(corpus, tmp_path / "model", random_state=None, on_pass=stop_after(2))
+    seed = open_checkpoint(tmp_path / "model").fit.seed
+    resumed = fit(corpus, tmp_path / "model", random_state=None)
+    assert same(resumed, fit(corpus, tmp_path / "other", random_state=seed))
+
+
+class TestAnotherFit:
+    @pytest.fixture
+    def path(self, corpus, tmp_path):
+        fit(corpus, tmp_path / "model", max_iter=2)
+        return tmp_path / "model"
+
+    def test_other_components(self, corpus, path):
+        with pytest.raises(CheckpointError, match="n_components was 6, is 7"):
+            dnmf.NMF(7, random_state=0, checkpoint=path).fit(corpus)
+
+    def test_another_seed(self, corpus, path):
+        with pytest.raises(CheckpointError, match=r"seed was 0, is 1.*--force"):
+            fit(corpus, path, random_state=1)
+
+    def test_another_corpus(self, path, tmp_path, digits):
+        np.save(tmp_path / "x.npy", digits[::-1].reshape(-1, 28, 28))
+        other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "other.zarr", block_rows=128)
+        with pytest.raises(CheckpointError, match="fingerprint was"):
+            fit(other, path)
+
+    def test_something_that_is_no_model(self, corpus, tmp_path):
+        (tmp_path / "notes").write_text("precious")
+        with pytest.raises(CheckpointError, match="not a dnmf model"):
+            fit(corpus, tmp_path / "notes")
+        assert (tmp_path / "notes").read_text() == "precious"
+
+    def test_a_corpus_is_no_model(self, corpus):
+        with pytest.raises(CheckpointError, match="it is a dnmf-corpus"):
+            fit(corpus, corpus.path)
+
+
+def test_uneven_chunks_are_refused_before_anything_runs(digits, tmp_path):
+    import dask.array as da
+
+    X = da.from_array(digits, chunks=((100, 300, 300), 784))
+    with pytest.raises(DataError, match=r"rechunk\(\{0: 300\}\)"):
+        fit(X, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+class TestDamage:
+    @pytest.fixture
+    def path(self, corpus, tmp_path):
+        return fit(corpus, tmp_path / "model", max_iter=2).checkpoint
+
+    def state_file(self, path, name="H"):
+        slot = open_checkpoint(path).state_slot
+        return path / f"state-{slot}" / name / "c/0/0"
+
+    @pytest.mark.parametrize("name", ["H", "Y"])
+    @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped"])
+    def test_in_the_state_is_named(self, path, name, damage):
+        file = self.state_file(path, name)
+        content = bytearray(file.read_bytes())
+        if damage == "missing":
+            file.unlink()
+        elif damage == "flipped":
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        else:
+            os.truncate(file, len(content) // 2 if damage == "cut" else 0)
+        with pytest.raises(CheckpointError, match=rf"state-\d/{name}"):
+            dnmf.load(path)
+
+    def test_a_lost_block_of_weights_reads_as_nan_not_zero(self, path):
+        checkpoint = open_checkpoint(path)
+        (path / f"weights-{checkpoint.weights_slot}" / "c/1/0").unlink()
+        assert np.isnan(checkpoint.weights[128:256]).all()
+
+    def test_a_newer_format(self, path):
+        record = json.loads((path / "zarr.json").read_text())
+        record["attributes"]["dnmf"]["version"] = 7
+        (path / "zarr.json").write_text(json.dumps(record))
+        with pytest.raises(CheckpointError, match=r"format 7.*upgrade"):
+            dnmf.load(path)
+
+    def test_a_record_cut_short(self, path):
+        os.truncate(path / "zarr.json", 40)
+        with pytest.raises(CheckpointError, match="not a dnmf model"):
+            dnmf.load(path)
+
+
+class TestSave:
+    def test_round_trip(self, corpus, digits, tmp_path):
+        model = dnmf.NMF(K, random_state=0).fit(corpus)
+        model.save(tmp_path / "model")
+        loaded = dnmf.load(tmp_path / "model")
+        assert same(loaded, model)
+        assert loaded.image_shape_ == (28, 28)
+        assert (loaded.transform(digits) == model.transform(digits)).all()
+        assert open_checkpoint(tmp_path / "model").weights is None
+
+    def test_not_over_something(self, digits, tmp_path):
+        model = dnmf.NMF(2, max_iter=1, tol=0).fit(digits)
+        model.save(tmp_path / "model")
+        with pytest.raises(OutputExistsError, match="already exists"):
+            model.save(tmp_path / "model")
+        model.save(tmp_path / "model", force=True)
+
+    def test_holds_no_pickle(self, digits, tmp_path):
+        dnmf.NMF(2, max_iter=1, tol=0).fit(digits).save(tmp_path / "model")
+        names = {path.name for path in (tmp_path / "model").rglob("*") if path.is_file()}
+        assert names == {"zarr.json", "0"}
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(CheckpointError, match="nothing is there"):
+            dnmf.load(tmp_path / "nothing")
+
+    def test_before_the_first_pass(self, corpus, tmp_path, monkeypatch):
+        from dnmf import solver
+
+        def stop(*args):
+            raise StopError
+
+        monkeypatch.setattr(solver, "_run_pass", stop)
+        with pytest.raises(StopError):
+            fit(corpus, tmp_path / "model")
+        with pytest.raises(CheckpointError, match="no finished pass"):
+            dnmf.load(tmp_path / "model")
+        monkeypatch.undo()
+        assert fit(corpus, tmp_path / "model").n_iter_ == PASSES
