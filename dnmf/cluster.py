@@ -55,7 +55,7 @@ def cluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 memory_limit=memory_limit or "auto",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 silence_logs="ERROR",
             ) as local,
             Client(local),

@@ -46,18 +46,18 @@ def corpus(tmp_path_factory) -> dnmf.Corpus:
 
 
 @pytest.fixture(scope="session")
-def _cluster() -> Iterator:
+def local_cluster() -> Iterator:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs="ERROR"
     ) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def client(_cluster) -> Iterator:
+def client(local_cluster) -> Iterator:
     from distributed import Client
 
-    with Client(_cluster) as client:
+    with Client(local_cluster) as client:
         yield client

@@ -1,0 +1,96 @@
+"""Pictures have the right panels, scales and words, and files are written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dnmf
+from dnmf import plot
+from dnmf.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def model(corpus):
+    return dnmf.NMF(10, random_state=0).fit(corpus)
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def panels(figure):
+    return [axis for axis in figure.axes if axis.images]
+
+
+def test_components(model):
+    figure = plot.components(model)
+    drawn = panels(figure)
+    assert len(drawn) == 10
+    assert drawn[3].images[0].get_array().shape == (28, 28)
+    assert (drawn[3].images[0].get_array() == model.components_[3].reshape(28, 28)).all()
+    assert {axis.images[0].norm.vmin for axis in drawn} == {0}
+    assert figure.get_suptitle() == "10 components"
+
+
+def test_many_components_are_cut(digits):
+    model = dnmf.NMF(130, max_iter=1, tol=0).fit(digits)
+    figure = plot.components(model, columns=20)
+    assert len(panels(figure)) == 100
+    assert figure.get_suptitle() == "130 components (first 100)"
+
+
+def test_reconstructions(model, corpus):
+    figure = plot.reconstructions(model, corpus.images(slice(0, 5)), labels=list("abcde"))
+    drawn = panels(figure)
+    assert len(drawn) == 10
+    top = drawn[0].images[0].get_array()
+    assert np.allclose(top, corpus.images(0) / corpus.images(slice(0, 5)).max())
+    assert {axis.images[0].norm.vmax for axis in drawn} == {1}
+    assert [axis.get_xlabel() for axis in drawn[5:]] == list("abcde")
+    assert "relative error" in figure.get_suptitle()
+
+
+def test_loss_curve(model):
+    figure = plot.loss_curve(model)
+    (line,) = figure.axes[0].lines
+    assert line.get_ydata()[-1] == pytest.approx(model.reconstruction_err_)
+    assert len(line.get_xdata()) == model.n_iter_
+    assert "converged" in figure.get_suptitle()
+
+
+def test_colour_images(tmp_path):
+    X = np.random.default_rng(0).integers(0, 255, (20, 6, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", X)
+    corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
+    model = dnmf.NMF(3, random_state=0).fit(corpus)
+    for path in plot.write_plots(model, tmp_path / "out", corpus):
+        assert read(path).ndim == 3
+    assert panels(plot.components(model))[0].images[0].get_array().shape == (6, 5, 3)
+
+
+def test_write_plots(model, corpus, tmp_path):
+    written = plot.write_plots(model, tmp_path / "new/out", corpus)
+    assert [path.name for path in written] == ["components.png", "loss.png", "reconstructions.png"]
+    assert len(plot.write_plots(model, tmp_path / "new/out")) == 2
+    for path in written:
+        assert read(path).std() > 10
+
+
+def test_flat_images_are_square_or_refused(digits):
+    square = dnmf.NMF(2, max_iter=1, tol=0).fit(digits)
+    assert panels(plot.components(square))[0].images[0].get_array().shape == (28, 28)
+    flat = dnmf.NMF(2, max_iter=1, tol=0).fit(digits[:, 100:300])
+    with pytest.raises(DataError, match="image_shape_"):
+        plot.components(flat)
+    flat.image_shape_ = (10, 20)
+    assert panels(plot.components(flat))[0].images[0].get_array().shape == (10, 20)
+
+
+def test_black_images(tmp_path):
+    model = dnmf.NMF(2, random_state=0).fit(np.zeros((5, 4)))
+    plot.components(model).savefig(tmp_path / "a.png")
+    plot.reconstructions(model, np.zeros((2, 4))).savefig(tmp_path / "b.png")
+    plot.loss_curve(model).savefig(tmp_path / "c.png")
