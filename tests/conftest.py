@@ -20,17 +20,6 @@ settings.load_profile("dnmf")
 DIGITS = files("dnmf") / "data" / "t10k-images-idx3-ubyte.gz"
 
 
-def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
-
-
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-
-
 @pytest.fixture(scope="session")
 def digits() -> np.ndarray:
     """The first 700 digits, (700, 784) uint8."""

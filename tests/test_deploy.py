@@ -1,0 +1,104 @@
+"""What is deployed calls dnmf and Dask as they are: every flag exists, every file parses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from dnmf.cli import main
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+SLURM = (DEPLOY / "slurm/fit.sbatch").read_text()
+MANIFEST = list(yaml.safe_load_all((DEPLOY / "kubernetes/fit.yaml").read_text()))
+
+
+def flags_of(command):
+    return {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+
+
+def check_flags(words, command):
+    used = {word.split("=")[0] for word in words if word.startswith("-")}
+    assert used, "no flags found: nothing checked"
+    assert used <= flags_of(command)
+
+
+def dask_command(name):
+    from dask.cli import cli
+
+    if name not in cli.commands:
+        from importlib.metadata import entry_points
+
+        from dask.cli import _register_command_ep
+
+        for entry in entry_points(group="dask_cli"):
+            _register_command_ep(cli, entry)
+    return cli.commands[name]
+
+
+def test_the_batch_script_is_bash():
+    subprocess.run(["bash", "-n", DEPLOY / "slurm/fit.sbatch"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "find"),
+    [
+        (r"^dnmf (fit) (.*)$", lambda name: main.commands[name]),
+        (r"^dask (scheduler) (.*)$", dask_command),
+        (r"dask (worker) (.*)$", dask_command),
+    ],
+)
+def test_the_batch_scripts_flags_exist(pattern, find):
+    joined = SLURM.replace("\\\n", " ")
+    name, arguments = re.search(pattern, joined, re.M).groups()
+    words = re.sub(r'"[^"]*"|\$\(\(.*?\)\)', "x", arguments).split()
+    check_flags(words, find(name))
+
+
+def test_the_batch_script_says_how_to_use_it():
+    done = subprocess.run(
+        ["bash", DEPLOY / "slurm/fit.sbatch", "only-one"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "usage: sbatch" in done.stderr
+
+
+def containers():
+    for document in MANIFEST:
+        template = document.get("spec", {}).get("template")
+        if template:
+            yield document, template["spec"], template["spec"]["containers"][0]
+
+
+def test_the_manifest_has_all_parts():
+    kinds = [document["kind"] for document in MANIFEST]
+    assert kinds == ["Service", "NetworkPolicy", "Deployment", "Deployment", "Job"]
+    for _, pod, container in containers():
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_the_manifests_flags_exist():
+    for _, _, container in containers():
+        program, name, *words = container["command"]
+        command = main.commands[name] if program == "dnmf" else dask_command(name)
+        assert isinstance(command, click.Command)
+        check_flags(words, command)
+
+
+def test_the_manifests_parts_find_each_other():
+    service = MANIFEST[0]
+    address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    roles = {}
+    for document, _, container in containers():
+        labels = document["spec"]["template"]["metadata"]["labels"]
+        roles[labels["role"]] = container["command"]
+        selector = document["spec"].get("selector", {}).get("matchLabels", labels)
+        assert selector.items() <= labels.items()
+    assert service["spec"]["selector"] == {"app": "dnmf", "role": "scheduler"}
+    assert address in roles["worker"]
+    assert address in roles["driver"]

@@ -1,0 +1,84 @@
+"""The documents tell the truth: their Python and their commands run, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def faces(tmp_path, digits):
+    """A folder of images of two sizes, where the README's lines expect one."""
+    (tmp_path / "faces").mkdir()
+    for i, digit in enumerate(digits[:200]):
+        image = Image.fromarray(digit.reshape(28, 28))
+        image.resize((40 + i % 2, 40)).save(tmp_path / f"faces/{i:03d}.png")
+    return tmp_path
+
+
+def test_the_readmes_commands_run(faces):
+    block = next(b for b in re.findall(r"(?:^    .+\n)+", README, re.M) if "dnmf ingest" in b)
+    commands = [line.strip() for line in block.splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        _, *arguments = shlex.split(command)
+        done = subprocess.run(
+            [sys.executable, "-m", "dnmf", *arguments], cwd=faces, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    made = {path.name for path in faces.iterdir()}
+    assert made == {"faces", "faces.zarr", "faces.model", "pictures", "weights.zarr", "again"}
+    assert len(list((faces / "again").iterdir())) == 10
+
+
+def test_the_readmes_python_runs(faces):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.S))
+    assert "dnmf.ingest" in code
+    guarded = "if __name__ == '__main__':\n" + re.sub("^", "    ", code, flags=re.M)
+    (faces / "script.py").write_text(guarded)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "script.py"], cwd=faces, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "converged" in done.stdout
+    assert (faces / "faces2.model/zarr.json").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_are_named_exist(page):
+    folders = "dnmf|docs|examples|benchmarks|tests|deploy"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_map_of_modules_is_complete():
+    table = (ROOT / "docs/how-it-works.md").read_text().split("| module |")[1].split("\n\n")[0]
+    first_column = "".join(row.split("|")[1] for row in table.splitlines()[2:])
+    modules = {path.stem for path in (ROOT / "dnmf").glob("*.py")} - {"__init__", "__main__"}
+    assert set(re.findall(r"`(\w+)`", first_column)) == modules
+
+
+def test_the_doctests_of_public_names():
+    import doctest
+
+    import dnmf.estimator
+
+    failed, tried = doctest.testmod(dnmf.estimator)
+    assert tried >= 4
+    assert failed == 0

@@ -1,0 +1,61 @@
+"""The examples run as a user would run them."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def mnist(tmp_path, digits):
+    """A folder like MNIST's, with few images."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for name, images in (("train", digits[:500]), ("t10k", digits[500:])):
+        header = bytes([0, 0, 8, 3]) + struct.pack(">3I", len(images), 28, 28)
+        content = gzip.compress(header + images.tobytes())
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(content)
+    return folder
+
+
+def test_the_tutorial(mnist, tmp_path):
+    script = ROOT / "examples/mnist_tutorial.py"
+    done = subprocess.run(
+        [sys.executable, script, "--data", mnist, "--out", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "X: (700, 784) uint8"
+    for d in (9, 100, 225):
+        assert f"d = {d}: W (700, {d}), H ({d}, 784), error" in done.stdout
+        assert (tmp_path / f"out/components-{d}.png").exists()
+    assert lines[-1].startswith("Negative data is refused: Negative values in data passed to NMF")
+    with Image.open(tmp_path / "out/reconstructions.png") as picture:
+        assert np.asarray(picture).std() > 20
+
+
+def test_the_benchmark_runs_on_little_data(mnist, tmp_path):
+    script = ROOT / "benchmarks/mnist_tutorial.py"
+    done = subprocess.run(
+        [sys.executable, script, mnist, "--ranks", "4", "--json", tmp_path / "r.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "| 4 |" in done.stdout
+    assert (tmp_path / "r.json").exists()
+
+
+def test_every_example_has_a_test():
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"mnist_tutorial.py"}

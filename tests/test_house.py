@@ -1,0 +1,71 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dnmf
+from dnmf import errors
+
+PACKAGE = Path(dnmf.__file__).parent
+MODULES = sorted(PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_modules_and_functions_are_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            doc = ast.get_docstring(node, clean=False) or ""
+            lines = node.end_lineno - node.lineno - doc.count("\n")
+            assert lines <= 60, node.name
+
+
+def test_public_names():
+    assert len(dnmf.__all__) <= 12
+    for name in dnmf.__all__:
+        assert getattr(dnmf, name) is not None
+        assert name in dir(dnmf)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        dnmf.nothing  # noqa: B018
+
+
+def test_the_tree_of_errors_is_as_drawn():
+    drawn = {}
+    stack = []
+    for line in errors.__doc__.splitlines():
+        bare = line.lstrip(" │├└─")
+        name = bare.split(" ")[0]
+        if not name.endswith("Error"):
+            continue
+        depth = (len(line) - len(bare)) // 4 - 1
+        stack[depth:] = [name]
+        builtin = bare.partition("(")[2].partition(")")[0]
+        drawn[name] = (stack[-2] if len(stack) > 1 else "Exception", builtin)
+    found = {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    assert set(drawn) == set(found)
+    for name, (parent, builtin) in drawn.items():
+        bases = [base.__name__ for base in found[name].__bases__]
+        assert bases[0] == parent
+        assert bases[1:] == ([builtin] if builtin else [])
+
+
+def test_nothing_unpickles_what_it_reads():
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not imported & {"pickle", "cloudpickle", "joblib", "marshal", "shelve"}, path.name
+        assert "allow_pickle=True" not in path.read_text()
