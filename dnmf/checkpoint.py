@@ -23,7 +23,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf.errors import CheckpointError
 from dnmf.layout import crc32c
-from dnmf.output import RECORD, is_absent, new_store, read_record
+from dnmf.output import RECORD, absolute, is_absent, new_store, read_record
 from dnmf.solver import State, WeightSink
 from dnmf.version import __version__
 
@@ -97,7 +97,7 @@ class Checkpoint:
             compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
             overwrite=True,
         )
-        return ArraySink(self.path, f"weights-{slot}")
+        return ArraySink(absolute(self.path), f"weights-{slot}")
 
     def keep(self, state: State, *, weights: bool, stop_reason: str | None) -> None:
         """Commit a state, unless that would part H from its weights.

@@ -20,7 +20,7 @@ import zarr.errors
 
 from dnmf.errors import BlockError, CorpusError
 from dnmf.layout import FORMAT, VERSION, corpus_array, crc32c, stored_bytes
-from dnmf.output import RECORD
+from dnmf.output import RECORD, absolute
 
 if TYPE_CHECKING:
     import dask.array
@@ -213,7 +213,7 @@ class Corpus:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tasks carry the path alone; a process opens it once however many blocks it reads.
-        return _reopen, (self.path, self.fingerprint, json.dumps(self.storage_options))
+        return _reopen, (absolute(self.path), self.fingerprint, json.dumps(self.storage_options))
 
     def __repr__(self) -> str:
         return (

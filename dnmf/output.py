@@ -29,6 +29,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def absolute(path: str) -> str:
+    """Make a local path mean the same in a worker, whose working folder may be another."""
+    return path if is_url(path) else os.path.abspath(path)
+
+
 def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """Read what dnmf says about the store at a path; None where there is no such record."""
     try:
@@ -68,7 +73,7 @@ def new_store(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
     if is_url(target):
         yield target
         return
-    final = Path(target)
+    final = Path(absolute(target))
     final.parent.mkdir(parents=True, exist_ok=True)
     building = final.with_name(f".{final.name}.{os.getpid()}.partial")
     shutil.rmtree(building, ignore_errors=True)

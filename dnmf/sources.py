@@ -83,7 +83,7 @@ def open_source(
         raise IngestError(f"color is {color!r}; it must be 'gray' or 'rgb'")
     if size is not None and min(size) < 1:
         raise IngestError(f"size is {size[0]}x{size[1]}; height and width must be at least 1")
-    files = [Path(path) for path in paths]
+    files = [Path(path).absolute() for path in paths]
     for path in files:
         if not path.exists():
             raise IngestError(f"{path} does not exist; give folders, image files, IDX or .npy")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import dask
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 import dnmf
 from dnmf.errors import DataError, IngestError, OutputExistsError, ParameterError
+from dnmf.export import write_weights
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (23, 6, 4, 3), dtype=np.uint8)
@@ -51,6 +54,20 @@ def test_the_bytes_do_not_depend_on_who_wrote_them(folder, tmp_path, client):
     with dask.config.set(scheduler="threads"):
         here = dnmf.ingest(folder, tmp_path / "b", block_rows=5)
     assert on_cluster.fingerprint == here.fingerprint
+
+
+def test_relative_paths_mean_the_same_to_workers_elsewhere(folder, tmp_path, client, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    client.run(os.chdir, "/")
+    try:
+        corpus = dnmf.ingest("images", "c.zarr", block_rows=5)
+        check(corpus)
+        model = dnmf.NMF(2, random_state=0, checkpoint="c.model").fit(corpus)
+        assert model.transform(corpus).compute().shape == (23, 2)
+        assert write_weights(model, corpus, "w.zarr") == 23
+    finally:
+        client.run(os.chdir, os.getcwd())
+    assert {"c.zarr", "c.model", "w.zarr"} <= set(left_over(tmp_path))
 
 
 class Countdown:
