@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any
 
 from dask.system import CPU_COUNT
@@ -119,22 +120,29 @@ def _ingest_block(source: Source, path: str, layout: Layout, index: int) -> Line
 
 
 def _write_all(source: Source, path: str, layout: Layout) -> Iterator[tuple[int, Line]]:
-    """Yield each block's number and manifest line as it is done; on an error stop the others."""
+    """Yield each block's number and manifest line as it is done.
+
+    A bounded number of tasks is under way. After an error those are waited for, not cancelled:
+    one may be writing, and what it writes to is about to be removed.
+    """
     client = active_client()
     pool: Executor
     if client is None:
-        pool, shared = ThreadPoolExecutor(CPU_COUNT), source
+        pool, shared, threads = ThreadPoolExecutor(CPU_COUNT), source, CPU_COUNT
     else:  # a million file names reach each worker once, not with every task
-        pool = client.get_executor(pure=False)
+        pool, threads = client.get_executor(pure=False), sum(client.nthreads().values())
         shared = client.scatter([source], broadcast=True, hash=False)[0]
+    blocks = iter(range(layout.n_blocks))
+    under_way: dict[Future[Line], int] = {}
     with pool:
-        waiting: dict[Future[Line], int] = {
-            pool.submit(_ingest_block, shared, path, layout, index): index
-            for index in range(layout.n_blocks)
-        }
         try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
+            while True:
+                for index in islice(blocks, 4 * threads - len(under_way)):
+                    task = pool.submit(_ingest_block, shared, path, layout, index)
+                    under_way[task] = index
+                if not under_way:
+                    return
+                for task in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(task), task.result()
         finally:
-            for future in waiting:
-                future.cancel()
+            wait(under_way)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,12 +77,13 @@ def new_store(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
     final = Path(absolute(target))
     final.parent.mkdir(parents=True, exist_ok=True)
     building = final.with_name(f".{final.name}.{os.getpid()}.partial")
-    shutil.rmtree(building, ignore_errors=True)
+    _remove(building)
     try:
         yield str(building)
         _swap_in(building, final)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    except BaseException:
+        _remove(building)
+        raise
 
 
 def check_free(path: str, *, force: bool) -> None:
@@ -102,6 +104,15 @@ def remove_store(path: str | os.PathLike[str]) -> None:
     check_free(target, force=True)
     if os.path.isdir(target):
         shutil.rmtree(target)
+
+
+def _remove(building: Path) -> None:
+    """Remove what was being built, also what tasks that are still running add to it meanwhile."""
+    for _ in range(100):
+        shutil.rmtree(building, ignore_errors=True)
+        if not building.exists():
+            return
+        time.sleep(0.05)
 
 
 def _swap_in(building: Path, final: Path) -> None:
