@@ -22,7 +22,7 @@ from dask.system import CPU_COUNT
 from dnmf.corpus import Corpus
 from dnmf.errors import DataError
 from dnmf.kernels import Invalid, find_invalid
-from dnmf.layout import choose_block_rows
+from dnmf.layout import choose_block_rows, crc32c
 from dnmf.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -282,6 +282,25 @@ def blocks_of(X: Any) -> Blocks:
         return _blocks_of_corpus(X)
     _check_matrix(X)
     return _blocks_of_dask(X) if is_dask(X) else _blocks_of_zarr(X)
+
+
+def fingerprint_of(X: Any, blocks: Blocks) -> int:
+    """Tell X from another matrix of its shape, as far as can be without reading all of it.
+
+    Returns
+    -------
+    int
+        Of a corpus the checksum of its manifest, of an array in memory one of all of it, of other
+        arrays one of the first block.
+    """
+    if isinstance(X, Corpus):
+        return X.fingerprint
+    some = None if isinstance(blocks, LocalBlocks) else [0]
+    return crc32c(np.array(blocks.map_sum(_block_crc32c, only=some)))
+
+
+def _block_crc32c(X: Array, start: int) -> list[int]:
+    return [crc32c(X)]
 
 
 def is_dask(X: Any) -> bool:

@@ -43,7 +43,7 @@ def run_demo(out: str | os.PathLike[str], *, force: bool, say: Callable[[str], N
 
     with as_file(files("dnmf") / "data" / DIGITS) as source:
         corpus = ingest(source, corpus_path, force=force)
-    say(f"1 ingest       dnmf ingest {DIGITS} {corpus_path}")
+        say(f"1 ingest       dnmf ingest {source} {corpus_path}")
     say(f"               {len(corpus):,} images of 28 x 28 in {corpus.n_blocks} blocks\n")
 
     say(f"2 fit          dnmf fit {corpus_path} {model_path} -k {K} --seed 0 --workers 2")

@@ -13,7 +13,15 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dnmf.blockwise import Blocks, as_dask, blocks_of, check_block, is_dask, is_zarr
+from dnmf.blockwise import (
+    Blocks,
+    as_dask,
+    blocks_of,
+    check_block,
+    fingerprint_of,
+    is_dask,
+    is_zarr,
+)
 from dnmf.checkpoint import Checkpoint, Fit, create_checkpoint, open_checkpoint, save_model
 from dnmf.corpus import Corpus
 from dnmf.errors import CheckpointError, DataError
@@ -299,7 +307,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 "compute_dtype": str(compute_dtype(blocks.dtype)),
                 "block_rows": stop - start,
                 "image_shape": list(getattr(X, "image_shape", blocks.shape[1:])),
-                "fingerprint": getattr(X, "fingerprint", None),
+                "fingerprint": fingerprint_of(X, blocks) if self.checkpoint is not None else None,
             },
         )
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
@@ -189,6 +190,18 @@ class TestAnotherFit:
         with pytest.raises(CheckpointError, match="fingerprint was"):
             fit(other, path)
 
+    @pytest.mark.parametrize("kind", ["numpy", "dask", "zarr"])
+    def test_other_pixels_in_an_array_of_the_same_shape(self, tmp_path, digits, kind):
+        def wrap(X, name):
+            if kind == "zarr":
+                return zarr.create_array(tmp_path / name, data=X, chunks=(100, 784))
+            return X if kind == "numpy" else da.from_array(X, chunks=(100, -1))
+
+        model = fit(wrap(digits, "a"), tmp_path / "model", max_iter=2)
+        assert same(fit(wrap(digits, "b"), tmp_path / "model", max_iter=2), model)
+        with pytest.raises(CheckpointError, match="fingerprint was"):
+            fit(wrap(digits[::-1], "c"), tmp_path / "model", max_iter=2)
+
     def test_something_that_is_no_model(self, corpus, tmp_path):
         (tmp_path / "notes").write_text("precious")
         with pytest.raises(CheckpointError, match="not a dnmf model"):
@@ -201,8 +214,6 @@ class TestAnotherFit:
 
 
 def test_uneven_chunks_are_refused_before_anything_runs(digits, tmp_path):
-    import dask.array as da
-
     X = da.from_array(digits, chunks=((100, 300, 300), 784))
     with pytest.raises(DataError, match=r"rechunk\(\{0: 300\}\)"):
         fit(X, tmp_path / "model")

@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -119,6 +120,11 @@ def test_blocks_are_read_by_the_workers_and_never_here(tmp_path, client):
     readers = [file.read_text().split() for file in tmp_path.iterdir()]
     assert [len(pids) for pids in readers] == [3] * 12  # the sample and two passes
     assert str(os.getpid()) not in {pid for pids in readers for pid in pids}
+
+
+def test_a_lazy_transform_is_one_task_per_block(model, corpus):
+    (W,) = dask.optimize(model.transform(corpus))
+    assert len(dict(W.__dask_graph__())) == corpus.n_blocks
 
 
 def test_a_lazy_transform_names_the_bad_image(model, digits):
