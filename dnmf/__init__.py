@@ -32,6 +32,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # scikit-learn, numba, Dask and Zarr take seconds to import: only what is used is loaded.
+    if name == "plot":
+        return import_module("dnmf.plot")
     if name not in _HOMES:
         raise AttributeError(f"module 'dnmf' has no attribute {name!r}")
     value = getattr(import_module(f"dnmf.{_HOMES[name]}"), name)

@@ -206,7 +206,7 @@ def fit(
     if force:
         remove_store(model)
     with cluster(**where) as place:
-        say(f"fit {images!r} to {components} components on {place}")
+        say(f"fit {repr(images)[1:-1]} to {components} components on {place}")
         try:
             _quietly(nmf.fit, images)
         except KeyboardInterrupt:

@@ -99,10 +99,14 @@ def check_free(path: str, *, force: bool) -> None:
 
 
 def remove_store(path: str | os.PathLike[str]) -> None:
-    """Remove a store of dnmf's from a local path; a path where nothing is stays as it is."""
+    """Remove a store of dnmf's; where nothing is, nothing happens."""
     target = os.fspath(path)
     check_free(target, force=True)
-    if os.path.isdir(target):
+    if is_absent(target):
+        return
+    if is_url(target):
+        zarr.open_group(target, mode="w", zarr_format=3)  # empties it
+    else:
         shutil.rmtree(target)
 
 

@@ -94,7 +94,7 @@ def reconstructions(model: NMF, images: Array, *, labels: Sequence[str] | None =
             name, rotation=0, horizontalalignment="right", verticalalignment="center", fontsize=10
         )
     error = np.linalg.norm(flat - again) / (np.linalg.norm(flat) or 1.0)
-    _title(figure, f"{model.n_components_} components, relative error {error:.1%}")
+    _title(figure, f"{model.n_components_} components, relative error of these images {error:.1%}")
     return figure
 
 

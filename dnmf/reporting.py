@@ -76,14 +76,13 @@ def relative_change(losses: Sequence[float]) -> float | None:
 def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:
     """Guess the passes still to come: the change shrinks as it did over the last few passes."""
     most = max_iter - len(losses)
-    changes = [
-        relative_change(losses[:i]) or 0.0 for i in range(max(2, len(losses) - 3), len(losses) + 1)
-    ]
-    if tol <= 0 or len(changes) < 2 or min(changes[0], changes[-1]) <= 0:
+    recent = [relative_change(losses[: len(losses) - back]) for back in (2, 1, 0)]
+    changes = [change for change in recent if change]  # a step back changes nothing
+    if tol <= 0 or not recent[-1]:
         return most
-    if changes[-1] <= tol:
+    if recent[-1] <= tol:
         return 0
-    ratio = (changes[-1] / changes[0]) ** (1 / (len(changes) - 1))
+    ratio = (changes[-1] / changes[0]) ** (1 / (len(changes) - 1)) if len(changes) > 1 else 1.0
     if ratio >= 1:
         return most
     return min(most, math.ceil(math.log(tol / changes[-1]) / math.log(ratio)))

@@ -18,6 +18,7 @@ from reference import loss
 import dnmf
 from dnmf.checkpoint import open_checkpoint
 from dnmf.errors import CheckpointError, DataError, OutputExistsError
+from dnmf.output import remove_store
 
 K, PASSES = 6, 8
 
@@ -168,6 +169,21 @@ def test_without_a_seed_the_first_one_is_kept(corpus, tmp_path):
     seed = open_checkpoint(tmp_path / "model").fit.seed
     resumed = fit(corpus, tmp_path / "model", random_state=None)
     assert same(resumed, fit(corpus, tmp_path / "other", random_state=seed))
+
+
+def test_everything_works_at_a_url(digits, tmp_path, whole):
+    np.save(tmp_path / "x.npy", digits.reshape(-1, 28, 28))
+    corpus = dnmf.ingest(tmp_path / "x.npy", "memory://digits.zarr", block_rows=128)
+    with pytest.raises(OutputExistsError, match="choose another path"):
+        dnmf.ingest(tmp_path / "x.npy", "memory://digits.zarr")
+    with pytest.raises(StopError):
+        fit(corpus, "memory://digits.model", on_pass=stop_after(3))
+    assert same(fit(corpus, "memory://digits.model"), whole[0])
+    assert same(dnmf.load("memory://digits.model"), whole[0])
+    remove_store("memory://digits.model")
+    with pytest.raises(CheckpointError, match="nothing is there"):
+        dnmf.load("memory://digits.model")
+    remove_store("memory://never.there")
 
 
 class TestAnotherFit:

@@ -342,6 +342,10 @@ class TestTimeLeft:
     def test_nothing_is_left_when_converged(self):
         assert passes_left([1.0, 0.5, 0.49999], tol=1e-3, max_iter=200) == 0
 
+    def test_a_step_back_is_passed_over(self):
+        assert passes_left([1.0, 0.9, 0.9, 0.89999], tol=1e-4, max_iter=50) == 0
+        assert passes_left([1.0, 0.9, 0.9], tol=1e-4, max_iter=50) == 47
+
     def test_in_words(self):
         assert [clock(s) for s in (3.2, 600, 40_000)] == ["3 s", "10 min", "11.1 h"]
 

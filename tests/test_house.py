@@ -30,6 +30,7 @@ def test_public_names():
     for name in dnmf.__all__:
         assert getattr(dnmf, name) is not None
         assert name in dir(dnmf)
+    assert dnmf.plot.components
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         dnmf.nothing  # noqa: B018
 
