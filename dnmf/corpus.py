@@ -199,6 +199,7 @@ class Corpus:
         dask.array.Array of shape (n, p)
         """
         import dask.array as da
+        from dask.base import tokenize
 
         rows = tuple(b - a for a, b in map(self.block_range, range(self.n_blocks)))
         lazy: da.Array = da.map_blocks(
@@ -207,7 +208,7 @@ class Corpus:
             chunks=(rows, (self.shape[1],)),
             dtype=self.dtype,
             meta=np.empty((0, 0), self.dtype),
-            name=f"corpus-{self.fingerprint:08x}-{abs(hash(self.path)):x}",
+            name=f"corpus-{tokenize(absolute(self.path), self.fingerprint)}",
         )
         return lazy
 
