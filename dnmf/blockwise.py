@@ -8,7 +8,6 @@ the bits do not depend on the engine, the workers or the order in which blocks f
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 import numpy as np
 from dask.system import CPU_COUNT
 
+from dnmf.cluster import active_client, compute_with
 from dnmf.corpus import Corpus
 from dnmf.errors import DataError
 from dnmf.kernels import Invalid, find_invalid
@@ -27,7 +27,6 @@ from dnmf.threads import one_blas_thread
 
 if TYPE_CHECKING:
     import dask.array as da
-    from distributed import Client
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Result = TypeVar("Result")
@@ -217,20 +216,21 @@ class DaskBlocks:
         """Apply a task to every block on the active Dask scheduler; see `Blocks.map_sum`."""
         from dask.delayed import delayed
 
-        client = active_client()
-        # One copy of the task, and so of H, per worker and pass; under a key of its own, so that
-        # the scheduler forgets the pass when the copy goes.
-        shared = (
-            client.scatter([task], broadcast=True, hash=False)[0]
-            if client
-            else delayed(task, traverse=False)
-        )
         run, add = delayed(_run_block, pure=False), delayed(_add, pure=False)
         wanted = range(len(self.ranges)) if only is None else only
-        parts = [run(self.load[i], self.ranges[i][0], shared, only is None) for i in wanted]
-        while len(parts) > 1:
-            parts = [add(parts[i : i + FAN_IN]) for i in range(0, len(parts), FAN_IN)]
-        outcome: Outcome[Result] = _compute(parts[0], client)
+
+        def graph(shared: Any) -> Any:
+            parts = [run(self.load[i], self.ranges[i][0], shared, only is None) for i in wanted]
+            while len(parts) > 1:
+                parts = [add(parts[i : i + FAN_IN]) for i in range(0, len(parts), FAN_IN)]
+            return parts[0]
+
+        client = active_client()
+        outcome: Outcome[Result] = (
+            graph(delayed(task, traverse=False)).compute()
+            if client is None
+            else compute_with(client, task, graph)
+        )
         return _value(outcome, self.image)
 
 
@@ -238,29 +238,6 @@ def _run_block(load: Any, start: int, task: Task[Result], check: bool) -> Outcom
     with one_blas_thread():
         X = load() if callable(load) else np.asarray(load)
         return run_checked(X, start, task, check)
-
-
-def _compute(result: Any, client: Client | None) -> Any:
-    """Compute one Delayed; on an interrupt its tasks are cancelled, not left running."""
-    if client is None:
-        return result.compute()
-    future = client.compute(result)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
-
-
-def active_client() -> Client | None:
-    """Return the distributed client that Dask would compute on, or None."""
-    if "distributed" not in sys.modules:
-        return None
-    from dask.base import get_scheduler
-    from distributed import Client
-
-    owner = getattr(get_scheduler(), "__self__", None)
-    return owner if isinstance(owner, Client) else None
 
 
 def blocks_of(X: Any) -> Blocks:
@@ -276,11 +253,11 @@ def blocks_of(X: Any) -> Blocks:
         X is not a matrix of real numbers, or a Dask array chunked along its pixels.
     """
     if isinstance(X, np.ndarray):
-        _check_matrix(X)
+        check_matrix(X)
         return LocalBlocks(X)
     if isinstance(X, Corpus):
         return _blocks_of_corpus(X)
-    _check_matrix(X)
+    check_matrix(X)
     return _blocks_of_dask(X) if is_dask(X) else _blocks_of_zarr(X)
 
 
@@ -304,12 +281,12 @@ def _block_crc32c(X: Array, start: int) -> list[int]:
 
 
 def is_dask(X: Any) -> bool:
-    """Tell whether X is a Dask array, without importing Dask for anything else."""
+    """Tell whether X is Dask's, without importing Dask to find out."""
     return type(X).__module__.split(".")[0] == "dask"
 
 
 def is_zarr(X: Any) -> bool:
-    """Tell whether X is a Zarr array."""
+    """Tell whether X is Zarr's."""
     return type(X).__module__.split(".")[0] == "zarr"
 
 
@@ -319,14 +296,20 @@ def as_dask(X: Any) -> da.Array:
 
     if isinstance(X, Corpus):
         return X.to_dask()
-    _check_matrix(X)
+    check_matrix(X)
     if is_dask(X):
         return _check_dask(X)
     lazy: da.Array = da.from_array(X, chunks=(_zarr_block_rows(X), X.shape[1]))
     return lazy
 
 
-def _check_matrix(X: Any) -> None:
+def check_matrix(X: Any) -> None:
+    """Raise DataError unless X has the shape and the dtype of a matrix of pixels."""
+    if not (hasattr(X, "shape") and hasattr(X, "dtype")):
+        raise DataError(
+            f"X is a {type(X).__name__}; NMF needs an array: open a corpus with dnmf.open_corpus, "
+            "take an array out of a Zarr group, or call a Dask frame's to_dask_array(lengths=True)"
+        )
     if len(X.shape) != 2:
         raise DataError(
             f"Found array with dim {len(X.shape)}, while dim 2 is required by NMF: one row per "

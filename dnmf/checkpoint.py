@@ -99,7 +99,7 @@ class Checkpoint:
         )
         return ArraySink(absolute(self.path), f"weights-{slot}")
 
-    def keep(self, state: State, *, weights: bool, stop_reason: str | None) -> None:
+    def keep(self, state: State, *, weights: bool) -> None:
         """Commit a state, unless that would part H from its weights.
 
         Parameters
@@ -109,12 +109,16 @@ class Checkpoint:
             Whether the sink holds the weights that belong to ``state.H``. Without them an accepted
             state waits for a pass that has them; a rejected one has the H, and so the weights, of
             the commit before it.
-        stop_reason : str or None
         """
         slot = _other(self.weights_slot) if weights else self.weights_slot
         self.has_weights = weights or (self.has_weights and not state.accepted)
         if self.has_weights or state.n_iter == 0:
-            self._commit(state, slot, stop_reason)
+            self._commit(state, slot, None)
+
+    def finish(self, stop_reason: str) -> None:
+        """Commit the reason why no pass follows, where it is not known yet."""
+        if stop_reason != self.stop_reason:
+            self._commit(self.state, self.weights_slot, stop_reason)
 
     def _commit(self, state: State, weights_slot: int | None, stop_reason: str | None) -> None:
         slot = _other(self.state_slot)
@@ -178,7 +182,7 @@ def create_checkpoint(path: str | os.PathLike[str], fit: Fit, state: State) -> C
     with new_store(location) as building:
         zarr.open_group(building, mode="w", zarr_format=3)
         checkpoint.path = building
-        checkpoint.keep(state, weights=False, stop_reason=None)
+        checkpoint.keep(state, weights=False)
     checkpoint.path = location
     return checkpoint
 
@@ -225,13 +229,16 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         n_reads=record["n_reads"],
         xx=record["xx"],
     )
+    weights_slot = record["weights_slot"]
+    if f"weights-{weights_slot}" not in zarr.open_group(location, mode="r"):
+        weights_slot = None  # removed to save space, say; a further fit writes them again
     return Checkpoint(
         location,
         Fit(**record["fit"]),
         state,
         record["stop_reason"],
         record["state_slot"],
-        record["weights_slot"],
+        weights_slot,
     )
 
 

@@ -1,12 +1,20 @@
-"""A Dask client from the flags of a command: none, a cluster of this machine's, or a given one."""
+"""Dask clients: one from the flags of a command, the active one, and a computation on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dnmf.errors import ClusterError, ParameterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+ATTEMPTS = 5
+"""Times that a computation is begun before the cluster counts as lost."""
 
 
 @contextmanager
@@ -77,3 +85,71 @@ def cluster(
     with client:
         client.wait_for_workers(1)
         yield f"the cluster at {client.scheduler_info()['address']}"
+
+
+def active_client() -> Client | None:
+    """Return the distributed client that Dask would compute on, or None."""
+    if "distributed" not in sys.modules:
+        return None
+    from dask.base import get_scheduler
+    from distributed import Client
+
+    owner = getattr(get_scheduler(), "__self__", None)
+    return owner if isinstance(owner, Client) else None
+
+
+def compute_with(client: Client, shared: Any, graph: Callable[[Any], Any]) -> Any:
+    """Compute a graph around an object that every worker gets one copy of.
+
+    The copy has a key of its own, so that the scheduler forgets the graph when the copy goes. It
+    cannot be made again by the scheduler: when all workers that hold it are lost, the graph is
+    computed anew, which is safe because its tasks are.
+
+    Parameters
+    ----------
+    client : Client
+    shared : object
+    graph : callable
+        Makes the Delayed to compute from the future of the object.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler, or the workers again and again, were lost.
+    """
+    from distributed.client import FutureCancelledError
+
+    with _stepping_aside():
+        for _ in range(ATTEMPTS):
+            client.wait_for_workers(1)
+            copy = client.scatter([shared], broadcast=True, hash=False)[0]
+            future = client.compute(graph(copy))
+            try:
+                return future.result()
+            except FutureCancelledError as error:
+                if client.status != "running":
+                    raise ClusterError(f"the Dask scheduler was lost ({error})") from error
+            except BaseException:
+                future.cancel()  # its tasks are not left running
+                raise
+    raise ClusterError(
+        f"all workers were lost {ATTEMPTS} times in a row while a pass ran; look at their logs, "
+        "and give them more memory or blocks of fewer images"
+    )
+
+
+@contextmanager
+def _stepping_aside() -> Iterator[None]:
+    """Inside a task, leave its thread to other tasks: those that it is about to wait for."""
+    from distributed import rejoin, secede
+
+    try:
+        secede()
+        inside = True
+    except ValueError:  # no worker: this is not a task
+        inside = False
+    try:
+        yield
+    finally:
+        if inside:
+            rejoin()

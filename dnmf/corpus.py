@@ -100,10 +100,16 @@ class Corpus:
             )
         self.path = path
         self.storage_options = storage_options
-        self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
-        self.fingerprint: int = record["manifest_crc32c"]
         self._pixels = corpus_array(group, "pixels")
         self._ids = corpus_array(group, "ids")
+        found = [list(self._pixels.shape), str(self._pixels.dtype)]
+        if found != [record["shape"], record["dtype"]]:
+            raise CorpusError(
+                f"{path}: pixels are {found} where {record['shape']} {record['dtype']} were "
+                "written; restore pixels/zarr.json from a copy, or ingest again"
+            )
+        self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
+        self.fingerprint: int = record["manifest_crc32c"]
         self._manifest = _read_manifest(group, path, self.fingerprint)
         n, p = self._pixels.shape
         self.shape = (n, p)
@@ -135,6 +141,7 @@ class Corpus:
 
     def id_of(self, row: int) -> str:
         """Read the id of one image."""
+        row = range(len(self))[row]
         return self.block_ids(row // self.block_rows)[row % self.block_rows]
 
     def block_range(self, index: int) -> tuple[int, int]:

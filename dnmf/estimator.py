@@ -18,6 +18,7 @@ from dnmf.blockwise import (
     as_dask,
     blocks_of,
     check_block,
+    check_matrix,
     fingerprint_of,
     is_dask,
     is_zarr,
@@ -271,9 +272,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             return validate_data(
                 self, X, reset=reset, dtype="numeric", ensure_all_finite=False, order="C"
             )
+        check_matrix(X)
         if reset:
             self.n_features_in_ = int(X.shape[1])
-        elif len(X.shape) == 2 and X.shape[1] != self.n_features_in_:
+        elif X.shape[1] != self.n_features_in_:
             raise DataError(
                 f"X has {X.shape[1]} features, but NMF is expecting {self.n_features_in_} features "
                 "as input: use the corpus the model was fitted on, or images of the same size"

@@ -10,7 +10,8 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
-from dnmf.blockwise import active_client, invalid_pixel
+from dnmf.blockwise import invalid_pixel
+from dnmf.cluster import active_client
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import IngestError, ParameterError
 from dnmf.kernels import find_invalid
@@ -96,24 +97,29 @@ def _as_source(source: Any, size: Size | None, color: str | None) -> Source:
 
 
 def _plan(source: Source, block_rows: int | None) -> Layout:
-    n = len(source)
+    if (n := len(source)) == 0:
+        raise IngestError("the source holds no images")
     image_bytes = source.dtype.itemsize
     for length in source.image_shape:
         image_bytes *= length
     rows = min(block_rows or choose_block_rows(n, image_bytes), n)
-    id_bytes = max(
-        len(name.encode())
-        for start in range(0, n, rows)
-        for name in source.ids(start, start + rows)
-    )
+    starts = range(0, n, rows)
+    ids = (name for start in starts for name in source.ids(start, min(start + rows, n)))
+    id_bytes = max((len(name.encode()) for name in ids), default=0) or 1
     return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
 
 
 def _ingest_block(source: Source, path: str, layout: Layout, index: int) -> Line:
     start = index * layout.block_rows
     stop = min(start + layout.block_rows, layout.n_images)
-    ids = source.ids(start, stop)
-    images = source.read(start, stop).reshape(stop - start, -1)
+    ids, images = source.ids(start, stop), source.read(start, stop)
+    expected = (stop - start, *layout.image_shape)
+    if (images.shape, str(images.dtype), len(ids)) != (expected, layout.dtype, stop - start):
+        raise IngestError(
+            f"images {start} to {stop - 1}: the source gave {len(ids)} ids and {images.dtype} "
+            f"pixels of shape {images.shape} where it promised {layout.dtype} of {expected}"
+        )
+    images = images.reshape(stop - start, -1)
     if (invalid := find_invalid(images, start)) is not None:
         raise invalid_pixel(invalid, lambda row: f"image {row} ({ids[row - start]})")
     return write_block(path, index, images, ids)

@@ -115,8 +115,7 @@ def _usable(X: Array) -> Array:
 def random_H(sample: Array, n_components: int, seed: int) -> Array:
     """Draw H as scikit-learn's ``init="random"`` does for the same seed and mean.
 
-    ``|N(0, 1)| sqrt(mean(X) / d)``, drawn by the legacy generator, H before W; the dtype of the
-    draw follows scikit-learn too.
+    ``|N(0, 1)| sqrt(mean(X) / d)``, drawn by the legacy generator, H before W.
 
     Returns
     -------

@@ -136,6 +136,8 @@ def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, 
     record: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
+        "shape": [layout.n_images, layout.n_pixels],
+        "dtype": layout.dtype,
         "image_shape": list(layout.image_shape),
         "manifest_crc32c": crc32c(lines),
     }
@@ -144,7 +146,13 @@ def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, 
 
 def corpus_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """Open one of a corpus's arrays."""
-    node = group.get(name)
+    try:
+        node = group.get(name)
+    except (ValueError, KeyError) as error:
+        raise CorpusError(
+            f"{group.store_path}: {name}/zarr.json cannot be read ({error}); restore it from a "
+            "copy, or ingest again"
+        ) from error
     if not isinstance(node, zarr.Array):
         raise CorpusError(f"{group.store_path}: the array {name!r} is missing; ingest again")
     # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.

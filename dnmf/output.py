@@ -46,9 +46,11 @@ def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dic
 
 
 def is_absent(path: str | os.PathLike[str]) -> bool:
-    """Tell whether nothing is at a path, or no store of dnmf's at a URL."""
+    """Tell whether nothing but an empty folder is at a path, or no store of dnmf's at a URL."""
     location = os.fspath(path)
-    return read_record(location) is None if is_url(location) else not os.path.lexists(location)
+    if is_url(location):
+        return read_record(location) is None
+    return not os.path.lexists(location) or (os.path.isdir(location) and not os.listdir(location))
 
 
 @contextmanager
@@ -88,7 +90,7 @@ def new_store(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
 
 def check_free(path: str, *, force: bool) -> None:
     """Raise unless a store may be written to `path`; see `new_store`."""
-    if is_absent(path) or (os.path.isdir(path) and not os.listdir(path)):
+    if is_absent(path):
         return
     if not force:
         raise OutputExistsError(f"{path} already exists; choose another path or pass --force")
@@ -124,5 +126,10 @@ def _swap_in(building: Path, final: Path) -> None:
     old = building.with_suffix(".old")
     if final.exists():
         final.rename(old)
-    building.rename(final)
+    try:
+        building.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -22,6 +22,7 @@ from dnmf.blockwise import Blocks
 from dnmf.errors import DataError
 from dnmf.initialization import online_updates, random_H, take_sample
 from dnmf.kernels import (
+    OVERFLOW,
     Basis,
     Stats,
     block_stats,
@@ -105,8 +106,12 @@ class Recorder(Protocol):
         """Give a place for the weights of the pass that is about to run."""
         ...
 
-    def keep(self, state: State, *, weights: bool, stop_reason: str | None) -> None:
+    def keep(self, state: State, *, weights: bool) -> None:
         """Take a state, and whether the sink now holds the weights that belong to its H."""
+        ...
+
+    def finish(self, stop_reason: str) -> None:
+        """Take the reason why no pass follows."""
         ...
 
 
@@ -171,14 +176,15 @@ def solve(
             sink = recorder.weight_sink() if recorder is not None and due else None
             state = advance(state, _run_pass(blocks, state.Y, sink))
             if recorder is not None:
-                reason = stop_reason(state, tol, max_iter)
-                recorder.keep(state, weights=due and state.accepted, stop_reason=reason)
+                recorder.keep(state, weights=due and state.accepted)
             on_pass(state)
-        if recorder is not None and not recorder.has_weights:
-            # The last pass was not due to write its weights: read once more for those of H.
-            _run_pass(blocks, state.H, recorder.weight_sink())
-            state = replace(state, n_reads=state.n_reads + 1)
-            recorder.keep(state, weights=True, stop_reason=reason)
+        if recorder is not None:
+            if not recorder.has_weights:
+                # The last pass was not due to write its weights: read once more for those of H.
+                _run_pass(blocks, state.H, recorder.weight_sink())
+                state = replace(state, n_reads=state.n_reads + 1)
+                recorder.keep(state, weights=True)
+            recorder.finish(reason)
     return state, reason
 
 
@@ -205,7 +211,7 @@ def advance(state: State, stats: Stats) -> State:
     H = update_H(state.Y, stats)
     loss = frobenius_loss(stats, H)
     if not np.isfinite(loss):
-        raise DataError("the loss overflows: the pixels are too large; divide X by a constant")
+        raise DataError(OVERFLOW)
     known = replace(state, n_reads=state.n_reads + 1, xx=float(stats.xx.sum()))
     if state.losses and loss > state.losses[-1]:
         return replace(
