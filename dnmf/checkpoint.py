@@ -179,7 +179,7 @@ def create_checkpoint(path: str | os.PathLike[str], fit: Fit, state: State) -> C
     """Begin a checkpoint at a free place with the first state of a fit."""
     location = os.fspath(path)
     checkpoint = Checkpoint(location, fit, state)
-    with new_store(location) as building:
+    with new_store(location, FORMAT) as building:
         zarr.open_group(building, mode="w", zarr_format=3)
         checkpoint.path = building
         checkpoint.keep(state, weights=False)
@@ -191,7 +191,7 @@ def save_model(
     path: str | os.PathLike[str], fit: Fit, state: State, stop_reason: str, *, force: bool
 ) -> None:
     """Write a model without weights."""
-    with new_store(path, force=force) as building:
+    with new_store(path, FORMAT, force=force) as building:
         zarr.open_group(building, mode="w", zarr_format=3)
         Checkpoint(building, fit, state)._commit(state, None, stop_reason)
 

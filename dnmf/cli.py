@@ -24,6 +24,13 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except (DnmfError, OSError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except MemoryError as error:
+            raise click.ClickException(
+                f"not enough memory ({error}); use fewer components or blocks of fewer images"
+            ) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
 
 
 class _Size(click.ParamType[tuple[int, int]]):
@@ -55,7 +62,9 @@ def _cluster_options(command: Command) -> Command:
             "--scheduler-file", metavar="F", help="File with a running scheduler's address."
         ),
         click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler."),
-        click.option("--memory-limit", metavar="SIZE", help="Of each of --workers, like 2GB."),
+        click.option(
+            "--memory-limit", metavar="SIZE", help="Memory of each worker of --workers, like 2GB."
+        ),
         click.option(
             "--workers", type=click.IntRange(min=1), help="Start so many local processes."
         ),
@@ -64,14 +73,19 @@ def _cluster_options(command: Command) -> Command:
     return command
 
 
-_force = click.option("--force", is_flag=True, help="Replace what dnmf wrote there before.")
+_WHY = {
+    "converged": "converged: the last gained less than --tol (a smaller one goes on)",
+    "max_iter": "stopped by --max-iter (a larger one goes on)",
+}
+
+_force = click.option("--force", is_flag=True, help="Replace an earlier output of the same kind.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dnmf")
 def main() -> None:
-    r"""Non-negative matrix factorisation of image corpora larger than memory.
+    """Non-negative matrix factorisation of image corpora larger than memory.
 
     \b
     Start with:  dnmf demo
@@ -84,7 +98,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--out", default="dnmf-demo", show_default=True, metavar="DIR", help="Where to.")
+@click.option(
+    "--out", default="dnmf-demo", show_default=True, metavar="DIR", help="Folder for the results."
+)
 @_force
 def demo(out: str, force: bool) -> None:
     """Run the whole flow on 10,000 bundled digits, pictures included."""
@@ -112,9 +128,9 @@ def ingest(
 ) -> None:
     """Turn images into a corpus.
 
-    SOURCE is folders (with their subfolders) or files of PNG, JPEG, TIFF or PGM images, or IDX
-    (.gz too) or .npy files. CORPUS is a new Zarr store. Images must be alike in size and colour
-    unless --size and --color make them so.
+    SOURCE is PNG, JPEG, TIFF and PGM files and folders of them, with their subfolders; or IDX
+    (.gz too) and .npy files, each by its name. CORPUS is a new Zarr store. Images must be alike in
+    size and colour unless --size and --color make them so.
     """
     from dnmf import ingest as run
     from dnmf.cluster import cluster
@@ -160,7 +176,7 @@ def info(path: str, as_json: bool) -> None:
     show_default=True,
     help="Stop when a pass lowers the loss by less than this share; 0 runs all passes.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random start.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random start.")
 @click.option(
     "--checkpoint-every", type=int, default=1, show_default=True, help="Passes between commits."
 )
@@ -185,10 +201,11 @@ def fit(
     smaller --tol or a larger --max-iter it continues a finished one.
     """
     from dnmf import NMF, open_corpus
+    from dnmf.checkpoint import FORMAT
     from dnmf.cluster import cluster
     from dnmf.describe import describe
-    from dnmf.output import remove_store
-    from dnmf.reporting import PassReport, end_live, say
+    from dnmf.output import is_absent, remove_store
+    from dnmf.reporting import PassReport, end_live, number, say
 
     began = time.monotonic()
     images = open_corpus(corpus)
@@ -204,23 +221,26 @@ def fit(
     )
     nmf.check_parameters()
     if force:
-        remove_store(model)
+        remove_store(model, FORMAT)
     with cluster(**where) as place:
         say(f"fit {repr(images)[1:-1]} to {components} components on {place}")
+        if not is_absent(model):
+            say(f"{model} is there: going on from its last commit")
         try:
             _quietly(nmf.fit, images)
         except KeyboardInterrupt:
             end_live()
-            say(f"interrupted; run the same line again to continue {model} from its last commit")
-            sys.exit(130)
+            if not is_absent(model):
+                say(f"run the same line again to continue {model} from its last commit")
+            raise
     end_live()
     facts = {**describe(model), "seconds": round(time.monotonic() - began, 3)}
     if as_json:
         click.echo(json_.dumps(facts))
     else:
         click.echo(
-            f"{model}: error {facts['error']:,.6g} ({facts['relative_error']:.1%} of the images' "
-            f"norm) after {facts['passes']} passes, {facts['stop_reason']}"
+            f"{model}: error {number(facts['error'])} ({facts['relative_error']:.1%} of the "
+            f"images' norm) after {facts['passes']} passes, {_WHY[facts['stop_reason']]}"
         )
 
 
@@ -247,7 +267,7 @@ def transform(model: str, corpus: str, weights: str, force: bool, **where: Any) 
 @click.argument("corpus")
 @click.argument("out", required=False)
 @click.option("--png", metavar="DIR", help="Write PNG files into a folder instead.")
-@click.option("--rows", type=_Rows(), default="0:25", show_default=True, help="Which, for --png.")
+@click.option("--rows", type=_Rows(), help="Images for --png.  [default: 0:25]")
 @_force
 @_cluster_options
 def reconstruct(
@@ -255,7 +275,7 @@ def reconstruct(
     corpus: str,
     out: str | None,
     png: str | None,
-    rows: slice,
+    rows: slice | None,
     force: bool,
     **where: Any,
 ) -> None:
@@ -266,9 +286,11 @@ def reconstruct(
 
     if (out is None) == (png is None):
         raise click.UsageError("give either OUT, a new corpus, or --png DIR")
+    if rows is not None and png is None:
+        raise click.UsageError("--rows is for --png; OUT gets all images")
     fitted, images = load(model), open_corpus(corpus)
     if png is not None:
-        count = write_pngs(fitted, images, rows, png, force=force)
+        count = write_pngs(fitted, images, rows or slice(0, 25), png, force=force)
         click.echo(f"{png}: {count} PNG files")
         return
     with cluster(**where):
@@ -327,5 +349,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " x ".join(map(str, value))
     if isinstance(value, float):
-        return f"{value:,.6g}"
+        return f"{value:,.8g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,8 +48,8 @@ def cluster(
         raise ParameterError(
             "--workers, --scheduler and --scheduler-file exclude each other; give one of them"
         )
-    if memory_limit is not None and workers is None:
-        raise ParameterError("--memory-limit is for the workers of --workers N; give both")
+    if memory_limit is not None:
+        _check_memory_limit(memory_limit, workers)
     if not given:
         from dask.system import CPU_COUNT
 
@@ -70,21 +71,42 @@ def cluster(
         ):
             yield f"{workers} worker processes on this machine"
         return
-    if scheduler_file is not None and not Path(scheduler_file).exists():
-        raise ClusterError(
-            f"{scheduler_file} does not exist; start `dask scheduler --scheduler-file "
-            f"{scheduler_file}` first"
-        )
+    address = scheduler or _address_in(scheduler_file or "")
     try:
-        client = Client(scheduler, scheduler_file=scheduler_file, set_as_default=True)
+        client = Client(address)
     except (OSError, ValueError) as error:
         raise ClusterError(
-            f"no Dask scheduler answers at {scheduler or scheduler_file} ({error}); "
+            f"no Dask scheduler answers at {address} ({error}); "
             "start one with `dask scheduler`, and workers with `dask worker`"
         ) from error
     with client:
         client.wait_for_workers(1)
         yield f"the cluster at {client.scheduler_info()['address']}"
+
+
+def _address_in(scheduler_file: str) -> str:
+    try:
+        return str(json.loads(Path(scheduler_file).read_text())["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClusterError(
+            f"{scheduler_file} holds no scheduler's address ({error!r}); start "
+            f"`dask scheduler --scheduler-file {scheduler_file}` first"
+        ) from error
+
+
+def _check_memory_limit(memory_limit: str, workers: int | None) -> None:
+    from dask.utils import parse_bytes
+
+    if workers is None:
+        raise ParameterError("--memory-limit is for the workers of --workers N; give both")
+    try:
+        valid = parse_bytes(memory_limit) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ParameterError(
+            f"--memory-limit is {memory_limit}; write a size with a unit, like 2GB"
+        )
 
 
 def active_client() -> Client | None:

@@ -226,14 +226,14 @@ class Corpus:
     def __repr__(self) -> str:
         return (
             f"<Corpus {self.path}: {len(self):,} images of {_times(self.image_shape)} "
-            f"{self.dtype}, {self.nbytes / 1e6:,.1f} MB in {self.n_blocks} blocks>"
+            f"{self.dtype}, {_size(self.nbytes)} in {self.n_blocks} blocks>"
         )
 
     def _repr_html_(self) -> str:
         rows = {
             "Corpus": self.path,
             "Images": f"{len(self):,} of {_times(self.image_shape)} {self.dtype}",
-            "Pixels": f"{self.nbytes / 1e6:,.1f} MB ({self.stored_bytes / 1e6:,.1f} MB stored)",
+            "Pixels": f"{_size(self.nbytes)} ({_size(self.stored_bytes)} stored)",
             "Blocks": f"{self.n_blocks} of up to {self.block_rows:,} images",
         }
         cells = "".join(
@@ -246,7 +246,7 @@ class Corpus:
     def block_ids(self, index: int) -> list[str]:
         """Read the ids of a block's images."""
         encoded = self._read_checked(self._ids, index, self._manifest[index, 3])
-        return [bytes(line).rstrip(b"\0").decode() for line in encoded]
+        return [bytes(line).rstrip(b"\0").decode(errors="surrogateescape") for line in encoded]
 
     def _read_checked(self, array: zarr.Array[Any], index: int, expected: int) -> Array:
         start, stop = self.block_range(index)
@@ -287,6 +287,14 @@ def _read_manifest(group: zarr.Group, path: str, expected: int) -> Array:
     if crc32c(manifest) != expected:
         raise CorpusError(f"{path}: the manifest is damaged or lost; ingest again")
     return manifest
+
+
+def _size(n_bytes: int) -> str:
+    """Write a number of bytes as people say it."""
+    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
+        if n_bytes >= 10**power:
+            return f"{n_bytes / 10**power:,.1f} {unit}"
+    return f"{n_bytes} bytes"
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -9,14 +9,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from dnmf import plot
-from dnmf.checkpoint import open_checkpoint
+from dnmf.checkpoint import FORMAT, open_checkpoint
 from dnmf.cluster import cluster
 from dnmf.errors import OutputExistsError
 from dnmf.estimator import NMF
 from dnmf.export import write_reconstruction, write_weights
 from dnmf.ingestion import ingest
 from dnmf.output import remove_store
-from dnmf.reporting import PassReport, end_live
+from dnmf.reporting import PassReport, end_live, number
 
 K = 49
 DIGITS = "t10k-images-idx3-ubyte.gz"
@@ -47,7 +47,7 @@ def run_demo(out: str | os.PathLike[str], *, force: bool, say: Callable[[str], N
     say(f"               {len(corpus):,} images of 28 x 28 in {corpus.n_blocks} blocks\n")
 
     say(f"2 fit          dnmf fit {corpus_path} {model_path} -k {K} --seed 0 --workers 2")
-    remove_store(model_path)
+    remove_store(model_path, FORMAT)
     model = NMF(
         n_components=K,
         random_state=0,
@@ -59,8 +59,8 @@ def run_demo(out: str | os.PathLike[str], *, force: bool, say: Callable[[str], N
         end_live()
         state = open_checkpoint(model_path).state
         say(
-            f"               error {state.error:,.6g} ({state.relative_error:.1%} of the images' "
-            f"norm) after {state.n_iter} passes: {model.stop_reason_}\n"
+            f"               error {number(state.error)} ({state.relative_error:.1%} of the "
+            f"images' norm) after {state.n_iter} passes: {model.stop_reason_}\n"
         )
         write_weights(model, corpus, folder / "weights.zarr", force=force)
         say(f"3 transform    dnmf transform {model_path} {corpus_path} {folder / 'weights.zarr'}")

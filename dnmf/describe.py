@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import zarr
+
 from dnmf.checkpoint import FORMAT as MODEL
 from dnmf.checkpoint import open_checkpoint
 from dnmf.corpus import open_corpus
 from dnmf.errors import CorpusError
+from dnmf.export import WEIGHTS
 from dnmf.layout import FORMAT as CORPUS
-from dnmf.output import read_record
+from dnmf.output import is_absent, read_record
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Describe a corpus or a model.
+    """Describe a corpus, a model, or weights.
 
     Parameters
     ----------
@@ -36,6 +39,12 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _corpus(location)
     if record.get("format") == MODEL:
         return _model(location)
+    if record.get("format") == WEIGHTS:
+        weights = zarr.open_array(location, mode="r")
+        n, d = weights.shape
+        return {"kind": "weights", "path": location, "images": n, "components": d}
+    if is_absent(location):
+        raise CorpusError(f"{location}: nothing is there")
     raise CorpusError(
         f"{location} is neither a corpus nor a model of dnmf's; make one with "
         f"`dnmf ingest SOURCE {location}` or `dnmf fit CORPUS {location}`"

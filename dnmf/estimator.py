@@ -124,7 +124,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         Parameters
         ----------
         X : Corpus, zarr.Array, dask.array.Array or array-like, of shape (n, p)
-            One row per image. Only an array-like must be in memory.
+            One row per image. Only an array-like must be in memory; `dnmf.open_corpus` opens a
+            corpus.
         y : ignored
 
         Returns
@@ -166,7 +167,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return self._set_fitted(fit, state, reason)
 
     def fit_transform(self, X: Any, y: None = None) -> Any:
-        """Factorise X and return its weights: `fit`, then `transform`."""
+        """Factorise X and return its weights, lazy where X is: `fit`, then `transform`."""
         return self.fit(X).transform(X)
 
     def transform(self, X: Any) -> Any:
@@ -285,17 +286,15 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def check_parameters(self) -> None:
         """Raise ParameterError (a ValueError) for a parameter out of its range, as `fit` does."""
         k = self.n_components
-        require(
-            k == "auto" or (is_int(k) and int(k) >= 1),
-            "n_components",
-            k,
-            "an int >= 1 or 'auto'",
-        )
+        valid = k == "auto" or (is_int(k) and int(k) >= 1)
+        require(valid, "n_components", k, "an int >= 1 or 'auto'")
         require(self.init in (None, "random"), "init", self.init, "None or 'random'")
         require(is_real(self.tol) and self.tol >= 0, "tol", self.tol, "a number >= 0")
         for name in ("max_iter", "checkpoint_every"):
             value = getattr(self, name)
             require(is_int(value) and value >= 1, name, value, "an int >= 1")
+        if is_int(self.random_state):
+            seed_of(self.random_state)
 
     def _describe(self, X: Any, blocks: Blocks) -> Fit:
         start, stop = blocks.ranges[0]

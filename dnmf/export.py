@@ -18,11 +18,14 @@ from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimator import NMF, project_rows
 from dnmf.kernels import Basis, compute_dtype, project_block
-from dnmf.layout import Layout, commit_corpus, create_corpus, write_block
-from dnmf.output import RECORD, new_store
+from dnmf.layout import FORMAT, Layout, commit_corpus, create_corpus, write_block
+from dnmf.output import RECORD, absolute, new_store
+from dnmf.validation import require_same_pixels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Line = tuple[int, int, int, int]
+
+WEIGHTS = "dnmf-weights"
 
 
 def write_weights(
@@ -44,7 +47,7 @@ def write_weights(
     int
         Images.
     """
-    with new_store(path, force=force) as building:
+    with new_store(path, WEIGHTS, force=force) as building:
         blocks, basis = _prepare(model, corpus)
         array = zarr.create_array(
             building,
@@ -78,9 +81,11 @@ def write_reconstruction(
     force : bool, default False
         Replace what dnmf wrote there before.
     """
-    with new_store(path, force=force) as building:
+    if absolute(os.fspath(path)) == absolute(corpus.path):
+        raise OutputExistsError(f"{path} is the corpus itself; choose another path")
+    with new_store(path, FORMAT, force=force) as building:
         blocks, basis = _prepare(model, corpus)
-        id_bytes = max(len(name.encode()) for name in corpus.ids)
+        id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         layout = Layout(
             len(corpus), corpus.image_shape, str(basis.H.dtype), id_bytes, corpus.block_rows
         )
@@ -118,7 +123,9 @@ def write_pngs(
             f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)}"
         )
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
+    if target.exists() and not target.is_dir():
+        raise OutputExistsError(f"{target} is a file; choose a folder")
+    if target.exists() and any(target.iterdir()) and not force:
         raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
     _prepare(model, corpus)
     originals = corpus.images(rows)
@@ -131,12 +138,7 @@ def write_pngs(
 
 
 def _prepare(model: NMF, corpus: Corpus) -> tuple[Blocks, Basis]:
-    if corpus.shape[1] != model.n_features_in_:
-        raise DataError(
-            f"{corpus.path} has images of {corpus.shape[1]} pixels, but the model was fitted on "
-            f"{model.n_features_in_}: ingest the images at the model's size "
-            f"({' x '.join(map(str, model.image_shape_))})"
-        )
+    require_same_pixels(model, corpus)
     dtype = np.result_type(compute_dtype(corpus.dtype), model.components_)
     return blocks_of(corpus), Basis.of(model.components_, dtype)
 

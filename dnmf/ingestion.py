@@ -15,7 +15,7 @@ from dnmf.cluster import active_client
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import IngestError, ParameterError
 from dnmf.kernels import find_invalid
-from dnmf.layout import Layout, choose_block_rows, commit_corpus, create_corpus, write_block
+from dnmf.layout import FORMAT, Layout, choose_block_rows, commit_corpus, create_corpus, write_block
 from dnmf.output import new_store
 from dnmf.sources import Size, Source, open_source
 
@@ -75,7 +75,7 @@ def ingest(
     location = os.fspath(path)
     if block_rows is not None and block_rows < 1:
         raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
-    with new_store(location, force=force) as building:
+    with new_store(location, FORMAT, force=force) as building:
         images = _as_source(source, size, color)
         layout = _plan(images, block_rows)
         create_corpus(building, layout)
@@ -105,7 +105,7 @@ def _plan(source: Source, block_rows: int | None) -> Layout:
     rows = min(block_rows or choose_block_rows(n, image_bytes), n)
     starts = range(0, n, rows)
     ids = (name for start in starts for name in source.ids(start, min(start + rows, n)))
-    id_bytes = max((len(name.encode()) for name in ids), default=0) or 1
+    id_bytes = max((len(name.encode(errors="surrogateescape")) for name in ids), default=0) or 1
     return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
 
 

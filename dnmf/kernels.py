@@ -111,8 +111,25 @@ def squared_norms(X):  # type: ignore[no-untyped-def]
     return images, pixels
 
 
+class _Travels:
+    """Arrays that come out of a message as they went in: contiguous, aligned and writable.
+
+    NumPy multiplies an array that is not aligned by other means, and numba compiles another version
+    of a function for a read-only one: both round differently, and the bits of a fit would depend on
+    where its blocks were computed.
+    """
+
+    def __post_init__(self) -> None:
+        for name, array in vars(self).items():
+            plain = np.require(array, requirements=["C", "A", "W"])
+            object.__setattr__(self, name, plain)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(vars(self).values())
+
+
 @dataclass(frozen=True)
-class Basis:
+class Basis(_Travels):
     """H and its Gram matrix: all that a block needs to know of a pass.
 
     Attributes
@@ -140,7 +157,7 @@ class Invalid(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stats:
+class Stats(_Travels):
     """What a pass brings home from some rows; additive over rows.
 
     Attributes
@@ -293,7 +310,7 @@ def update_H(H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
     -------
     H : ndarray of shape (d, p), float64
     """
-    columns = np.ascontiguousarray(H.T)
+    columns = np.array(H.T, order="C")
     A = np.ascontiguousarray(stats.T.T)
     solve_nnls(A, stats.S, 0.5 * stats.xx, columns, H_TOLERANCE, sweeps)
     return np.ascontiguousarray(columns.T)

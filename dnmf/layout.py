@@ -166,5 +166,5 @@ def stored_bytes(array: zarr.Array[Any], index: int) -> int:
 
 
 def _encode_ids(ids: Sequence[str], width: int) -> Array:
-    encoded = np.array([name.encode() for name in ids], dtype=f"S{width}")
+    encoded = np.array([name.encode(errors="surrogateescape") for name in ids], dtype=f"S{width}")
     return encoded.view(np.uint8).reshape(len(ids), width)

@@ -54,7 +54,7 @@ def is_absent(path: str | os.PathLike[str]) -> bool:
 
 
 @contextmanager
-def new_store(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[str]:
+def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -> Iterator[str]:
     """Give a place to build a store in, and move it to `path` when the block ends well.
 
     On an error nothing is left and what was at `path` stays. A URL is built in place, since object
@@ -63,21 +63,28 @@ def new_store(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
     Parameters
     ----------
     path : str or path
+    kind : str
+        Format that the record will name.
     force : bool
-        Replace a store of dnmf's that is already there.
+        Replace a store of the same kind that is already there.
 
     Raises
     ------
     OutputExistsError
-        Something is at `path` and `force` is false, or it is not dnmf's to replace.
+        Something is at `path` and `force` is false, or it is not a store of that kind.
     """
     target = os.fspath(path)
-    check_free(target, force=force)
+    check_free(target, kind, force=force)
     if is_url(target):
         yield target
         return
     final = Path(absolute(target))
-    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputExistsError(
+            f"{target} cannot be written ({error.strerror}: {error.filename}); choose another path"
+        ) from error
     building = final.with_name(f".{final.name}.{os.getpid()}.partial")
     _remove(building)
     try:
@@ -88,22 +95,25 @@ def new_store(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
         raise
 
 
-def check_free(path: str, *, force: bool) -> None:
-    """Raise unless a store may be written to `path`; see `new_store`."""
+def check_free(path: str, kind: str, *, force: bool) -> None:
+    """Raise unless a store of a kind may be written to `path`; see `new_store`."""
     if is_absent(path):
         return
     if not force:
-        raise OutputExistsError(f"{path} already exists; choose another path or pass --force")
-    if read_record(path) is None:
         raise OutputExistsError(
-            f"{path} was not written by dnmf, so --force does not replace it; choose another path"
+            f"{path} already exists; choose another path or pass --force (force=True in Python)"
+        )
+    found = (read_record(path) or {}).get("format", "not written by dnmf")
+    if found != kind:
+        raise OutputExistsError(
+            f"{path} is {found}, so --force does not replace it by a {kind}; choose another path"
         )
 
 
-def remove_store(path: str | os.PathLike[str]) -> None:
-    """Remove a store of dnmf's; where nothing is, nothing happens."""
+def remove_store(path: str | os.PathLike[str], kind: str) -> None:
+    """Remove a store of a kind; where nothing is, nothing happens."""
     target = os.fspath(path)
-    check_free(target, force=True)
+    check_free(target, kind, force=True)
     if is_absent(target):
         return
     if is_url(target):

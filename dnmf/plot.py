@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dnmf.errors import DataError
+from dnmf.validation import require_same_pixels
 
 if TYPE_CHECKING:
     from dnmf.corpus import Corpus
@@ -47,7 +48,8 @@ def components(model: NMF, *, columns: int | None = None) -> Figure:
     columns = columns or math.ceil(math.sqrt(shown))
     rows = math.ceil(shown / columns)
     shape = _drawable(model.image_shape_)
-    figure = Figure(figsize=(columns * 0.9, rows * 0.9 * shape[0] / shape[1] + 0.5))
+    cell = max(0.9, 3.6 / columns)  # inches
+    figure = Figure(figsize=(columns * cell, rows * cell * shape[0] / shape[1] + 0.5))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for j, axis in enumerate(axes):
         axis.set_axis_off()
@@ -111,14 +113,15 @@ def loss_curve(model: NMF) -> Figure:
     axis.plot(np.arange(1, len(errors) + 1), errors, marker="o", markersize=3.5, color="#31688e")
     axis.set(xlabel="pass over the corpus", ylabel="error  ‖X − WH‖")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.ticklabel_format(axis="y", useOffset=False, style="plain")
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    low, high = axis.get_ylim()
+    decimals = max(0, math.ceil(1 - math.log10(high - low)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.{decimals}f}")
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     reason = {"converged": "converged", "max_iter": "stopped at max_iter"}
     _title(
         figure,
-        f"{model.n_components_} components: {errors[-1]:,.6g} after {model.n_iter_} passes "
+        f"{model.n_components_} components: {errors[-1]:,.8g} after {model.n_iter_} passes "
         f"({model.n_reads_:.3g} reads), {reason.get(model.stop_reason_, 'unfinished')}",
         size=10,
     )
@@ -145,6 +148,7 @@ def write_plots(
     """
     figures = {"components": components(model), "loss": loss_curve(model)}
     if corpus is not None:
+        require_same_pixels(model, corpus)
         rows = np.linspace(0, len(corpus) - 1, min(n_images, len(corpus))).astype(int)
         labels = [str(row) for row in rows]
         figures["reconstructions"] = reconstructions(model, corpus.images(rows), labels=labels)

@@ -37,7 +37,7 @@ class PassReport:
         seconds, self.since = now - self.since, now
         change = relative_change(state.losses)
         left = passes_left(state.losses, self.tol, self.max_iter)
-        line = f"pass {state.n_iter:3d}   error {state.error:,.6g}"
+        line = f"pass {state.n_iter:3d}   error {number(state.error)}"
         if change is not None:
             line += f"   change {change:.1e}" if state.accepted else "   step back     "
         if self.first is not None:  # the first pass is timed with the start before it
@@ -66,6 +66,12 @@ def end_live(out: TextIO | None = None) -> None:
         out.write("\n")
 
 
+def number(value: float) -> str:
+    """Write an error with eight digits, so that passes differ, and without an exponent."""
+    digits = math.floor(math.log10(value)) + 1 if value > 0 else 1
+    return f"{value:,.{max(0, 8 - max(digits, 1))}f}"
+
+
 def relative_change(losses: Sequence[float]) -> float | None:
     """Compute the share by which the last pass lowered the loss; None after the first."""
     if len(losses) < 2 or losses[-2] == 0:
@@ -78,6 +84,8 @@ def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:
     most = max_iter - len(losses)
     recent = [relative_change(losses[: len(losses) - back]) for back in (2, 1, 0)]
     changes = [change for change in recent if change]  # a step back changes nothing
+    if tol > 0 and losses[-1] == 0:
+        return 0
     if tol <= 0 or not recent[-1]:
         return most
     if recent[-1] <= tol:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dnmf.errors import IngestError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_log = logging.getLogger(__name__)
 Size = tuple[int, int]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
@@ -81,6 +84,10 @@ def open_source(
     """
     if color not in (None, *COLORS):
         raise IngestError(f"color is {color!r}; it must be 'gray' or 'rgb'")
+    if size is not None and not (
+        isinstance(size, tuple) and len(size) == 2 and all(isinstance(x, int) for x in size)
+    ):
+        raise IngestError(f"size is {size!r}; it must be (height, width)")
     if size is not None and min(size) < 1:
         raise IngestError(f"size is {size[0]}x{size[1]}; height and width must be at least 1")
     files = [Path(path).absolute() for path in paths]
@@ -122,10 +129,13 @@ class ImageFiles:
         for i, name in enumerate(self.names[start:stop]):
             pixels = read_image(self.root / name, self.size, self.color)
             if pixels.shape != self.image_shape or pixels.dtype != self.dtype:
+                advice = "pass --size HxW to resize all" if self.size is None else ""
+                if self.color is None and pixels.shape[2:] != self.image_shape[2:]:
+                    advice = "pass --color gray or rgb to convert all"
                 raise IngestError(
                     f"{self.root / name} is {_describe(pixels.shape, pixels.dtype)}, but "
-                    f"{self.names[0]} is {_describe(self.image_shape, self.dtype)}; pass "
-                    "--size HxW to resize all, --color gray or rgb to convert all, or leave it out"
+                    f"{self.names[0]} is {_describe(self.image_shape, self.dtype)}; "
+                    f"{advice}{' or ' if advice else ''}leave it out"
                 )
             out[i] = pixels
         return out
@@ -252,24 +262,33 @@ def _conform_array(image: Array, size: Size | None, color: str | None) -> Array:
 def _image_files(paths: Sequence[Path], size: Size | None, color: str | None) -> ImageFiles:
     root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in paths]))
     names: list[str] = []
+    others: Counter[str] = Counter()
     for path in paths:
-        found = [path] if path.is_file() else sorted(path.rglob("*"))
-        names += [
-            file.relative_to(root).as_posix()
-            for file in found
-            if file.suffix.lower() in SUFFIXES and file.is_file()
-        ]
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.name.startswith(".") or not file.is_file():
+                continue
+            if file.suffix.lower() in SUFFIXES:
+                names.append(file.relative_to(root).as_posix())
+            else:
+                others[file.suffix.lower() or "without a suffix"] += 1
+    left_out = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
     if not names:
         raise IngestError(
             f"{', '.join(map(str, paths))}: no images found; looked for {' '.join(SUFFIXES)}"
+            + (f", left out {left_out}" * bool(others))
+            + "; give .npy and IDX files by their names"
         )
+    if others:
+        _log.warning("%d files left out, not images that dnmf reads: %s", others.total(), left_out)
     first = read_image(root / names[0], size, color)
     return ImageFiles(root, names, size, color, first.shape, first.dtype)
 
 
 def _array_file(path: Path, size: Size | None, color: str | None) -> ArrayFile:
     images = _open_array(path)
-    if images.ndim not in (2, 3, 4) or 0 in images.shape:
+    if 0 in images.shape:
+        raise IngestError(f"{path} holds no images: its shape is {images.shape}")
+    if images.ndim not in (2, 3, 4):
         raise IngestError(
             f"{path} holds an array of shape {images.shape}; images are (n, h, w), "
             "(n, h, w, channels) or (n, pixels)"
@@ -333,7 +352,7 @@ def _stack(parts: list[ArrayFile]) -> Source:
             raise IngestError(
                 f"{part.path} holds images of {_describe(part.image_shape, part.dtype)}, but "
                 f"{parts[0].path} of {_describe(parts[0].image_shape, parts[0].dtype)}; "
-                "pass --size HxW, or ingest them into separate corpora"
+                "make them alike, or ingest them into separate corpora"
             )
     return parts[0] if len(parts) == 1 else Stack(parts)
 

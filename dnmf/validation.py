@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from dnmf.blockwise import Blocks
+from dnmf.corpus import Corpus
 from dnmf.errors import DataError, ParameterError
 
 
@@ -21,9 +22,21 @@ def require_even_blocks(blocks: Blocks) -> None:
         )
 
 
+def require_same_pixels(model: Any, corpus: Corpus) -> None:
+    """Refuse a corpus whose images have another number of pixels than the model's."""
+    if corpus.shape[1] != model.n_features_in_:
+        raise DataError(
+            f"{corpus.path} has images of {corpus.shape[1]} pixels, but the model was fitted on "
+            f"{model.n_features_in_}: ingest the images at the model's size "
+            f"({' x '.join(map(str, model.image_shape_))})"
+        )
+
+
 def seed_of(random_state: Any) -> int:
     """Reduce scikit-learn's random_state to an integer."""
     if is_int(random_state):
+        allowed = "an int from 0 to 2**32 - 1, a RandomState or None"
+        require(0 <= random_state < 2**32, "random_state", random_state, allowed)
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from functools import partial
 
 import dask
@@ -34,8 +37,8 @@ def list_starts(X, start):
     return [start]
 
 
-def run_pass(blocks):
-    return blocks.map_sum(partial(stats_of, basis=Basis.of(H, np.dtype(np.float32))))
+def run_pass(blocks, dtype=np.float32):
+    return blocks.map_sum(partial(stats_of, basis=Basis.of(H, np.dtype(dtype))))
 
 
 def even(digits):
@@ -66,17 +69,17 @@ def blocks(request, digits, corpus, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def expected(digits):
     with one_blas_thread():
-        return run_pass(even(digits))
+        return {dtype: run_pass(even(digits), dtype) for dtype in (np.float32, np.float64)}
 
 
 class TestEveryEngine:
     """Runs on threads of this process, on Dask's threads, and in worker processes."""
 
     def check(self, blocks, expected):
-        stats = run_pass(blocks)
-        assert (stats.S == expected.S).all()
-        assert (stats.T == expected.T).all()
-        assert (stats.xx == expected.xx).all()
+        for dtype, known in expected.items():
+            stats = run_pass(blocks, dtype)
+            for name in ("S", "T", "xx"):
+                assert (getattr(stats, name) == getattr(known, name)).all()
 
     def test_same_bits_here(self, blocks, expected):
         self.check(blocks, expected)
@@ -104,6 +107,7 @@ def test_local_bits_do_not_depend_on_threads(digits, expected):
     one, three = even(digits), even(digits)
     one.threads, three.threads = 1, 3
     assert (run_pass(one).T == run_pass(three).T).all()
+    assert (run_pass(one).T == expected[np.float32].T).all()
 
 
 class CountingReads:
@@ -186,6 +190,41 @@ def test_streamed_sum_is_the_same_tree_as_the_graph(n):
     while len(parts) > 1:
         parts = [sum(parts[i + 1 : i + FAN_IN], parts[i]) for i in range(0, len(parts), FAN_IN)]
     assert add_up(iter(values)) == parts[0]
+
+
+def fit_slowly(folder):
+    def read(block_id):
+        (folder / str(block_id[0])).touch()
+        time.sleep(0.2)
+        return np.random.default_rng(block_id[0]).random((50, 20))
+
+    X = da.map_blocks(read, chunks=((50,) * 12, (20,)), dtype=float, meta=np.empty((0, 0)))
+    return dnmf.NMF(3, random_state=0, max_iter=2, tol=0).fit(X).loss_history_.tolist()
+
+
+def test_a_fit_inside_a_task_does_not_wait_for_itself(tmp_path, client):
+    futures = [client.submit(fit_slowly, tmp_path, pure=False) for _ in range(2)]  # all threads
+    assert futures[0].result(timeout=60) == futures[1].result(timeout=60)
+
+
+def test_the_only_worker_is_killed_and_comes_back(tmp_path, caplog):
+    from distributed import Client, LocalCluster
+
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster,
+        Client(cluster) as client,
+    ):
+        (pid,) = client.run(os.getpid).values()
+
+        def kill():
+            while not (tmp_path / "9").exists():
+                time.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
+        losses = fit_slowly(tmp_path)
+    assert losses == fit_slowly(tmp_path)
 
 
 class TestBadInput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,10 +181,36 @@ def test_everything_works_at_a_url(digits, tmp_path, whole):
         fit(corpus, "memory://digits.model", on_pass=stop_after(3))
     assert same(fit(corpus, "memory://digits.model"), whole[0])
     assert same(dnmf.load("memory://digits.model"), whole[0])
-    remove_store("memory://digits.model")
+    remove_store("memory://digits.model", "dnmf-model")
     with pytest.raises(CheckpointError, match="nothing is there"):
         dnmf.load("memory://digits.model")
-    remove_store("memory://never.there")
+    remove_store("memory://never.there", "dnmf-model")
+
+
+def test_an_empty_folder_may_become_a_checkpoint(corpus, tmp_path):
+    assert fit(corpus, tmp_path, max_iter=1).n_iter_ == 1
+    assert open_checkpoint(tmp_path).state.n_iter == 1
+
+
+def test_the_reason_on_disk_is_that_of_the_last_fit(corpus, tmp_path):
+    with pytest.raises(StopError):
+        fit(corpus, tmp_path / "model", on_pass=stop_after(3))
+    assert dnmf.load(tmp_path / "model").stop_reason_ == "unfinished"
+    fit(corpus, tmp_path / "model", max_iter=3)
+    assert dnmf.load(tmp_path / "model").stop_reason_ == "max_iter"
+    fit(corpus, tmp_path / "model", tol=0.5)
+    assert dnmf.load(tmp_path / "model").stop_reason_ == "converged"
+
+
+def test_removed_weights_are_written_again(corpus, tmp_path, whole):
+    path = tmp_path / "model"
+    fit(corpus, path)
+    shutil.rmtree(path / f"weights-{open_checkpoint(path).weights_slot}")
+    assert open_checkpoint(path).weights is None
+    assert same(dnmf.load(path), whole[0])
+    assert same(fit(corpus, path), whole[0])
+    W, H = open_checkpoint(path).weights[:], whole[0].components_
+    assert loss(corpus.to_dask().compute(), W, H) <= whole[0].loss_history_[-1] * (1 + 1e-5)
 
 
 class TestAnotherFit:

@@ -18,7 +18,7 @@ from reference import loss
 
 import dnmf
 from dnmf.cli import main
-from dnmf.reporting import PassReport, clock, passes_left
+from dnmf.reporting import PassReport, clock, number, passes_left
 from dnmf.solver import State
 
 
@@ -64,8 +64,8 @@ def test_fit_logs_a_line_per_pass_and_ends_with_the_error(corpus, tmp_path):
     assert "done" in lines[3]
     assert lines[0][:2] == "20", "a log line begins with its date"
     model = dnmf.load(tmp_path / "m")
-    assert f"error {model.reconstruction_err_:,.6g}" in result.stdout
-    assert "after 4 passes, max_iter" in result.stdout
+    assert f"error {number(model.reconstruction_err_)}" in result.stdout
+    assert "after 4 passes, stopped by --max-iter" in result.stdout
 
 
 def test_fit_json_is_one_object(corpus, tmp_path):
@@ -82,7 +82,9 @@ def test_fit_json_is_one_object(corpus, tmp_path):
 
 def test_the_same_line_again_changes_nothing(corpus, fitted):
     before = (fitted / "zarr.json").read_bytes()
-    assert "converged" in run("fit", corpus.path, fitted, "-k", 8).stdout
+    again = run("fit", corpus.path, fitted, "-k", 8)
+    assert "converged" in again.stdout
+    assert "going on from its last commit" in again.stderr
     assert (fitted / "zarr.json").read_bytes() == before
 
 
@@ -105,6 +107,7 @@ def test_transform(corpus, fitted, tmp_path, digits):
     )
     W = zarr.open_array(tmp_path / "w", mode="r")
     assert W.chunks == (128, 8)
+    assert json.loads(run("info", tmp_path / "w", "--json").stdout)["kind"] == "weights"
     expected = dnmf.load(fitted).transform(digits)
     np.testing.assert_allclose(W[:], expected, rtol=1e-3, atol=1e-2)
 
@@ -194,6 +197,7 @@ class TestRefusals:
         assert words in errors[0]
 
     def test_not_a_corpus(self, tmp_path):
+        (tmp_path / "notes").touch()
         for command in (["fit", tmp_path, "m", "-k", 2], ["info", tmp_path]):
             self.refused(*command, words="dnmf ingest SOURCE")
 
@@ -264,13 +268,59 @@ class TestRefusals:
 
     def test_no_cluster(self, corpus, tmp_path):
         fit = ["fit", corpus.path, tmp_path / "m", "-k", 2]
-        self.refused(*fit, "--scheduler-file", tmp_path / "none", words="does not exist")
+        self.refused(
+            *fit, "--scheduler-file", tmp_path / "none", words="dask scheduler --scheduler-file"
+        )
         self.refused(*fit, "--workers", 1, "--scheduler", "x", words="exclude each other")
         self.refused(*fit, "--memory-limit", "1GB", words="give both")
+        for size in ("banana", "-5GB"):
+            words = f"--memory-limit is {size}"
+            self.refused(*fit, "--workers", 1, "--memory-limit", size, words=words)
+        (tmp_path / "s.json").write_text('{"a": 1}')
+        self.refused(*fit, "--scheduler-file", tmp_path / "s.json", words="holds no scheduler")
+
+    def test_too_many_components_for_memory(self, corpus, tmp_path):
+        fit = ["fit", corpus.path, tmp_path / "m", "-k", 10**10]
+        self.refused(*fit, words="not enough memory")
+
+    def test_a_negative_seed_does_not_cost_the_old_model(self, corpus, tmp_path):
+        run("fit", corpus.path, tmp_path / "m", "-k", 3)
+        fit = ["fit", corpus.path, tmp_path / "m", "-k", 3, "--force", "--seed", -1]
+        self.refused(*fit, words="random_state is -1")
+        assert dnmf.load(tmp_path / "m").n_components_ == 3
+
+    def test_force_never_takes_the_input(self, corpus, fitted, tmp_path):
+        before = corpus.fingerprint
+        for command in (
+            ["fit", corpus.path, corpus.path, "-k", 3, "--force"],
+            ["transform", fitted, corpus.path, corpus.path, "--force"],
+            ["transform", fitted, corpus.path, fitted, "--force"],
+            ["reconstruct", fitted, corpus.path, corpus.path, "--force"],
+        ):
+            self.refused(*command, words="choose another path")
+        assert dnmf.open_corpus(corpus.path).fingerprint == before
+        assert dnmf.load(fitted).n_components_ == 8
+
+    def test_a_picture_of_another_corpus(self, fitted, tmp_path):
+        np.save(tmp_path / "x.npy", np.ones((5, 4, 4), "u1"))
+        other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
+        plot = ["plot", fitted, "--corpus", other.path, "--out", tmp_path / "p"]
+        self.refused(*plot, words="fitted on 784")
+
+    def test_nothing_there(self, tmp_path):
+        self.refused("info", tmp_path / "nothing", words="nothing is there")
 
     @pytest.mark.parametrize(
         "arguments",
-        [["fit"], ["ingest", "x"], ["ingest", "a", "b", "--size", "9"], ["plant"], ["info"]],
+        [
+            ["fit"],
+            ["ingest", "x"],
+            ["ingest", "a", "b", "--size", "9"],
+            ["plant"],
+            ["info"],
+            ["reconstruct", "m", "c", "o", "--rows", "0:2"],
+            ["reconstruct", "m", "c"],
+        ],
     )
     def test_wrong_usage_is_status_2(self, arguments):
         assert "Usage:" in run(*arguments, status=2).stderr
@@ -345,6 +395,13 @@ class TestTimeLeft:
     def test_a_step_back_is_passed_over(self):
         assert passes_left([1.0, 0.9, 0.9, 0.89999], tol=1e-4, max_iter=50) == 0
         assert passes_left([1.0, 0.9, 0.9], tol=1e-4, max_iter=50) == 47
+
+    def test_a_perfect_fit_is_done(self):
+        assert passes_left([0.0, 0.0], tol=1e-4, max_iter=50) == 0
+
+    def test_errors_have_eight_digits_and_no_exponent(self):
+        found = [number(x) for x in (0, 0.25, 51830.3, 1478520.25, 3e12)]
+        assert found == ["0.0000000", "0.2500000", "51,830.300", "1,478,520.2", "3,000,000,000,000"]
 
     def test_in_words(self):
         assert [clock(s) for s in (3.2, 600, 40_000)] == ["3 s", "10 min", "11.1 h"]

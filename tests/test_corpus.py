@@ -50,7 +50,9 @@ def test_round_trip(tmp_path, dtype):
     assert corpus.to_dask().dtype == dtype
     assert corpus.to_dask().chunks == ((4, 4, 2), (6,))
     assert corpus.ids == [f"é/{i}.png" for i in range(N)]
-    assert corpus.id_of(9) == "é/9.png"
+    assert corpus.id_of(9) == corpus.id_of(-1) == "é/9.png"
+    with pytest.raises(IndexError):
+        corpus.id_of(10)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,21 @@ class TestWhatIsNoCorpus:
         record["attributes"]["dnmf"]["version"] = 99
         file.write_text(json.dumps(record))
         with pytest.raises(CorpusError, match=r"format 99.*upgrade"):
+            dnmf.open_corpus(path)
+
+    @pytest.mark.parametrize(
+        ("file", "words"),
+        [("pixels/zarr.json", "pixels/zarr.json cannot be read"), ("zarr.json", "not a corpus")],
+    )
+    def test_one_whose_metadata_is_cut_short(self, path, file, words):
+        truncate(Path(path) / file)
+        with pytest.raises(CorpusError, match=words):
+            dnmf.open_corpus(path)
+
+    def test_one_whose_pixels_are_called_something_else(self, path):
+        file = Path(path) / "pixels/zarr.json"
+        file.write_text(file.read_text().replace('"uint8"', '"int8"'))
+        with pytest.raises(CorpusError, match=r"'int8'.* where .* uint8 were written"):
             dnmf.open_corpus(path)
 
     def test_one_without_pixels(self, path):

@@ -81,6 +81,15 @@ class TestEveryKindOfX:
         assert (np.asarray(W) == np.asarray(again)).all()
 
 
+def test_the_error_of_bright_images_is_exact():
+    X = np.random.default_rng(0).integers(200, 210, (5000, 64)).astype(np.uint8)
+    model = dnmf.NMF(4, random_state=0).fit(X)
+    W = model.transform(X).astype(float)
+    assert model.reconstruction_err_ == pytest.approx(
+        np.linalg.norm(X - W @ model.components_), rel=1e-3
+    )
+
+
 def test_attributes(model, digits):
     assert model.n_components_ == 8
     assert model.stop_reason_ == "converged"
@@ -153,6 +162,7 @@ class TestParameters:
             ({"tol": float("nan")}, "tol is nan"),
             ({"max_iter": 0}, "max_iter is 0; it must be an int >= 1"),
             ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+            ({"random_state": -1}, "random_state is -1; it must be an int from 0"),
         ],
     )
     def test_bad_ones_are_named(self, digits, options, words):
@@ -224,6 +234,8 @@ class TestBadX:
             dnmf.NMF(2).fit(digits.reshape(-1, 28, 28))
         with pytest.raises(ValueError, match="dim 3"):
             dnmf.NMF(2).fit(da.from_array(digits.reshape(-1, 28, 28)))
+        with pytest.raises(ValueError, match="dim 1"):
+            dnmf.NMF(2).fit(da.zeros(5))
         with pytest.raises(DataError, match=r"\(n, 8\)"):
             model.inverse_transform(np.ones((3, 5)))
 
@@ -237,6 +249,10 @@ class TestBadX:
         if dtype is not object:
             with pytest.raises(DataError, match="NMF needs integer, boolean or floating"):
                 dnmf.NMF(2).fit(da.from_array(np.full((5, 5), entry, dtype)))
+
+    def test_what_is_no_array(self, tmp_path):
+        with pytest.raises(DataError, match=r"a Group.*dnmf\.open_corpus"):
+            dnmf.NMF(2).fit(zarr.create_group(tmp_path / "g"))
 
     def test_unfitted(self, digits):
         for method in ("transform", "inverse_transform", "save"):

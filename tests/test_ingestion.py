@@ -11,7 +11,7 @@ from PIL import Image
 
 import dnmf
 from dnmf.errors import DataError, IngestError, OutputExistsError, ParameterError
-from dnmf.export import write_weights
+from dnmf.export import write_reconstruction, write_weights
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (23, 6, 4, 3), dtype=np.uint8)
@@ -93,6 +93,39 @@ def test_a_source_of_ones_own(tmp_path):
         dnmf.ingest(Countdown(), tmp_path / "d", size=(1, 1))
 
 
+class Liar(Countdown):
+    def __init__(self, **lies):
+        vars(self).update(lies)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"dtype": np.dtype(np.uint8)},
+        {"image_shape": (4,)},
+        {"ids": lambda start, stop: ["one"]},
+        {"read": lambda start, stop: np.zeros((1, 2, 2), np.uint16)},
+    ],
+    ids=lambda lie: next(iter(lie)),
+)
+def test_a_source_that_does_not_keep_its_word_is_refused(tmp_path, lie):
+    with pytest.raises(IngestError, match="where it promised"):
+        dnmf.ingest(Liar(**lie), tmp_path / "c", block_rows=4)
+    assert left_over(tmp_path) == []
+
+
+def test_a_source_without_images(tmp_path):
+    with pytest.raises(IngestError, match="no images"):
+        dnmf.ingest(type("Empty", (Countdown,), {"__len__": lambda self: 0})(), tmp_path / "c")
+
+
+def test_names_that_are_not_unicode(tmp_path):
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode(b"bad\xff.png")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "in" / name)
+    assert dnmf.ingest(tmp_path / "in", tmp_path / "c").ids == [name]
+
+
 @pytest.mark.parametrize("on_cluster", [False, True])
 def test_an_error_leaves_nothing(folder, tmp_path, request, on_cluster):
     if on_cluster:
@@ -133,6 +166,24 @@ class TestWhereSomethingIs:
         np.save(tmp_path / "x.npy", np.zeros((3, 2)))
         dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr")
         check(dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=5, force=True))
+
+    def test_force_does_not_replace_another_kind(self, folder, tmp_path):
+        corpus = dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=5)
+        model = dnmf.NMF(2, random_state=0).fit(corpus)
+        model.save(tmp_path / "m")
+        refused = {
+            "dnmf-corpus": lambda: model.save(tmp_path / "c.zarr", force=True),
+            "dnmf-model": lambda: dnmf.ingest(folder, tmp_path / "m", force=True),
+            "dnmf-corpus, so": lambda: write_weights(model, corpus, corpus.path, force=True),
+            "the corpus itself": lambda: write_reconstruction(
+                model, corpus, corpus.path, force=True
+            ),
+        }
+        for words, act in refused.items():
+            with pytest.raises(OutputExistsError, match=words):
+                act()
+        check(dnmf.open_corpus(tmp_path / "c.zarr"))
+        assert dnmf.load(tmp_path / "m").n_components_ == 2
 
     def test_force_does_not_delete_what_is_not_dnmfs(self, folder, tmp_path):
         with pytest.raises(OutputExistsError, match="not written by dnmf"):

@@ -215,7 +215,7 @@ def damaged(tmp_path, name):
         ("object.npy", "cannot be read"),
         ("text.npy", "holds <U1"),
         ("one.npy", r"shape \(5,\)"),
-        ("none.npy", r"shape \(0, 5, 5\)"),
+        ("none.npy", r"no images: its shape is \(0, 5, 5\)"),
         ("notes.txt", "no image, IDX or .npy file"),
     ],
 )
@@ -264,6 +264,16 @@ def test_images_and_arrays_do_not_mix(tmp_path):
         open_source(files)
 
 
+def test_files_that_are_left_out_are_counted(tmp_path, caplog):
+    for name in ("a.png", "._a.png"):
+        save(tmp_path / name, GRAY)
+    for name in ("b.bmp", "c.bmp", "notes"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(open_source([tmp_path])) == 1
+    assert "3 files left out" in caplog.text
+    assert "2 .bmp, 1 without a suffix" in caplog.text
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(IngestError, match="does not exist"):
         open_source([tmp_path / "nothing"])
@@ -271,7 +281,9 @@ def test_nothing_there(tmp_path):
         open_source([tmp_path])
 
 
-@pytest.mark.parametrize("options", [{"color": "sepia"}, {"size": (0, 5)}])
+@pytest.mark.parametrize(
+    "options", [{"color": "sepia"}, {"size": (0, 5)}, {"size": 5}, {"size": "5x5"}]
+)
 def test_bad_options(tmp_path, options):
     with pytest.raises(IngestError, match="must be"):
         open_source([save(tmp_path / "a.png", GRAY)], **options)
