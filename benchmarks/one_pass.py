@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from mnist_tutorial import load
 
-from dnmf import kernels
-from dnmf.blockwise import blocks_of
-from dnmf.kernels import Basis, block_stats, project_block, solve_nnls
+from dnmf.block import Block
+from dnmf.inputs import blocks_of
+from dnmf.kernels import solve_nnls
+from dnmf.objective import SQUARED, W_SWEEPS, W_TOLERANCE, Basis
 from dnmf.solver import start
 from dnmf.threads import one_blas_thread
 
@@ -37,26 +38,27 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64, 100, 225])
     arguments = parser.parse_args()
     X = load(arguments.folder)[:20480]
-    strips = [X[rows].astype(np.float32) for rows in kernels.strips(len(X))]
-    energies = [0.5 * kernels.squared_norms(x)[0] for x in strips]
+    block = Block(X)
+    cut = list(block.strips(np.dtype(np.float32)))
+    strips, energies = [s.X for _, s in cut], [0.5 * s.norms for _, s in cut]
     print("| d | pass, s | two GEMMs, s | W solve, s | weights that are zero |")
     for rank in arguments.ranks:
-        basis = Basis.of(start(blocks_of(X), rank, 0).H, np.dtype(np.float32))
+        basis = Basis.of(start(blocks_of(X), SQUARED, rank, 0).H, np.dtype(np.float32))
         with one_blas_thread():
-            W = project_block(X, basis)
+            W = SQUARED.project_block(block, basis)
             products = [x @ basis.H.T for x in strips]
 
             def gemms(basis=basis, W=W) -> None:
-                for x, rows in zip(strips, kernels.strips(len(X)), strict=True):
+                for x, (rows, _) in zip(strips, cut, strict=True):
                     _ = x @ basis.H.T
                     _ = W[rows].T @ x
 
             def solves(basis=basis, products=products) -> None:
                 for A, energy in zip(products, energies, strict=True):
                     W_strip = np.zeros_like(A)
-                    solve_nnls(A, basis.G, energy, W_strip, kernels.W_TOLERANCE, kernels.W_SWEEPS)
+                    solve_nnls(A, basis.G, energy, W_strip, W_TOLERANCE, W_SWEEPS)
 
-            whole = best_of(lambda basis=basis: block_stats(X, basis))
+            whole = best_of(lambda basis=basis: SQUARED.measure(block, basis))
             print(
                 f"| {rank} | {whole:.3f} | {best_of(gemms):.3f} | {best_of(solves):.3f} "
                 f"| {np.mean(W == 0):.0%} |"

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from mnist_tutorial import load
 
-from dnmf.blockwise import blocks_of
+from dnmf.block import Block
 from dnmf.initialization import random_H
+from dnmf.inputs import blocks_of
+from dnmf.objective import SQUARED
 from dnmf.solver import State, solve, start
 
 SHOWN = (1, 2, 5, 10, 20, 40, 80, 160)
@@ -28,15 +30,14 @@ def main() -> None:
     arguments = parser.parse_args()
     X = load(arguments.folder)
     blocks = blocks_of(X)
-    start(blocks_of(X[:300]), 3, 0)  # compile
+    start(blocks_of(X[:300]), SQUARED, 3, 0)  # compile
 
     def random() -> State:
-        H = random_H(X, arguments.k, 0)
-        return State(H, H)
+        return State.at(random_H(Block(X), arguments.k, 0))
 
     for name, begin in (
         ("random H", random),
-        ("warm start", lambda: start(blocks, arguments.k, 0)),
+        ("warm start", lambda: start(blocks, SQUARED, arguments.k, 0)),
     ):
         began = time.perf_counter()
         state = begin()

@@ -2,7 +2,7 @@
 
 On disk, a Zarr v3 group with two slots of each kind, so that nothing in use is ever overwritten:
 
-    state-0, state-1      groups of H and Y, (d, p) float64
+    state-0, state-1      groups of H, Y and Z, (d, p) float64
     weights-0, weights-1  (n, d), one chunk per block of X, written by the tasks of the pass
     attributes: the record, JSON: which slots count, losses, parameters, what X was; written last
 
@@ -30,7 +30,8 @@ from dnmf.version import __version__
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMAT = "dnmf-model"
-VERSION = 1
+VERSION = 2
+STATE = ("H", "Y", "Z")
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,20 @@ class Fit:
     seed : int
     X : dict
         Shape, dtype, rows per block, image shape and, for a corpus, its fingerprint.
+    parameters : dict
+        Those of `NMF` that say what is minimised and where it starts.
     """
 
     n_components: int
     seed: int
     X: dict[str, Any]
+    parameters: dict[str, Any]
 
     def differences(self, other: Fit) -> list[str]:
         """List what differs from another fit, in words."""
-        mine, theirs = ({**vars(fit), **fit.X} for fit in (self, other))
-        names = [name for name in mine if name != "X" and mine[name] != theirs.get(name)]
+        mine, theirs = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
+        groups = ("X", "parameters")
+        names = [name for name in mine if name not in groups and mine[name] != theirs.get(name)]
         return [f"{name} was {mine[name]}, is {theirs.get(name)}" for name in names]
 
 
@@ -124,7 +129,7 @@ class Checkpoint:
         slot = _other(self.state_slot)
         group = zarr.open_group(self.path, mode="r+")
         arrays = group.create_group(f"state-{slot}", overwrite=True)
-        for name in ("H", "Y"):
+        for name in STATE:
             arrays.create_array(
                 name, data=getattr(state, name), compressors=[BloscCodec(), Crc32cCodec()]
             )
@@ -142,12 +147,13 @@ class Checkpoint:
             "stop_reason": self.stop_reason,
             "fit": vars(self.fit),
             "losses": list(self.state.losses),
+            "divergence": self.state.divergence if self.state.losses else None,
             "beta": self.state.beta,
             "beta_max": self.state.beta_max,
             "accepted": self.state.accepted,
             "n_reads": self.state.n_reads,
             "xx": self.state.xx,
-            "crc32c": {"H": crc32c(self.state.H), "Y": crc32c(self.state.Y)},
+            "crc32c": {name: crc32c(getattr(self.state, name)) for name in STATE},
         }
 
     @property
@@ -213,18 +219,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(
             f"{location} is not a dnmf model: {what}; make one with `dnmf fit CORPUS {location}`"
         )
-    if record["version"] > VERSION:
+    if record["version"] != VERSION:
+        advice = "upgrade dnmf" if record["version"] > VERSION else "fit again with --force"
         raise CheckpointError(
-            f"{location} has model format {record['version']}; this dnmf reads up to {VERSION}: "
-            "upgrade dnmf"
+            f"{location} has model format {record['version']}; this dnmf reads {VERSION}: {advice}"
         )
-    H, Y = (_read_state(location, record, name) for name in ("H", "Y"))
+    arrays = {name: _read_state(location, record, name) for name in STATE}
     state = State(
-        H,
-        Y,
+        **arrays,
         beta=record["beta"],
         beta_max=record["beta_max"],
         losses=tuple(record["losses"]),
+        divergence=float("nan") if record["divergence"] is None else record["divergence"],
         accepted=record["accepted"],
         n_reads=record["n_reads"],
         xx=record["xx"],

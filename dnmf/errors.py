@@ -1,7 +1,8 @@
 """Every error dnmf raises on purpose, in one tree.
 
     DnmfError
-    ├── ParameterError (ValueError)       a parameter out of its range
+    ├── ParameterError (ValueError, TypeError)  a parameter out of its range
+    ├── DtypeError (TypeError)            W or H of another dtype than X
     ├── DataError (ValueError)            pixels that cannot be factorised: negative, NaN ...
     ├── IngestError (ValueError)          image files that cannot become a corpus
     ├── CorpusError (OSError)             a path that holds no readable corpus
@@ -18,8 +19,12 @@ class DnmfError(Exception):
     """Base of all errors that dnmf raises on purpose."""
 
 
-class ParameterError(DnmfError, ValueError):
-    """A parameter is out of its range."""
+class ParameterError(DnmfError, ValueError, TypeError):
+    """A parameter is out of its range; both kinds of error, as scikit-learn's is."""
+
+
+class DtypeError(DnmfError, TypeError):
+    """W or H does not have the dtype of X."""
 
 
 class DataError(DnmfError, ValueError):

@@ -12,13 +12,16 @@ import zarr
 from PIL import Image
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from dnmf.blockwise import Blocks, blocks_of
+from dnmf.block import Block
+from dnmf.blockwise import Blocks
 from dnmf.checkpoint import ArraySink
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import DataError, OutputExistsError, ParameterError
-from dnmf.estimator import NMF, project_rows
-from dnmf.kernels import Basis, compute_dtype, project_block
+from dnmf.estimator import NMF
+from dnmf.fitted import project_rows
+from dnmf.inputs import blocks_of
 from dnmf.layout import FORMAT, Layout, commit_corpus, create_corpus, write_block
+from dnmf.objective import Basis, Objective
 from dnmf.output import RECORD, absolute, new_store
 from dnmf.validation import require_same_pixels
 
@@ -29,7 +32,12 @@ WEIGHTS = "dnmf-weights"
 
 
 def write_weights(
-    model: NMF, corpus: Corpus, path: str | os.PathLike[str], *, force: bool = False
+    model: NMF,
+    corpus: Corpus,
+    path: str | os.PathLike[str],
+    *,
+    mask: Any = None,
+    force: bool = False,
 ) -> int:
     """Compute the weights of a corpus into a Zarr array of shape (n, d), in its blocks.
 
@@ -39,6 +47,8 @@ def write_weights(
     corpus : Corpus
     path : str or path
         Of the array.
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored.
     force : bool, default False
         Replace what dnmf wrote there before.
 
@@ -48,7 +58,7 @@ def write_weights(
         Images.
     """
     with new_store(path, WEIGHTS, force=force) as building:
-        blocks, basis = _prepare(model, corpus)
+        blocks, objective, basis = _prepare(model, corpus, mask)
         array = zarr.create_array(
             building,
             shape=(len(corpus), model.n_components_),
@@ -57,7 +67,9 @@ def write_weights(
             fill_value=np.nan,  # a lost chunk must not read as weights of zero
             compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
         )
-        images = blocks.map_sum(partial(project_rows, basis=basis, sink=ArraySink(building)))
+        sink = ArraySink(building)
+        task = partial(project_rows, objective=objective, basis=basis, sink=sink)
+        images = blocks.map_sum(task)
         record: dict[str, Any] = {
             "format": "dnmf-weights",
             "version": 1,
@@ -68,7 +80,12 @@ def write_weights(
 
 
 def write_reconstruction(
-    model: NMF, corpus: Corpus, path: str | os.PathLike[str], *, force: bool = False
+    model: NMF,
+    corpus: Corpus,
+    path: str | os.PathLike[str],
+    *,
+    mask: Any = None,
+    force: bool = False,
 ) -> Corpus:
     """Reconstruct a corpus into a corpus of floating-point images with the same ids.
 
@@ -78,19 +95,23 @@ def write_reconstruction(
     corpus : Corpus
     path : str or path
         Of the new corpus.
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored, and is filled in by the model.
     force : bool, default False
         Replace what dnmf wrote there before.
     """
     if absolute(os.fspath(path)) == absolute(corpus.path):
         raise OutputExistsError(f"{path} is the corpus itself; choose another path")
     with new_store(path, FORMAT, force=force) as building:
-        blocks, basis = _prepare(model, corpus)
+        blocks, objective, basis = _prepare(model, corpus, mask)
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         layout = Layout(
             len(corpus), corpus.image_shape, str(basis.H.dtype), id_bytes, corpus.block_rows
         )
         create_corpus(building, layout)
-        task = partial(_reconstruct_block, basis=basis, corpus=corpus, path=building)
+        task = partial(
+            _reconstruct_block, objective=objective, basis=basis, corpus=corpus, path=building
+        )
         commit_corpus(building, layout, blocks.map_sum(task))
     return open_corpus(path)
 
@@ -127,7 +148,7 @@ def write_pngs(
         raise OutputExistsError(f"{target} is a file; choose a folder")
     if target.exists() and any(target.iterdir()) and not force:
         raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
-    _prepare(model, corpus)
+    require_same_pixels(model, corpus)
     originals = corpus.images(rows)
     again = model.inverse_transform(model.transform(originals.reshape(len(numbers), -1)))
     pictures = [_to_image(x, originals) for x in again.reshape(originals.shape)]
@@ -137,17 +158,17 @@ def write_pngs(
     return len(numbers)
 
 
-def _prepare(model: NMF, corpus: Corpus) -> tuple[Blocks, Basis]:
+def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, Basis]:
     require_same_pixels(model, corpus)
-    dtype = np.result_type(compute_dtype(corpus.dtype), model.components_)
-    return blocks_of(corpus), Basis.of(model.components_, dtype)
+    blocks = blocks_of(corpus, mask=mask, rules=model.rules())
+    return blocks, model.objective(mask), model.basis(corpus.dtype)
 
 
 def _reconstruct_block(
-    X: Array, start: int, *, basis: Basis, corpus: Corpus, path: str
+    block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
 ) -> tuple[Line, ...]:
-    index = start // corpus.block_rows
-    again = project_block(X, basis) @ basis.H
+    index = block.start // corpus.block_rows
+    again = objective.project_block(block, basis) @ basis.H
     return (write_block(path, index, again, corpus.block_ids(index)),)
 
 

@@ -1,9 +1,9 @@
-"""Where H starts: a random draw, then online updates on a sample of images held in memory.
+"""Where H starts: a draw or singular vectors, then a warm-up on a sample of images in memory.
 
-A full pass updates H once; online updates do it hundreds of times on the same pixels, and after a
+A full pass updates H once; the warm-up does it hundreds of times on the same pixels, and after a
 read or less H is where forty full passes from a random start do not bring it
-(`docs/how-it-works.md` has the figures). They need few images and one place to run in, so they
-cost a cluster next to nothing.
+(`docs/how-it-works.md` has the figures). It needs few images and one place to run in, so it costs
+a cluster next to nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from dnmf.block import Block, find_invalid
 from dnmf.blockwise import Blocks, LocalBlocks
-from dnmf.kernels import Basis, Stats, block_stats, compute_dtype, find_invalid, update_H
+from dnmf.kernels import compute_dtype
+from dnmf.objective import MaskedQuadratic, Objective, Quadratic
+from dnmf.online import Running, batches_of, follow
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,10 +33,6 @@ SAMPLE_BLOCKS = 32
 """Blocks that a sample of part of a corpus is drawn from, so that an ordered corpus is not
 represented by one corner of it."""
 
-BATCH_ROWS = 128
-"""Images per update, or half the number of components where that is more: fewer leave the running
-sums without rank, and H without bounds."""
-
 UPDATES = 512
 """H updates at least: their number matters more than the images behind each."""
 
@@ -44,18 +43,21 @@ FORGET = (0.5, 0.95)
 """Forgetting factor of the running sums at the first and the last update: the first sums come from
 a poor H and should fade fast, the last should average over more images than a batch."""
 
+OVERSAMPLING = 10
+"""Singular vectors computed beyond those wanted, which makes those wanted exact."""
+
 
 @dataclass(frozen=True)
 class Sample:
     """Some rows of X, in ascending order; adds up to more rows."""
 
-    rows: tuple[Array, ...]
+    parts: tuple[Block, ...]
 
     def __add__(self, other: Sample) -> Sample:
-        return Sample(self.rows + other.rows)
+        return Sample(self.parts + other.parts)
 
 
-def take_sample(blocks: Blocks, seed: int) -> tuple[Array, float]:
+def take_sample(blocks: Blocks, seed: int, max_bytes: int | None = None) -> tuple[Block, float]:
     """Read a random sample of the images into memory.
 
     All images when they fit; else the same share of random images from each of some random blocks.
@@ -64,25 +66,28 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Array, float]:
     ----------
     blocks : Blocks
     seed : int
+    max_bytes : int, optional
+        Pixels, as stored, that the sample may hold; `SAMPLE_BYTES` by default.
 
     Returns
     -------
-    sample : ndarray of shape (m, p)
-        In the stored dtype, without images that hold negative, NaN or infinite pixels: the first
+    sample : Block
+        Without images of weight 0 and those that hold pixels which cannot be factorised: the first
         full pass reports those.
     reads : float
         Share of X that was read.
     """
     n, p = blocks.shape
-    wanted = min(n, SAMPLE_ROWS, max(SAMPLE_BYTES // (p * blocks.dtype.itemsize), 1))
-    if isinstance(blocks, LocalBlocks) and wanted == n:
-        return _usable(blocks.array), 1.0
+    room = SAMPLE_BYTES if max_bytes is None else max_bytes
+    wanted = min(n, SAMPLE_ROWS, max(room // (p * blocks.dtype.itemsize), 1))
+    if wanted == n and isinstance(blocks, LocalBlocks) and blocks.is_plain:
+        return _usable(Block(blocks.array, 0, None, blocks.weights), blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
     chosen = _choose_blocks(blocks.ranges, wanted, rng)
     available = sum(blocks.ranges[i][1] - blocks.ranges[i][0] for i in chosen)
     share = min(1.0, wanted / available)
-    sample = blocks.map_sum(partial(_pick_rows, share=share, seed=seed), only=chosen)
-    return np.concatenate(sample.rows), available / n
+    pick = partial(_pick_rows, share=share, seed=seed, positive=blocks.rules.positive)
+    return _join(blocks.map_sum(pick, only=chosen, check=False).parts), available / n
 
 
 def _choose_blocks(
@@ -99,20 +104,50 @@ def _choose_blocks(
     return sorted(chosen)
 
 
-def _pick_rows(X: Array, start: int, *, share: float, seed: int) -> Sample:
+def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Sample:
     """Draw a share of a block's rows; the draw depends on the seed and the block alone."""
-    rng = np.random.default_rng([seed, 1, start])
-    count = max(1, int(share * len(X)))
-    return Sample((_usable(X[np.sort(rng.permutation(len(X))[:count])]),))
+    rng = np.random.default_rng([seed, 1, block.start])
+    count = max(1, int(share * len(block)))
+    rows = np.sort(rng.permutation(len(block))[:count])
+    return Sample((_usable(block.take(rows), positive),))
 
 
-def _usable(X: Array) -> Array:
-    if find_invalid(X, 0) is None:
-        return X
-    return X[np.all((X >= 0) & (np.inf > X), axis=1)]
+def _join(parts: Sequence[Block]) -> Block:
+    X = np.concatenate([part.X for part in parts])
+    observed, weights = None, None
+    if any(part.observed is not None for part in parts):
+        seen = (np.ones(b.X.shape, bool) if b.observed is None else b.observed for b in parts)
+        observed = np.concatenate(list(seen))
+    if parts[0].weights is not None:
+        weights = np.concatenate([part.weights for part in parts if part.weights is not None])
+    return Block(X, 0, observed, weights)
 
 
-def random_H(sample: Array, n_components: int, seed: int) -> Array:
+def _usable(block: Block, positive: bool) -> Block:
+    if block.weights is not None and not block.weights.all():
+        block = block.take(block.weights > 0)
+    if find_invalid(block.X, 0, block.observed, positive) is None:
+        return block
+    valid = (block.X > 0 if positive else block.X >= 0) & (np.inf > block.X)
+    if block.observed is not None:
+        valid |= ~block.observed
+    return block.take(valid.all(axis=1))
+
+
+def mean_of(sample: Block) -> float:
+    """Average the observed pixels, images weighted."""
+    if not sample.X.size:
+        return 0.0
+    if sample.observed is None and sample.weights is None:
+        return float(sample.X.mean(dtype=np.float64))
+    weights = np.ones(len(sample)) if sample.weights is None else sample.weights
+    p = sample.X.shape[1]
+    count = np.full(len(sample), p) if sample.observed is None else sample.observed.sum(axis=1)
+    total = float(weights @ count)
+    return float(weights @ sample.X.sum(axis=1, dtype=np.float64)) / total if total else 0.0
+
+
+def random_H(sample: Block, n_components: int, seed: int) -> Array:
     """Draw H as scikit-learn's ``init="random"`` does for the same seed and mean.
 
     ``|N(0, 1)| sqrt(mean(X) / d)``, drawn by the legacy generator, H before W.
@@ -121,41 +156,154 @@ def random_H(sample: Array, n_components: int, seed: int) -> Array:
     -------
     H : ndarray of shape (n_components, p), float64
     """
-    mean = sample.mean(dtype=np.float64) if sample.size else 0.0
-    scale = np.sqrt(mean / n_components)
+    scale = np.sqrt(mean_of(sample) / n_components)
     rng = np.random.RandomState(seed)
-    draw = rng.standard_normal(size=(n_components, sample.shape[1]))
+    draw = rng.standard_normal(size=(n_components, sample.X.shape[1]))
     return np.asarray(np.abs(scale * draw))
 
 
-def online_updates(H: Array, sample: Array, seed: int) -> Array:
-    """Improve H by small batches with a running, forgetting sum of S and T.
+def nndsvd_H(blocks: Blocks, sample: Block, n_components: int, seed: int, fill: str) -> Array:
+    """Start from the non-negative parts of the leading singular vectors, in three reads of X.
 
-    Online matrix factorisation (Mairal, Bach, Ponce and Sapiro, JMLR 2010, algorithm 1) with a
-    growing forgetting factor and one sweep over H per batch.
+    Boutsidis and Gallopoulos, Pattern Recognition 2008 (the H of it). The right singular vectors
+    come from subspace iteration: X^T (X Q) is a sum over blocks, read once per iteration; the
+    first Q comes from the sample. A third read finds which sign of each component carries more.
 
     Parameters
     ----------
+    blocks : Blocks
+    sample : Block
+    n_components : int
+        At most min(n, p).
+    seed : int
+    fill : str
+        ``"nndsvd"`` leaves zeros, ``"nndsvda"`` puts the mean of X in their place, ``"nndsvdar"``
+        small random values.
+
+    Returns
+    -------
+    H : ndarray of shape (n_components, p), float64
+    """
+    values, V, u_norms = singular_vectors(blocks, sample, n_components, seed)
+    H = np.empty((n_components, len(V)))
+    for j, (value, v) in enumerate(zip(values, V.T, strict=True)):
+        parts = (np.abs(v),) if j == 0 else (np.maximum(v, 0), np.maximum(-v, 0))
+        shares = [np.linalg.norm(part) * u for part, u in zip(parts, u_norms[:, j], strict=False)]
+        best = 0 if j == 0 else int(np.argmax(shares))
+        size = 1.0 if j == 0 else shares[best]
+        norm = np.linalg.norm(parts[best])
+        H[j] = np.sqrt(value * size) * (parts[best] / norm if norm else 0)
+    H[1e-6 * H.max(initial=0) > H] = 0
+    if fill != "nndsvd":
+        mean, empty = mean_of(sample), H == 0
+        rng = np.random.RandomState(seed)
+        noise = np.abs(rng.standard_normal(size=int(empty.sum()))) / 100
+        H[empty] = mean if fill == "nndsvda" else mean * noise
+    return H
+
+
+def singular_vectors(
+    blocks: Blocks, sample: Block, count: int, seed: int
+) -> tuple[Array, Array, Array]:
+    """Compute the leading singular values and right vectors of X in three reads.
+
+    Missing pixels count as 0; images as their weights say.
+
+    Returns
+    -------
+    values : ndarray of shape (count,), float64
+    V : ndarray of shape (p, count), float64
+    u_norms : ndarray of shape (2, count), float64
+        Norms of the positive and of the negative part of each left vector.
+    """
+    n, p = blocks.shape
+    width = min(count + OVERSAMPLING, n, p)
+    Q = np.linalg.qr(np.random.default_rng([seed, 3]).standard_normal((p, width)))[0]
+    for _ in range(4):  # in memory
+        Q = np.linalg.qr(_power(sample, Q=Q))[0]
+    Q = np.linalg.qr(blocks.map_sum(partial(_power, Q=Q)))[0]
+    Y = blocks.map_sum(partial(_power, Q=Q), check=False)
+    # Q^T (X^T X) Q is small: its eigenvectors turn Q, and one more step of the iteration, into
+    # singular vectors.
+    _, turn = np.linalg.eigh(Q.T @ Y)
+    V = np.linalg.qr(Y @ turn[:, ::-1])[0][:, :count]
+    squares = blocks.map_sum(partial(_halves, V=V), check=False)
+    values = np.sqrt(squares.sum(axis=0))
+    order = np.argsort(-values, kind="stable")
+    norms = np.sqrt(squares) / np.where(values > 0, values, 1)
+    return values[order], V[:, order], norms[:, order]
+
+
+def _power(block: Block, *, Q: Array) -> Array:
+    """Compute X^T X Q of a block, (p, l)."""
+    Y = np.zeros(Q.shape)
+    dtype = compute_dtype(block.X.dtype)
+    for _, strip in block.strips(dtype):
+        Z = strip.X @ Q.astype(dtype)
+        Y += strip.X.T @ (Z if strip.weights is None else strip.weights[:, None] * Z)
+    return Y
+
+
+def _halves(block: Block, *, V: Array) -> Array:
+    """Sum the squares of the positive and of the negative entries of X V, (2, l)."""
+    squares = np.zeros((2, V.shape[1]))
+    dtype = compute_dtype(block.X.dtype)
+    for _, strip in block.strips(dtype):
+        Z = (strip.X @ V.astype(dtype)).astype(np.float64)
+        weights = np.ones(len(Z)) if strip.weights is None else strip.weights
+        squares[0] += weights @ np.maximum(Z, 0) ** 2
+        squares[1] += weights @ np.minimum(Z, 0) ** 2
+    return squares
+
+
+def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
+    """Read the first block of a stream, all that is known of it at its start."""
+    pick = partial(_pick_rows, share=1.0, seed=0, positive=blocks.rules.positive)
+    sample = _join(blocks.map_sum(pick, only=[0], check=False).parts)
+    mask = None if sample.observed is None else ~sample.observed
+    return LocalBlocks(sample.X, sample.weights, mask, blocks.rules), sample
+
+
+def initial_H(
+    blocks: Blocks, sample: Block, n_components: int, seed: int, init: str
+) -> tuple[Array, int]:
+    """Draw H or take it from singular vectors; say how many reads of X that took."""
+    if init == "random" or not len(sample):
+        return random_H(sample, n_components, seed), 0
+    return nndsvd_H(blocks, sample, n_components, seed, init), 3
+
+
+def warm_up(objective: Objective, H: Array, sample: Block, seed: int) -> Array:
+    """Improve H on the sample: online updates on squared error, then, if need be, on the rest.
+
+    Squared error is the fastest way from a poor H to a fair one for every divergence.
+    """
+    if isinstance(objective, Quadratic):
+        return online_updates(objective, H, sample, seed)
+    plain = Quadratic() if sample.observed is None else MaskedQuadratic()
+    H = objective.alive(online_updates(plain, H, sample, seed))
+    return online_updates(objective, H, sample, seed)
+
+
+def online_updates(objective: Objective, H: Array, sample: Block, seed: int) -> Array:
+    """Improve H by small batches with a running, forgetting sum, one sweep over H per batch.
+
+    Parameters
+    ----------
+    objective : Objective
     H : ndarray of shape (d, p), float64
-    sample : ndarray of shape (m, p)
+    sample : Block
     seed : int
 
     Returns
     -------
     H : ndarray of shape (d, p), float64
     """
-    d, p = H.shape
-    dtype = compute_dtype(sample.dtype)
     rng = np.random.default_rng([seed, 2])
-    batches = max(len(sample) // max(BATCH_ROWS, d // 2), 1)
-    epochs = max(EPOCHS, -(-UPDATES // batches))
-    running = Stats(np.zeros((d, d)), np.zeros((d, p)), np.zeros(p))
-    for update, rows in enumerate(
-        rows
-        for _ in range(epochs)
-        for rows in np.array_split(rng.permutation(len(sample)), batches)
-    ):
-        stats, _ = block_stats(sample[rows], Basis.of(H, dtype))
-        running = running.scaled(np.interp(update / (epochs * batches), (0, 1), FORGET)) + stats
-        H = update_H(H, running, sweeps=1)
-    return H
+    per_epoch = len(batches_of(np.arange(len(sample)), len(H)))
+    epochs = max(EPOCHS, -(-UPDATES // per_epoch))
+    batches = [
+        rows for _ in range(epochs) for rows in batches_of(rng.permutation(len(sample)), len(H))
+    ]
+    keeps = np.interp(np.arange(len(batches)) / len(batches), (0, 1), FORGET)
+    return follow(objective, Running(H), sample, zip(batches, keeps.tolist(), strict=True)).H

@@ -1,37 +1,24 @@
-"""The maths of one block: NumPy and numba only, no Dask, no Zarr.
+"""The compiled loops: row-wise solvers and sums over pixels. NumPy and numba only.
 
 Names, here and everywhere: X is n images x p pixels, W is n x d, H is d x p, and X ~ W H with all
-entries non-negative. For a fixed H every image has its own small least-squares problem
-
-    w_i = argmin_{w >= 0} 1/2 ||x_i - w H||^2,
-
-which needs only a_i = H x_i and G = H H^T. So W is a function of (X, H), and all that a pass over
-X has to bring home is S = W^T W, T = W^T X and ||X||^2: sums over blocks (`Stats`).
+entries non-negative.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 
-from dnmf.errors import DataError
-
 Array = np.ndarray[Any, np.dtype[Any]]
-
-OVERFLOW = "the pixels overflow float32; divide X by a constant or convert it to float64"
-
-STRIP_ROWS = 1024
-"""Images that become floating point at a time: a strip stays in cache, a block would not."""
 
 ROUNDING = 1e-7
 """Share of ``||x||^2`` below which a loss cannot be told from rounding in float32."""
 
-W_TOLERANCE, W_SWEEPS = 1e-4, 50
-H_TOLERANCE, H_SWEEPS = 1e-6, 10
-"""A row ends with the sweep that gains less than this share of its loss, or after so many."""
+FLOOR = 1e-7
+"""Share of an image's mean below which its reconstruction counts as that share: divergences other
+than Frobenius divide by it. Relative, so that the scale of X does not matter."""
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
@@ -86,8 +73,79 @@ def solve_nnls(A, G, energy, W, tolerance, max_sweeps):  # type: ignore[no-untyp
                 break
 
 
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def solve_kl(X, B, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
+    """Minimise ``sum_q y_q - x_q log y_q`` with ``y = w B^T`` over w >= 0 per row, in place in W.
+
+    Cyclic coordinate descent (Hsieh and Dhillon, KDD 2011, section 4). The derivative for one
+    coordinate is ``linear - phi(w)`` with ``phi = sum x b / y``, a sum of terms ``a / (c + w)``.
+    The step solves ``1 / phi(w) = 1 / linear`` by one Newton step, not ``phi(w) = linear``: that
+    is exact for a single term, never passes the minimum from below, and is finite everywhere.
+    Pixels with x = 0 enter through `linear` alone, so dark pixels cost nothing.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, q)
+    B : ndarray of shape (q, d)
+        ``H^T`` to solve for the weights of images.
+    linear : ndarray of shape (n, d)
+        Column sums of B over the observed entries of each row, plus any l1 penalty.
+    l2 : float
+    floors : ndarray of shape (n, q), any strides
+        Least value of y.
+    W : ndarray of shape (n, d)
+        Start on entry, solution on exit.
+    tolerance : float
+        A row ends with the sweep that moves less than this share of ``sum(w * linear)``.
+    max_sweeps : int
+    """
+    n, p = X.shape
+    d = B.shape[1]
+    lit = np.empty(p, np.int64)
+    x, y, floor = np.empty(p, B.dtype), np.empty(p, B.dtype), np.empty(p, B.dtype)
+    rows = np.empty((d, p), B.dtype)
+    zero = B.dtype.type(0)
+    for i in range(n):
+        w = W[i]
+        m = 0
+        for q in range(p):
+            if X[i, q] > 0:
+                lit[m], x[m], floor[m], y[m] = q, X[i, q], floors[i, q], zero
+                for j in range(d):
+                    rows[j, m] = B[q, j]
+                    y[m] += w[j] * B[q, j]
+                m += 1
+        for q in range(m):
+            y[q] = max(y[q], floor[q])
+        for _ in range(max_sweeps):
+            moved, mass = 0.0, 0.0
+            for j in range(d):
+                row, s = rows[j], linear[i, j]
+                phi, slope = zero, zero
+                for q in range(m):
+                    ratio = row[q] / y[q]
+                    phi += x[q] * ratio
+                    slope += x[q] * ratio * ratio
+                new = zero
+                if slope > 0 and s > 0:
+                    c = phi / slope - w[j]
+                    rest = phi * phi / slope - s * c
+                    curve = s + l2 * c
+                    new = 2 * rest / (curve + np.sqrt(max(curve * curve + 4 * l2 * rest, zero)))
+                    new = max(new, zero)
+                step = new - w[j]
+                mass += new * s
+                if step != 0:
+                    moved += abs(step) * s
+                    w[j] = new
+                    for q in range(m):
+                        y[q] = max(y[q] + step * row[q], floor[q])
+            if moved <= tolerance * mass:
+                break
+
+
 @numba.njit(nogil=True, cache=True)
-def squared_norms(X):  # type: ignore[no-untyped-def]
+def squared_norms(X, weights):  # type: ignore[no-untyped-def]
     """Compute ``||x||^2`` of every image and every pixel, in float64.
 
     The loss is a small difference of large sums: in float32, a thousand squares of one bright
@@ -96,6 +154,8 @@ def squared_norms(X):  # type: ignore[no-untyped-def]
     Parameters
     ----------
     X : ndarray of shape (b, p)
+    weights : ndarray of shape (b,), float64
+        Of the images in the sums over them.
 
     Returns
     -------
@@ -107,79 +167,51 @@ def squared_norms(X):  # type: ignore[no-untyped-def]
         for j in range(X.shape[1]):
             square = np.float64(X[i, j]) ** 2
             images[i] += square
-            pixels[j] += square
+            pixels[j] += weights[i] * square
     return images, pixels
 
 
-class _Travels:
-    """Arrays that come out of a message as they went in: contiguous, aligned and writable.
+@numba.njit(nogil=True, cache=True)
+def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
+    """Compute the beta divergence D(x | y) of every image and every pixel, in float64.
 
-    NumPy multiplies an array that is not aligned by other means, and numba compiles another version
-    of a function for a read-only one: both round differently, and the bits of a fit would depend on
-    where its blocks were computed.
-    """
+    Fevotte and Idier, Neural Computation 2011, eq. 3; beta 2 is Frobenius, ``1/2 (x - y)^2``, 1
+    Kullback-Leibler, 0 Itakura-Saito. Entries where both are 0 count nothing.
 
-    def __post_init__(self) -> None:
-        for name, array in vars(self).items():
-            plain = np.require(array, requirements=["C", "A", "W"])
-            object.__setattr__(self, name, plain)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(vars(self).values())
-
-
-@dataclass(frozen=True)
-class Basis(_Travels):
-    """H and its Gram matrix: all that a block needs to know of a pass.
-
-    Attributes
+    Parameters
     ----------
-    H : ndarray of shape (d, p), float32 or float64
-    G : ndarray of shape (d, d), ``H H^T``
+    X, Y : ndarray of shape (b, p)
+    floors : ndarray of shape (b,)
+        Least value of Y in each image; not used for beta = 2.
+    beta : float
+
+    Returns
+    -------
+    images : ndarray of shape (b,), float64
+    pixels : ndarray of shape (p,), float64
     """
-
-    H: Array
-    G: Array
-
-    @classmethod
-    def of(cls, H: Array, dtype: np.dtype[Any]) -> Basis:
-        """Cast H to the dtype of the computation and form its Gram matrix."""
-        H = np.ascontiguousarray(H, dtype=dtype)
-        return cls(H, gram(H))
-
-
-class Invalid(NamedTuple):
-    """An entry of X that is negative, NaN or infinite; the smallest comes first in X."""
-
-    row: int
-    pixel: int
-    value: float
-
-
-@dataclass(frozen=True)
-class Stats(_Travels):
-    """What a pass brings home from some rows; additive over rows.
-
-    Attributes
-    ----------
-    S : ndarray of shape (d, d), float64
-        ``W^T W``.
-    T : ndarray of shape (d, p), float64
-        ``W^T X``.
-    xx : ndarray of shape (p,), float64
-        Squared norm of each pixel over the images.
-    """
-
-    S: Array
-    T: Array
-    xx: Array
-
-    def __add__(self, other: Stats) -> Stats:
-        return Stats(self.S + other.S, self.T + other.T, self.xx + other.xx)
-
-    def scaled(self, factor: float) -> Stats:
-        """Weigh all the images behind the sums by a factor."""
-        return Stats(factor * self.S, factor * self.T, factor * self.xx)
+    images, pixels = np.zeros(X.shape[0]), np.zeros(X.shape[1])
+    for i in range(X.shape[0]):
+        for j in range(X.shape[1]):
+            x, y = np.float64(X[i, j]), np.float64(Y[i, j])
+            if x == 0 and y == 0:
+                continue
+            if beta == 2:
+                value = 0.5 * (x - y) ** 2
+            else:
+                y = max(y, np.float64(floors[i]))
+                if beta == 1:
+                    value = y - x + (x * np.log(x / y) if x > 0 else 0.0)
+                elif beta == 0:
+                    value = x / y - np.log(x / y) - 1
+                else:
+                    power = y ** (beta - 1)
+                    value = (x**beta - beta * x * power + (beta - 1) * y * power) / (
+                        beta * (beta - 1)
+                    )
+            images[i] += value
+            pixels[j] += value
+    return images, pixels
 
 
 def gram(A: Array) -> Array:
@@ -195,132 +227,3 @@ def gram(A: Array) -> Array:
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype to compute in: float64 stays, everything else becomes float32."""
     return np.dtype(np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32)
-
-
-def find_invalid(X: Array, first_row: int) -> Invalid | None:
-    """Find the first negative, NaN or infinite entry in reading order.
-
-    Parameters
-    ----------
-    X : ndarray of shape (b, p)
-    first_row : int
-        Corpus row of ``X[0]``.
-    """
-    if X.dtype.kind in "bu" or X.size == 0:
-        return None
-    if X.min() >= 0 and X.max() < np.inf:  # False for NaN as well
-        return None
-    row, pixel = np.argwhere(~((X >= 0) & (np.inf > X)))[0]
-    return Invalid(first_row + int(row), int(pixel), float(X[row, pixel]))
-
-
-def project(X: Array, basis: Basis, xx: Array) -> Array:
-    """Solve for the weights of a strip of images.
-
-    Parameters
-    ----------
-    X : ndarray of shape (b, p)
-        In the dtype of the basis.
-    basis : Basis
-    xx : ndarray of shape (b,), float64
-        ``||x||^2`` of the images.
-
-    Returns
-    -------
-    W : ndarray of shape (b, d)
-    """
-    A = X @ basis.H.T
-    W = np.zeros_like(A)
-    solve_nnls(A, basis.G, 0.5 * xx, W, W_TOLERANCE, W_SWEEPS)
-    return W
-
-
-def project_block(X: Array, basis: Basis) -> Array:
-    """Solve for the weights of a block of any real dtype, strip by strip.
-
-    Parameters
-    ----------
-    X : ndarray of shape (b, p)
-    basis : Basis
-
-    Returns
-    -------
-    W : ndarray of shape (b, d)
-
-    Raises
-    ------
-    DataError
-        The weights are beyond the range of the dtype.
-    """
-    W = np.empty((len(X), len(basis.H)), basis.H.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):  # checked below
-        for rows in strips(len(X)):
-            strip = X[rows].astype(basis.H.dtype)
-            W[rows] = project(strip, basis, squared_norms(strip)[0])
-    if not np.isfinite(W).all():
-        raise DataError(OVERFLOW)
-    return W
-
-
-def block_stats(X: Array, basis: Basis) -> tuple[Stats, Array]:
-    """Solve for the weights of a block and form its share of the pass's sums.
-
-    Parameters
-    ----------
-    X : ndarray of shape (b, p)
-        Any real dtype; it becomes floating point a strip at a time.
-    basis : Basis
-
-    Returns
-    -------
-    stats : Stats
-    W : ndarray of shape (b, d)
-    """
-    d, p = basis.H.shape
-    S, T, xx = np.zeros((d, d)), np.zeros((d, p)), np.zeros(p)
-    W = np.empty((len(X), d), basis.H.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):  # the loss is checked after the pass
-        for rows in strips(len(X)):
-            strip = X[rows].astype(basis.H.dtype)
-            images, pixels = squared_norms(strip)
-            W[rows] = project(strip, basis, images)
-            # Sums over strips are float64: a corpus has 10^3 to 10^6 of them.
-            S += gram(np.ascontiguousarray(W[rows].T))
-            T += W[rows].T @ strip
-            xx += pixels
-    return Stats(S, T, xx), W
-
-
-def strips(n: int) -> list[slice]:
-    """Cut n rows into slices of at most `STRIP_ROWS`."""
-    return [slice(r, min(r + STRIP_ROWS, n)) for r in range(0, n, STRIP_ROWS)]
-
-
-def update_H(H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
-    """Minimise the loss over H for fixed weights: the kernel of W, on pixels instead of images.
-
-    Parameters
-    ----------
-    H : ndarray of shape (d, p), float64
-        Start.
-    stats : Stats
-    sweeps : int
-
-    Returns
-    -------
-    H : ndarray of shape (d, p), float64
-    """
-    columns = np.array(H.T, order="C")
-    A = np.ascontiguousarray(stats.T.T)
-    solve_nnls(A, stats.S, 0.5 * stats.xx, columns, H_TOLERANCE, sweeps)
-    return np.ascontiguousarray(columns.T)
-
-
-def frobenius_loss(stats: Stats, H: Array) -> float:
-    """Compute ``1/2 ||X - W H||^2`` from the sums of a pass, exactly and without X.
-
-    ``1/2 ||X||^2 - <T, H> + 1/2 <S, H H^T>``; rounding can take a perfect fit below zero, which
-    becomes zero.
-    """
-    loss = 0.5 * stats.xx.sum() - np.vdot(stats.T, H) + 0.5 * np.vdot(stats.S, gram(H))
-    return max(float(loss), 0.0)

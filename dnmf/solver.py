@@ -1,12 +1,14 @@
-"""The only loop: full passes over X with extrapolated HALS, from an explicit state to a reason.
+"""The only loop: full passes over X, from an explicit state to a reason to stop.
 
-A pass evaluates W at an extrapolated point Y, then improves H exactly on the sums it brings home:
+A pass evaluates W at a point Y and brings home sums; the H step on these sums gives Z:
 
-    W, S, T = pass over X at Y;   H' = argmin_{H >= 0} loss(S, T);   Y' = max(0, H' + beta (H' - H))
+    W, sums = pass over X at Y;   Z = step(Y, sums);   Y' = Z + beta (Z - Z_before), kept >= 0
 
-beta grows while the loss falls. When it rises, the pass is thrown away: the next starts from the
-best H without extrapolation and with a smaller beta (Ang and Gillis, Neural Computation 2019,
-algorithm 3, with rejection). So the loss of successive states never rises.
+For squared error the loss of (W, Z) is known exactly, and Z is the next H. For other objectives the
+pass knows the loss of (W, Y), and Y is the next H. Either way beta grows while the loss falls. When
+it rises, the pass is thrown away: the next starts from the best Z without extrapolation and with a
+smaller beta (Ang and Gillis, Neural Computation 2019, algorithm 3, with rejection). So the loss of
+successive states never rises.
 """
 
 from __future__ import annotations
@@ -18,18 +20,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dnmf.block import Block
 from dnmf.blockwise import Blocks
 from dnmf.errors import DataError
-from dnmf.initialization import online_updates, random_H, take_sample
-from dnmf.kernels import (
-    OVERFLOW,
-    Basis,
-    Stats,
-    block_stats,
-    compute_dtype,
-    frobenius_loss,
-    update_H,
-)
+from dnmf.initialization import initial_H, take_sample, warm_up
+from dnmf.objective import OVERFLOW, SQUARED, Basis, Objective, Stats
 from dnmf.threads import one_blas_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -54,10 +49,14 @@ class State:
         Best components so far.
     Y : ndarray of shape (d, p), float64
         Where the next pass evaluates W.
+    Z : ndarray of shape (d, p), float64
+        What the H step made of H, before extrapolation; H itself for squared error.
     beta, beta_max : float
         Extrapolation and its bound.
     losses : tuple of float
-        ``1/2 ||X - W H||^2`` of the best H after each pass.
+        Objective of the best H after each pass, penalties included.
+    divergence : float
+        That of the best H without penalties: ``1/2 ||X - W H||^2`` for squared error.
     accepted : bool
         Whether the last pass improved the loss.
     n_reads : float
@@ -68,12 +67,19 @@ class State:
 
     H: Array
     Y: Array
+    Z: Array
     beta: float = BETA
     beta_max: float = 1.0
     losses: tuple[float, ...] = ()
+    divergence: float = float("nan")
     accepted: bool = True
     n_reads: float = 0.0
     xx: float = 0.0
+
+    @classmethod
+    def at(cls, H: Array, n_reads: float = 0.0) -> State:
+        """Start from a given H."""
+        return cls(H, H, H, n_reads=n_reads)
 
     @property
     def n_iter(self) -> int:
@@ -82,8 +88,8 @@ class State:
 
     @property
     def error(self) -> float:
-        """``||X - W H||`` after the last pass."""
-        return float(np.sqrt(2 * self.losses[-1]))
+        """``sqrt(2 D)`` after the last pass: ``||X - W H||`` for squared error."""
+        return float(np.sqrt(2 * self.divergence))
 
     @property
     def relative_error(self) -> float:
@@ -115,27 +121,33 @@ class Recorder(Protocol):
         ...
 
 
-def start(blocks: Blocks, n_components: int, seed: int) -> State:
-    """Make the first state: a random H, warmed up on a sample of the images.
+def start(
+    blocks: Blocks, objective: Objective, n_components: int, seed: int, init: str = "random"
+) -> State:
+    """Make the first state: H drawn or from singular vectors, warmed up on a sample of the images.
 
     Parameters
     ----------
     blocks : Blocks
+    objective : Objective
     n_components : int
     seed : int
+    init : str
+        ``"random"`` or one of the ``"nndsvd"`` family.
     """
     with one_blas_thread():
         sample, reads = take_sample(blocks, seed)
-        H = random_H(sample, n_components, seed)
+        H, more = initial_H(blocks, sample, n_components, seed, init)
         if len(sample):
-            H = online_updates(H, sample, seed)
-    return State(H, H, n_reads=reads)
+            H = warm_up(objective, H, sample, seed)
+    return State.at(H, reads + more)
 
 
 def solve(
     blocks: Blocks,
     state: State,
     *,
+    objective: Objective = SQUARED,
     tol: float,
     max_iter: int,
     on_pass: Callable[[State], None] = lambda state: None,
@@ -149,6 +161,7 @@ def solve(
     blocks : Blocks
     state : State
         From `start`, or from a checkpoint: the same passes follow from either.
+    objective : Objective
     tol : float
         Stop when a pass lowers the loss by less than this share of it.
     max_iter : int
@@ -174,14 +187,14 @@ def solve(
         while (reason := stop_reason(state, tol, max_iter)) is None:
             due = recorder is not None and (state.n_iter + 1) % every == 0
             sink = recorder.weight_sink() if recorder is not None and due else None
-            state = advance(state, _run_pass(blocks, state.Y, sink))
+            state = advance(objective, state, measure(blocks, objective, state.Y, sink))
             if recorder is not None:
                 recorder.keep(state, weights=due and state.accepted)
             on_pass(state)
         if recorder is not None:
             if not recorder.has_weights:
                 # The last pass was not due to write its weights: read once more for those of H.
-                _run_pass(blocks, state.H, recorder.weight_sink())
+                measure(blocks, objective, state.H, recorder.weight_sink())
                 state = replace(state, n_reads=state.n_reads + 1)
                 recorder.keep(state, weights=True)
             recorder.finish(reason)
@@ -199,48 +212,66 @@ def stop_reason(state: State, tol: float, max_iter: int) -> str | None:
     return MAX_ITER if state.n_iter >= max_iter else None
 
 
-def advance(state: State, stats: Stats) -> State:
+def advance(objective: Objective, state: State, stats: Stats) -> State:
     """Follow a pass: improve H on its sums, extrapolate, or step back when the loss rose.
 
     Parameters
     ----------
+    objective : Objective
     state : State
     stats : Stats
         Of the pass over X at ``state.Y``.
     """
-    H = update_H(state.Y, stats)
-    loss = frobenius_loss(stats, H)
-    if not np.isfinite(loss):
+    improved = objective.improve(state.Y, stats)
+    H, divergence, loss = objective.outcome(stats, state.Y, improved)
+    if not (np.isfinite(loss) and np.isfinite(improved).all()):
         raise DataError(OVERFLOW)
     known = replace(state, n_reads=state.n_reads + 1, xx=float(stats.xx.sum()))
     if state.losses and loss > state.losses[-1]:
         return replace(
             known,
-            Y=state.H,
+            Y=state.Z,
             beta=state.beta / BETA_DECAY,
             beta_max=state.beta,
             losses=(*state.losses, state.losses[-1]),
             accepted=False,
         )
     beta_max = min(1.0, BETA_MAX_GROWTH * state.beta_max)
+    further = improved + state.beta * (improved - state.Z)
     return replace(
         known,
         H=H,
-        Y=np.maximum(0, H + state.beta * (H - state.H)),
+        Z=improved,
+        Y=np.maximum(objective.keeps * improved, further),
         beta=min(beta_max, BETA_GROWTH * state.beta),
         beta_max=beta_max,
         losses=(*state.losses, loss),
+        divergence=divergence,
         accepted=True,
     )
 
 
-def _run_pass(blocks: Blocks, Y: Array, sink: WeightSink | None) -> Stats:
-    basis = Basis.of(Y, compute_dtype(blocks.dtype))
-    return blocks.map_sum(partial(_pass_block, basis=basis, sink=sink))
+def measure(
+    blocks: Blocks, objective: Objective, Y: Array, sink: WeightSink | None = None
+) -> Stats:
+    """Run one pass over X at Y: a read of X, and its sums.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    objective : Objective
+    Y : ndarray of shape (d, p), float64
+    sink : callable, optional
+        Given the weights of each block.
+    """
+    basis = Basis.for_pixels(Y, blocks.dtype)
+    return blocks.map_sum(partial(_pass_block, objective=objective, basis=basis, sink=sink))
 
 
-def _pass_block(X: Array, start: int, *, basis: Basis, sink: WeightSink | None) -> Stats:
-    stats, W = block_stats(X, basis)
+def _pass_block(
+    block: Block, *, objective: Objective, basis: Basis, sink: WeightSink | None
+) -> Stats:
+    stats, W = objective.measure(block, basis)
     if sink is not None:
-        sink(W, start)
+        sink(W, block.start)
     return stats

@@ -15,26 +15,27 @@ import pytest
 import zarr
 
 import dnmf
-from dnmf import blockwise
-from dnmf.blockwise import FAN_IN, DaskBlocks, LocalBlocks, add_up, blocks_of
+from dnmf import inputs
+from dnmf.blockwise import FAN_IN, DaskBlocks, LocalBlocks, add_up
 from dnmf.errors import BlockError, DataError
-from dnmf.kernels import Basis, block_stats
+from dnmf.inputs import blocks_of
+from dnmf.objective import SQUARED, Basis
 from dnmf.threads import one_blas_thread
 
 ROWS = 128  # of a block of the `corpus` fixture
 H = np.random.default_rng(1).random((6, 784))
 
 
-def stats_of(X, start, *, basis):
-    return block_stats(X, basis)[0]
+def stats_of(block, *, basis):
+    return SQUARED.measure(block, basis)[0]
 
 
-def rows_of(X, start):
-    return len(X)
+def rows_of(block):
+    return len(block)
 
 
-def list_starts(X, start):
-    return [start]
+def list_starts(block):
+    return [block.start]
 
 
 def run_pass(blocks, dtype=np.float32):
@@ -60,7 +61,7 @@ SOURCES = {
 @pytest.fixture(params=SOURCES)
 def blocks(request, digits, corpus, tmp_path, monkeypatch):
     # Otherwise so small a zarr array is read in fewer, larger steps than its chunks.
-    monkeypatch.setattr(blockwise, "choose_block_rows", lambda n, image_bytes: ROWS)
+    monkeypatch.setattr(inputs, "choose_block_rows", lambda n, image_bytes: ROWS)
     made = SOURCES[request.param](digits, corpus, tmp_path)
     assert list(made.ranges) == even(digits).ranges
     return made
@@ -139,7 +140,7 @@ def test_a_fit_reads_what_it_says(digits):
     from dnmf.solver import solve, start
 
     counting, blocks = counted(digits)
-    state = start(blocks, 4, seed=0)
+    state = start(blocks, SQUARED, 4, seed=0)
     state, _ = solve(blocks, state, tol=0, max_iter=5)
     assert state.n_reads == counting.reads.mean() == 6
 

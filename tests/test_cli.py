@@ -407,6 +407,6 @@ class TestTimeLeft:
         assert [clock(s) for s in (3.2, 600, 40_000)] == ["3 s", "10 min", "11.1 h"]
 
     def test_a_step_back_is_said(self, capsys):
-        state = State(np.ones((1, 1)), np.ones((1, 1)), losses=(2.0, 2.0), accepted=False)
+        state = State(*[np.ones((1, 1))] * 3, losses=(2.0, 2.0), divergence=2.0, accepted=False)
         PassReport(10, 1e-4, 200)(state)
         assert "step back" in capsys.readouterr().err

@@ -8,43 +8,45 @@ import pytest
 from sklearn.decomposition._nmf import _initialize_nmf
 
 from dnmf import initialization
-from dnmf.blockwise import blocks_of
+from dnmf.block import Block
 from dnmf.initialization import online_updates, random_H, take_sample
-from dnmf.kernels import Basis, block_stats, frobenius_loss
+from dnmf.inputs import blocks_of
+from dnmf.objective import SQUARED, Basis, quadratic_loss
 
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_random_H_is_scikit_learns_draw(digits, seed):
     X = digits.astype(float)
     _, H = _initialize_nmf(X, 5, init="random", random_state=seed)
-    np.testing.assert_allclose(random_H(digits, 5, seed), H, rtol=1e-12)
+    np.testing.assert_allclose(random_H(Block(digits), 5, seed), H, rtol=1e-12)
 
 
 def test_random_H_of_nothing_is_zero():
-    assert (random_H(np.zeros((3, 4)), 2, 0) == 0).all()
+    assert (random_H(Block(np.zeros((3, 4))), 2, 0) == 0).all()
 
 
 def loss_of(X, H):
-    return frobenius_loss(block_stats(X, Basis.of(H, np.dtype(float)))[0], H)
+    return quadratic_loss(SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))[0], H)
 
 
 def test_online_updates_beat_many_passes_from_random(digits):
     from dnmf.solver import State, solve
 
-    H = random_H(digits, 16, 0)
-    passes, _ = solve(blocks_of(digits), State(H, H), tol=0, max_iter=20)
-    assert loss_of(digits, online_updates(H, digits, 0)) < passes.losses[-1] < loss_of(digits, H)
+    H = random_H(Block(digits), 16, 0)
+    passes, _ = solve(blocks_of(digits), State.at(H), tol=0, max_iter=20)
+    better = online_updates(SQUARED, H, Block(digits), 0)
+    assert loss_of(digits, better) < passes.losses[-1] < loss_of(digits, H)
 
 
 def test_the_sample_is_everything_when_it_fits(digits):
     sample, reads = take_sample(blocks_of(digits), seed=0)
     assert reads == 1
-    assert (sample == digits).all()
+    assert (digits == sample.X).all()
 
 
 def test_memory_is_not_copied(digits):
     sample, _ = take_sample(blocks_of(digits), seed=0)
-    assert np.shares_memory(sample, digits)
+    assert np.shares_memory(sample.X, digits)
 
 
 class TestPartOfACorpus:
@@ -57,7 +59,7 @@ class TestPartOfACorpus:
 
     def test_is_random_rows_of_random_blocks(self, blocks):
         sample, reads = take_sample(blocks, seed=0)
-        rows = sample[:, 0]
+        rows = sample.X[:, 0]
         assert len(rows) == len(set(rows)) == 100
         assert len(set(rows // 50)) == 5
         assert reads == pytest.approx(250 / 700)
@@ -65,8 +67,8 @@ class TestPartOfACorpus:
     def test_depends_on_the_seed_alone(self, blocks):
         first, again = take_sample(blocks, seed=3), take_sample(blocks, seed=3)
         other = take_sample(blocks, seed=4)
-        assert (first[0] == again[0]).all()
-        assert set(first[0][:, 0]) != set(other[0][:, 0])
+        assert (first[0].X == again[0].X).all()
+        assert set(first[0].X[:, 0]) != set(other[0].X[:, 0])
 
     def test_leaves_out_bad_images(self, monkeypatch):
         monkeypatch.setattr(initialization, "SAMPLE_ROWS", 40)
@@ -74,4 +76,4 @@ class TestPartOfACorpus:
         X[::2, 1] = np.nan
         sample, _ = take_sample(blocks_of(da.from_array(X, chunks=(30, -1))), seed=0)
         assert len(sample)
-        assert (sample == 1).all()
+        assert (sample.X == 1).all()

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from reference import loss, weights
 from sklearn import decomposition
 
-from dnmf.blockwise import blocks_of
 from dnmf.errors import DataError
-from dnmf.solver import CONVERGED, MAX_ITER, State, advance, solve, start, stop_reason
+from dnmf.inputs import blocks_of
+from dnmf.objective import SQUARED
+from dnmf.solver import CONVERGED, MAX_ITER, State, advance, measure, solve, start, stop_reason
 
 
 def run(X, d=5, seed=0, **limits):
     blocks = blocks_of(X)
-    return solve(blocks, start(blocks, d, seed), **{"tol": 0, "max_iter": 10, **limits})
+    return solve(blocks, start(blocks, SQUARED, d, seed), **{"tol": 0, "max_iter": 10, **limits})
 
 
 def same(a: State, b: State) -> bool:
@@ -67,7 +68,7 @@ def test_it_stops_when_a_pass_gains_little(digits):
 def test_a_state_goes_on_as_if_never_left(digits, passes):
     blocks = blocks_of(digits)
     whole, _ = run(digits, max_iter=12)
-    part, _ = solve(blocks, start(blocks, 5, 0), tol=0, max_iter=passes)
+    part, _ = solve(blocks, start(blocks, SQUARED, 5, 0), tol=0, max_iter=passes)
     rest, _ = solve(blocks, part, tol=0, max_iter=12)
     assert same(rest, whole)
 
@@ -88,7 +89,7 @@ def test_a_pass_that_makes_it_worse_is_thrown_away(digits):
 
 
 def test_two_steps_back_in_a_row_are_the_end():
-    state = State(np.ones((1, 1)), np.ones((1, 1)), losses=(3.0, 2.0, 2.0, 2.0), accepted=False)
+    state = State(*[np.ones((1, 1))] * 3, losses=(3.0, 2.0, 2.0, 2.0), accepted=False)
     assert stop_reason(state, tol=1e-4, max_iter=200) == CONVERGED
     assert stop_reason(state, tol=0, max_iter=200) is None
 
@@ -124,11 +125,9 @@ def test_pixels_beyond_the_range_of_float32_are_refused():
 
 
 def test_advance_is_pure(digits):
-    from dnmf.kernels import Basis, block_stats
-
     state, _ = run(digits, max_iter=1)
     H, Y = state.H.copy(), state.Y.copy()
-    stats, _ = block_stats(digits, Basis.of(Y, np.dtype(np.float32)))
-    advance(state, stats)
+    stats = measure(blocks_of(digits), SQUARED, Y)
+    advance(SQUARED, state, stats)
     assert (state.H == H).all()
     assert (state.Y == Y).all()

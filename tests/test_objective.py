@@ -11,18 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference import loss, weights
 
-from dnmf import kernels
+from dnmf import block, kernels
+from dnmf.block import Block, find_invalid
 from dnmf.errors import DataError
-from dnmf.kernels import (
-    Basis,
-    Stats,
-    block_stats,
-    find_invalid,
-    frobenius_loss,
-    gram,
-    solve_nnls,
-    update_H,
-)
+from dnmf.kernels import gram, solve_nnls
+from dnmf.objective import SQUARED, Basis, Stats, quadratic_loss
 
 
 def matrices(rows: int, columns: int):
@@ -49,7 +42,7 @@ def test_sweeps_lead_to_the_exact_minimum(problem):
 @given(problems)
 def test_few_sweeps_come_close(problem):
     X, H = problem
-    _, W = block_stats(X, Basis.of(H, np.dtype(float)))
+    _, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
     scale = loss(X, 0 * W, H)
     # Nearly collinear rows of H make coordinate descent slow, and its sweeps are bounded.
     assert loss(X, W, H) <= loss(X, weights(X, H), H) + 0.05 * scale
@@ -58,7 +51,7 @@ def test_few_sweeps_come_close(problem):
 
 def test_weights_are_exact_for_components_of_images(digits):
     H = digits[-10:].astype(float)
-    _, W = block_stats(digits[:100], Basis.of(H, np.dtype(float)))
+    _, W = SQUARED.measure(Block(digits[:100]), Basis.of(H, np.dtype(float)))
     exact = loss(digits[:100], weights(digits[:100], H), H)
     assert loss(digits[:100], W, H) == pytest.approx(exact, rel=1e-4)
 
@@ -66,7 +59,7 @@ def test_weights_are_exact_for_components_of_images(digits):
 @given(problems)
 def test_stats_are_what_they_say(problem):
     X, H = problem
-    stats, W = block_stats(X, Basis.of(H, np.dtype(float)))
+    stats, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
     np.testing.assert_allclose(stats.S, W.T @ W, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(stats.T, W.T @ X, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(stats.xx, np.sum(X**2, axis=0))
@@ -77,8 +70,8 @@ def test_stats_of_a_union_are_the_sum_of_stats(problem, cut):
     X, H = problem
     cut = min(cut, len(X))
     basis = Basis.of(H, np.dtype(float))
-    whole, _ = block_stats(X, basis)
-    parts = block_stats(X[:cut], basis)[0] + block_stats(X[cut:], basis)[0]
+    whole, _ = SQUARED.measure(Block(X), basis)
+    parts = SQUARED.measure(Block(X[:cut]), basis)[0] + SQUARED.measure(Block(X[cut:]), basis)[0]
     for name in ("S", "T", "xx"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-6)
 
@@ -86,25 +79,25 @@ def test_stats_of_a_union_are_the_sum_of_stats(problem, cut):
 @given(problems)
 def test_loss_without_X_is_the_loss(problem):
     X, H = problem
-    stats, W = block_stats(X, Basis.of(H, np.dtype(float)))
-    assert frobenius_loss(stats, H) == pytest.approx(loss(X, W, H), abs=1e-9 * (1 + stats.xx.sum()))
+    stats, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
+    assert quadratic_loss(stats, H) == pytest.approx(loss(X, W, H), abs=1e-9 * (1 + stats.xx.sum()))
 
 
 @given(problems)
 def test_the_H_step_never_raises_the_loss(problem):
     X, H = problem
-    stats, _ = block_stats(X, Basis.of(H, np.dtype(float)))
-    better = update_H(H, stats)
+    stats, _ = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
+    better = SQUARED.improve(H, stats)
     assert (better >= 0).all()
-    assert frobenius_loss(stats, better) <= frobenius_loss(stats, H) + 1e-9 * (1 + stats.xx.sum())
+    assert quadratic_loss(stats, better) <= quadratic_loss(stats, H) + 1e-9 * (1 + stats.xx.sum())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.bool_])
 def test_integers_become_float32_before_any_arithmetic(digits, dtype):
     X = digits[:50].astype(dtype)
     H = np.random.default_rng(0).random((4, 784))
-    stats, W = block_stats(X, Basis.of(H, kernels.compute_dtype(X.dtype)))
-    exact, _ = block_stats(X.astype(float), Basis.of(H, np.dtype(float)))
+    stats, W = SQUARED.measure(Block(X), Basis.of(H, kernels.compute_dtype(X.dtype)))
+    exact, _ = SQUARED.measure(Block(X.astype(float)), Basis.of(H, np.dtype(float)))
     assert W.dtype == np.float32
     np.testing.assert_allclose(stats.T, exact.T, rtol=1e-3)
     np.testing.assert_allclose(stats.xx, exact.xx, rtol=1e-5)
@@ -119,14 +112,14 @@ def test_float64_stays(dtype):
 def test_bright_images_have_exact_norms(value):
     X = np.full((5000, 3), value, np.uint16)
     X[0] -= 1
-    stats, _ = block_stats(X, Basis.of(np.ones((1, 3)), np.dtype(np.float32)))
+    stats, _ = SQUARED.measure(Block(X), Basis.of(np.ones((1, 3)), np.dtype(np.float32)))
     np.testing.assert_allclose(stats.xx, (X.astype(float) ** 2).sum(axis=0), rtol=1e-7)
 
 
 def test_weights_beyond_float32_are_refused():
     X = np.full((2, 3), 3e38, np.float32)
     with pytest.raises(DataError, match="convert it to float64"):
-        kernels.project_block(X, Basis.of(np.full((1, 3), 1e-3), np.dtype(np.float32)))
+        SQUARED.project_block(Block(X), Basis.of(np.full((1, 3), 1e-3), np.dtype(np.float32)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -139,23 +132,24 @@ def test_arrays_that_have_travelled_give_the_same_bits(digits, dtype, d):
 
     H = np.random.default_rng(0).random((d, 784))
     basis = Basis.of(H, np.dtype(dtype))
-    stats, W = block_stats(digits, basis)
-    stats_far, W_far = block_stats(digits, Basis(travelled(basis.H), travelled(basis.G)))
+    stats, W = SQUARED.measure(Block(digits), basis)
+    stats_far, W_far = SQUARED.measure(Block(digits), Basis(travelled(basis.H), travelled(basis.G)))
     assert (W_far == W).all()
     assert (stats_far.T == stats.T).all()
     far = Stats(*map(travelled, (stats.S, stats.T, stats.xx)))
-    assert (update_H(H, far) == update_H(H, stats)).all()
-    assert frobenius_loss(far, H) == frobenius_loss(stats, H)
-    for array in (*vars(far).values(), *vars(pickle.loads(pickle.dumps(basis))).values()):
+    assert (SQUARED.improve(H, far) == SQUARED.improve(H, stats)).all()
+    assert quadratic_loss(far, H) == quadratic_loss(stats, H)
+    arrays = (far.S, far.T, far.xx, *vars(pickle.loads(pickle.dumps(basis))).values())
+    for array in arrays:
         assert array.flags.aligned
         assert array.flags.writeable
 
 
 def test_strips_do_not_show(monkeypatch, digits):
     basis = Basis.of(np.random.default_rng(0).random((5, 784)), np.dtype(float))
-    whole, W = block_stats(digits, basis)
-    monkeypatch.setattr(kernels, "STRIP_ROWS", 64)
-    strips, W_strips = block_stats(digits, basis)
+    whole, W = SQUARED.measure(Block(digits), basis)
+    monkeypatch.setattr(block, "STRIP_ROWS", 64)
+    strips, W_strips = SQUARED.measure(Block(digits), basis)
     np.testing.assert_allclose(strips.T, whole.T, rtol=1e-10)
     np.testing.assert_allclose(W_strips, W, rtol=1e-7, atol=1e-9)
 
@@ -163,10 +157,10 @@ def test_strips_do_not_show(monkeypatch, digits):
 def test_blank_images_and_dead_components_have_zero_weights():
     X = np.array([[0.0, 0, 0], [1, 2, 3]])
     H = np.array([[1.0, 1, 1], [0, 0, 0]])
-    stats, W = block_stats(X, Basis.of(H, np.dtype(float)))
+    stats, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
     assert W[0].tolist() == [0, 0]
     assert W[1, 1] == 0
-    assert np.isfinite(update_H(H, stats)).all()
+    assert np.isfinite(SQUARED.improve(H, stats)).all()
 
 
 def test_gram_does_not_depend_on_sharing_a_buffer():

@@ -1,0 +1,108 @@
+"""Where a fit begins: from its checkpoint, from given components, or from a start of its own."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from dnmf.blockwise import Blocks
+from dnmf.checkpoint import Checkpoint, Fit, create_checkpoint, open_checkpoint
+from dnmf.errors import CheckpointError
+from dnmf.initialization import first_block, initial_H
+from dnmf.inputs import fingerprint_of
+from dnmf.kernels import compute_dtype
+from dnmf.layout import crc32c
+from dnmf.objective import Objective
+from dnmf.online import Running
+from dnmf.output import is_absent
+from dnmf.solver import State, measure, start
+from dnmf.validation import check_start, components_of, is_int, require_even_blocks, seed_of
+
+BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "missing")
+"""Parameters that a checkpoint is bound to."""
+
+
+def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
+    """Say what a fit is of, so that a checkpoint can tell it from others."""
+    first, stop = blocks.ranges[0]
+    custom = model.init == "custom" and H is not None
+    return Fit(
+        n_components=components_of(model, blocks, H),
+        seed=seed_of(model.random_state),
+        X={
+            "shape": list(blocks.shape),
+            "dtype": str(blocks.dtype),
+            "compute_dtype": str(compute_dtype(blocks.dtype)),
+            "block_rows": stop - first,
+            "image_shape": list(getattr(X, "image_shape", blocks.shape[1:])),
+            "fingerprint": fingerprint_of(X, blocks) if model.checkpoint is not None else None,
+        },
+        parameters={
+            **{name: _json(getattr(model, name)) for name in BOUND},
+            "start": crc32c(np.asarray(H, np.float64)) if custom else None,
+        },
+    )
+
+
+def begin_fit(
+    model: Any, fit: Fit, blocks: Blocks, objective: Objective, H: Any, W: Any
+) -> tuple[Checkpoint | None, State]:
+    """Start afresh, or from the checkpoint of the same fit."""
+    if model.checkpoint is None:
+        return None, _first_state(model, fit, blocks, objective, H, W)
+    require_even_blocks(blocks)
+    if is_absent(model.checkpoint):
+        state = _first_state(model, fit, blocks, objective, H, W)
+        return create_checkpoint(model.checkpoint, fit, state), state
+    recorder = open_checkpoint(model.checkpoint)
+    if not is_int(model.random_state):  # any seed would do: the one it began with
+        fit = Fit(fit.n_components, recorder.fit.seed, fit.X, fit.parameters)
+    if differences := recorder.fit.differences(fit):
+        raise CheckpointError(
+            f"{model.checkpoint} belongs to another fit: {'; '.join(differences)}; "
+            "choose another path, or replace it with --force"
+        )
+    return recorder, recorder.state
+
+
+def _first_state(
+    model: Any, fit: Fit, blocks: Blocks, objective: Objective, H: Any, W: Any
+) -> State:
+    k = fit.n_components
+    if model.init == "custom":
+        return State.at(check_start(H, W, blocks, k))
+    if H is not None or W is not None:
+        warnings.warn(
+            "When init!='custom', provided W or H are ignored. Set init='custom' to use them as "
+            "initialization.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    known = getattr(model, "components_", None)
+    if model.warm_start and known is not None and known.shape == (k, blocks.shape[1]):
+        return State.at(known.astype(np.float64))
+    return start(blocks, objective, k, fit.seed, model.init or "random")
+
+
+def begin_stream(
+    model: Any, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
+) -> tuple[Fit, Running]:
+    """Say where `partial_fit` goes on from: its last call, a fit, or a start on the first block."""
+    if getattr(model, "_running", None) is not None:
+        return model._fit, model._running
+    if hasattr(model, "components_"):
+        known = model.components_.astype(np.float64)
+        return model._fit, Running(known, measure(blocks, objective, known))
+    fit = describe_fit(model, X, blocks, H)
+    if model.init == "custom":
+        return fit, Running(check_start(H, W, blocks, fit.n_components))
+    some, sample = first_block(blocks)
+    first = initial_H(some, sample, fit.n_components, fit.seed, model.init or "random")[0]
+    return fit, Running(first)
+
+
+def _json(value: Any) -> Any:
+    """Give a parameter as JSON has it: without NumPy's types."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,199 @@
+"""A block as tasks get it: some rows of X, which of their pixels count, and how much each row does.
+
+Masked pixels are set to 0 where the block is assembled, before any arithmetic: what was there can
+have no influence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dnmf.errors import DataError
+from dnmf.kernels import squared_norms
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+STRIP_ROWS = 1024
+"""Images that become floating point at a time: a strip stays in cache, a block would not."""
+
+
+class Invalid(NamedTuple):
+    """An entry of X that cannot be factorised; the smallest comes first in X."""
+
+    row: int
+    pixel: int
+    value: float
+
+
+class Strip(NamedTuple):
+    """A few images of a block in floating point.
+
+    Attributes
+    ----------
+    X : ndarray of shape (b, p)
+    observed : ndarray of shape (b, p), bool, or None
+        None where every pixel counts.
+    weights : ndarray of shape (b,), float64, or None
+    norms : ndarray of shape (b,), float64
+        ``||x||^2`` of each image.
+    pixel_norms : ndarray of shape (p,), float64
+        Weighted sum of x^2 over the images.
+    """
+
+    X: Array
+    observed: Array | None
+    weights: Array | None
+    norms: Array
+    pixel_norms: Array
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of X with their first row, weights and mask.
+
+    Attributes
+    ----------
+    X : ndarray of shape (b, p)
+        In the stored dtype; 0 where not observed.
+    start : int
+        Row of ``X[0]`` in the whole of X.
+    observed : ndarray of shape (b, p), bool, or None
+    weights : ndarray of shape (b,), float64, or None
+    """
+
+    X: Array
+    start: int = 0
+    observed: Array | None = None
+    weights: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    @property
+    def stop(self) -> int:
+        """Row after the last."""
+        return self.start + len(self.X)
+
+    @property
+    def effective_rows(self) -> float:
+        """Images, each as often as its weight says."""
+        return float(len(self.X) if self.weights is None else self.weights.sum())
+
+    def take(self, rows: Any) -> Block:
+        """Select rows; `start` loses its meaning."""
+        observed = None if self.observed is None else self.observed[rows]
+        weights = None if self.weights is None else self.weights[rows]
+        return Block(self.X[rows], self.start, observed, weights)
+
+    def strips(self, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Strip]]:
+        """Convert the block, `STRIP_ROWS` images at a time."""
+        for first in range(0, len(self), STRIP_ROWS):
+            rows = slice(first, min(first + STRIP_ROWS, len(self)))
+            part = self.take(rows)
+            X = np.ascontiguousarray(part.X, dtype=dtype)
+            weights = np.ones(len(X)) if part.weights is None else part.weights
+            yield rows, Strip(X, part.observed, part.weights, *squared_norms(X, weights))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a block may hold.
+
+    Attributes
+    ----------
+    nan_is_missing : bool
+        Whether NaN marks a missing pixel; otherwise it is refused.
+    positive : bool
+        Whether 0 is refused as well: divergences with beta <= 0 are infinite there.
+    check : bool
+        Whether to look at all.
+    """
+
+    nan_is_missing: bool = False
+    positive: bool = False
+    check: bool = True
+
+
+PLAIN = Rules()
+"""Non-negative, finite pixels."""
+
+
+def assemble(
+    X: Array, start: int, weights: Array | None, mask: Array | None, rules: Rules
+) -> Block | Invalid:
+    """Put a block together and find the first pixel that keeps it from being factorised.
+
+    Parameters
+    ----------
+    X : ndarray of shape (b, p)
+    start : int
+    weights : ndarray of shape (b,) or None
+    mask : ndarray of shape (b, p) or None
+        True where a pixel is to be ignored.
+    rules : Rules
+    """
+    observed = None if mask is None else ~_boolean(mask, X.shape, start)
+    if rules.nan_is_missing and X.dtype.kind == "f":
+        there = ~np.isnan(X)
+        observed = there if observed is None else observed & there
+    if observed is not None:
+        if observed.all():
+            observed = None
+        else:
+            X = np.where(observed, X, X.dtype.type(0))
+    if rules.check and (invalid := find_invalid(X, start, observed, rules.positive)):
+        return invalid
+    return Block(X, start, observed, None if weights is None else _weights(weights, start))
+
+
+def _boolean(mask: Array, shape: tuple[int, ...], start: int) -> Array:
+    if mask.shape != shape:
+        raise DataError(
+            f"the mask has {mask.shape} entries for {shape} pixels in the rows from {start}; it "
+            "must have the shape of X"
+        )
+    return mask.astype(bool, copy=False)
+
+
+def _weights(weights: Array, start: int) -> Array:
+    weights = np.asarray(weights, np.float64)
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        row = start + int(np.argmin(np.isfinite(weights) & (weights >= 0)))
+        raise DataError(
+            f"Negative values in data passed to `sample_weight`, or not finite: image {row} has "
+            f"{weights[row - start]:g}; weights must be finite and >= 0"
+        )
+    return weights
+
+
+def find_invalid(
+    X: Array, first_row: int, observed: Array | None = None, positive: bool = False
+) -> Invalid | None:
+    """Find the first negative, NaN or infinite entry in reading order.
+
+    Parameters
+    ----------
+    X : ndarray of shape (b, p)
+    first_row : int
+        Corpus row of ``X[0]``.
+    observed : ndarray of shape (b, p), bool, optional
+        Where a zero is one of X and no mark of a missing pixel.
+    positive : bool
+        Whether zeros are invalid, too.
+    """
+    if X.size == 0 or (X.dtype.kind in "bu" and not positive):
+        return None
+    low = X.min(initial=1, where=True if observed is None else observed)
+    if (low > 0 if positive else low >= 0) and X.max() < np.inf:  # False for NaN as well
+        return None
+    valid = (X > 0 if positive else X >= 0) & (np.inf > X)
+    if observed is not None:
+        valid |= ~observed
+    if valid.all():
+        return None
+    row, pixel = np.argwhere(~valid)[0]
+    return Invalid(first_row + int(row), int(pixel), float(X[row, pixel]))

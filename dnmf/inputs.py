@@ -1,0 +1,215 @@
+"""What X may be, and how each kind is cut into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from dnmf.block import PLAIN, Block, Rules
+from dnmf.blockwise import Blocks, DaskBlocks, LocalBlocks, even_ranges
+from dnmf.corpus import Corpus
+from dnmf.errors import DataError
+from dnmf.layout import choose_block_rows, crc32c
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAIN) -> Blocks:
+    """Cut X into blocks.
+
+    Parameters
+    ----------
+    X : Corpus, zarr.Array, dask.array.Array, ndarray or SciPy sparse matrix, of shape (n, p)
+    weights : array of shape (n,), optional
+        Of the images: NumPy's, Dask's or Zarr's.
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored: NumPy's, Dask's or Zarr's.
+    rules : Rules
+
+    Raises
+    ------
+    DataError
+        X is not a matrix of real numbers, a Dask array chunked along its pixels, or of another
+        shape than its mask or weights.
+    """
+    if not isinstance(X, Corpus):
+        check_matrix(X)
+    for name, aligned, shape in (
+        ("sample_weight", weights, tuple(X.shape[:1])),
+        ("mask", mask, tuple(X.shape)),
+    ):
+        if aligned is not None and tuple(aligned.shape) != shape:
+            raise DataError(f"{name}.shape == {tuple(aligned.shape)}, expected {shape}, as X has")
+    if in_memory(X):
+        weights, mask = (None if part is None else np.asarray(part) for part in (weights, mask))
+        return LocalBlocks(X, weights, mask, rules)
+    if isinstance(X, Corpus):
+        blocks = _blocks_of_corpus(X)
+    else:
+        blocks = _blocks_of_dask(X) if is_dask(X) else _blocks_of_zarr(X)
+    blocks.weights, blocks.masks = (_parts(part, blocks.ranges) for part in (weights, mask))
+    blocks.rules = rules
+    return blocks
+
+
+def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Sequence[Any] | None:
+    """Cut an array beside X where X is cut."""
+    if aligned is None:
+        return None
+    if is_dask(aligned):
+        rows = tuple(stop - start for start, stop in ranges)
+        cut = aligned.rechunk((rows, *((width,) for width in aligned.shape[1:])))
+        return cast(Sequence[Any], cut.to_delayed(optimize_graph=True).ravel().tolist())
+    if is_zarr(aligned):
+        return [partial(_read_rows, aligned, start, stop) for start, stop in ranges]
+    return [np.asarray(aligned[start:stop]) for start, stop in ranges]
+
+
+def in_memory(X: Any) -> bool:
+    """Tell whether X is a NumPy array or a SciPy sparse matrix."""
+    return isinstance(X, np.ndarray) or type(X).__module__.split(".")[0] == "scipy"
+
+
+def validated(model: Any, X: Any, *, reset: bool) -> Any:
+    """Let scikit-learn check what is in memory; pixels are checked in the pass."""
+    if not (isinstance(X, Corpus) or is_dask(X) or is_zarr(X)):
+        return validate_data(
+            model,
+            X,
+            reset=reset,
+            dtype="numeric",
+            ensure_all_finite=False,
+            order="C",
+            accept_sparse="csr",
+        )
+    check_matrix(X)
+    if reset:
+        model.n_features_in_ = int(X.shape[1])
+    elif X.shape[1] != model.n_features_in_:
+        raise DataError(
+            f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features "
+            "as input: use the corpus the model was fitted on, or images of the same size"
+        )
+    return X
+
+
+def check_width(W: Any, n_components: int) -> None:
+    """Refuse weights that are not of so many components."""
+    if len(W.shape) != 2 or W.shape[1] != n_components:
+        raise DataError(f"weights have shape {W.shape}; this model needs (n, {n_components})")
+
+
+def fingerprint_of(X: Any, blocks: Blocks) -> int:
+    """Tell X from another matrix of its shape, as far as can be without reading all of it.
+
+    Returns
+    -------
+    int
+        Of a corpus the checksum of its manifest, of an array in memory one of all of it, of other
+        arrays one of the first block; with weights or a mask, of theirs too.
+    """
+    plain = blocks.weights is None and blocks.masks is None
+    if isinstance(X, Corpus) and plain:
+        return X.fingerprint
+    some = None if isinstance(blocks, LocalBlocks) else [0]
+    found = blocks.map_sum(_block_crc32c, only=some, check=False)
+    return crc32c(np.array([*found, X.fingerprint] if isinstance(X, Corpus) else found))
+
+
+def _block_crc32c(block: Block) -> list[int]:
+    parts = (block.X, block.observed, block.weights)
+    return [crc32c(part) for part in parts if part is not None]
+
+
+def is_dask(X: Any) -> bool:
+    """Tell whether X is Dask's, without importing Dask to find out."""
+    return type(X).__module__.split(".")[0] == "dask"
+
+
+def is_zarr(X: Any) -> bool:
+    """Tell whether X is Zarr's."""
+    return type(X).__module__.split(".")[0] == "zarr"
+
+
+def as_dask(X: Any) -> da.Array:
+    """Give a corpus, zarr array or Dask array as a Dask array in chunks of whole rows."""
+    import dask.array as da
+
+    if isinstance(X, Corpus):
+        return X.to_dask()
+    check_matrix(X)
+    if is_dask(X):
+        return _check_dask(X)
+    lazy: da.Array = da.from_array(X, chunks=(_zarr_block_rows(X), X.shape[1]))
+    return lazy
+
+
+def check_matrix(X: Any) -> None:
+    """Raise DataError unless X has the shape and the dtype of a matrix of pixels."""
+    if not (hasattr(X, "shape") and hasattr(X, "dtype")):
+        raise DataError(
+            f"X is a {type(X).__name__}; NMF needs an array: open a corpus with dnmf.open_corpus, "
+            "take an array out of a Zarr group, or call a Dask frame's to_dask_array(lengths=True)"
+        )
+    if len(X.shape) != 2:
+        raise DataError(
+            f"Found array with dim {len(X.shape)}, while dim 2 is required by NMF: one row per "
+            "image; reshape to (n_images, n_pixels)"
+        )
+    if X.dtype.kind not in "buif":
+        raise DataError(f"X has dtype {X.dtype}; NMF needs integer, boolean or floating pixels")
+    if 0 in X.shape:
+        raise DataError(f"X has shape {tuple(X.shape)}; NMF needs at least one image and one pixel")
+
+
+def _check_dask(X: da.Array) -> da.Array:
+    from dask_ml.utils import check_array
+
+    try:
+        checked: da.Array = check_array(X, dtype=None, ensure_all_finite=False)
+    except TypeError as error:
+        raise DataError(str(error)) from error
+    return checked
+
+
+def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
+    indices = range(corpus.n_blocks)
+    load = [partial(corpus.read_block, i) for i in indices]
+    return DaskBlocks(
+        corpus.shape,
+        corpus.dtype,
+        [corpus.block_range(i) for i in indices],
+        load,
+        lambda row: f"image {row} ({corpus.id_of(row)})",
+    )
+
+
+def _blocks_of_zarr(X: Any) -> DaskBlocks:
+    ranges = even_ranges(X.shape[0], _zarr_block_rows(X))
+    load = [partial(_read_rows, X, start, stop) for start, stop in ranges]
+    return DaskBlocks(tuple(X.shape), np.dtype(X.dtype), ranges, load)
+
+
+def _blocks_of_dask(X: da.Array) -> DaskBlocks:
+    X = _check_dask(X)
+    stops = np.cumsum(X.chunks[0]).tolist()
+    ranges = list(zip([0, *stops[:-1]], stops, strict=True))
+    return DaskBlocks(X.shape, X.dtype, ranges, X.to_delayed(optimize_graph=True).ravel().tolist())
+
+
+def _read_rows(X: Any, start: int, stop: int) -> Array:
+    return np.asarray(X[start:stop])
+
+
+def _zarr_block_rows(X: Any) -> int:
+    """Whole chunks (whole shards, where there are any), about 16 MiB of them."""
+    chunk_rows: int = (X.shards or X.chunks)[0]
+    wanted = choose_block_rows(X.shape[0], X.shape[1] * X.dtype.itemsize)
+    return max(wanted // chunk_rows, 1) * chunk_rows

@@ -1,0 +1,365 @@
+"""What a fit minimises, and the steps that lower it: W for a block, sums for a pass, H from sums.
+
+    F(W, H) = sum_i s_i ( D(x_i | w_i H) + l1_W |w_i|_1 + l2_W/2 ||w_i||^2 )
+              + n ( l1_H |H|_1 + l2_H/2 ||H||^2 )
+
+with s_i the weight of image i, n their sum, and D summed over observed pixels. For a fixed H every
+image has a problem of its own, so W is a function of (X, H), and a pass over X brings home only
+sums over images (`Stats`). Three kinds of objective differ in what the H step knows:
+
+- `Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X hold all there is to
+  know: the H step and the loss after it are exact.
+- `MaskedQuadratic`: squared error, some pixels missing. W is exact; the H step is the same one on
+  X with the missing pixels filled in from W H, which bounds the loss from above (Kim and Choi,
+  ICASSP 2009).
+- `divergence.Multiplicative`: any beta divergence. The H step is multiplicative, which also
+  minimises an upper bound (Fevotte and Idier, Neural Computation 2011); W is solved by coordinate
+  descent where the divergence is Kullback-Leibler, else by multiplicative steps from the
+  least-squares solution.
+
+For the last two the loss of H is known only once a pass has evaluated it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dnmf.block import Block, Strip
+from dnmf.errors import DataError
+from dnmf.kernels import FLOOR, compute_dtype, divergences, gram, solve_nnls
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+OVERFLOW = "the pixels overflow float32; divide X by a constant or convert it to float64"
+
+W_TOLERANCE, W_SWEEPS = 1e-4, 50
+H_TOLERANCE, H_SWEEPS = 1e-6, 10
+"""A row ends with the sweep that gains less than this share of its loss, or after so many."""
+
+INVISIBLE = 1e-9
+"""Share of a component's energy that must lie in observed pixels for it to get a weight."""
+
+
+class _Travels:
+    """Arrays that come out of a message as they went in: contiguous, aligned and writable.
+
+    NumPy multiplies an array that is not aligned by other means, and numba compiles another version
+    of a function for a read-only one: both round differently, and the bits of a fit would depend on
+    where its blocks were computed.
+    """
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                plain = np.require(value, requirements=["C", "A", "W"])
+                object.__setattr__(self, name, plain)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Basis(_Travels):
+    """H and its Gram matrix: all that a block needs to know of a pass.
+
+    Attributes
+    ----------
+    H : ndarray of shape (d, p), float32 or float64
+    G : ndarray of shape (d, d), ``H H^T``
+    """
+
+    H: Array
+    G: Array
+
+    @classmethod
+    def of(cls, H: Array, dtype: np.dtype[Any]) -> Basis:
+        """Cast H to the dtype of the computation and form its Gram matrix."""
+        H = np.ascontiguousarray(H, dtype=dtype)
+        return cls(H, gram(H))
+
+    @classmethod
+    def for_pixels(cls, H: Array, pixels: np.dtype[Any]) -> Basis:
+        """Choose the dtype of the computation by that of the pixels and form the Gram matrix."""
+        return cls.of(H, compute_dtype(pixels))
+
+
+@dataclass(frozen=True)
+class Stats(_Travels):
+    """What a pass brings home from some rows; additive over rows. All float64.
+
+    Attributes
+    ----------
+    S : ndarray of shape (d, d), or (d, p) for `Multiplicative`
+        ``W^T W``; or ``W^T Y^(beta - 1)`` with Y = W H.
+    T : ndarray of shape (d, p)
+        ``W^T X``, missing pixels filled in; or ``H^(1/gamma) W^T (X Y^(beta - 2))``, entry by
+        entry, with gamma the exponent of the step: sums over different H then make sense.
+    xx : ndarray of shape (p,)
+        Sum of x^2 of each pixel over the images.
+    rows : float
+        Sum of the images' weights.
+    divergence : float
+        ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; 0 for `Quadratic`, which knows better.
+    penalty : float
+        ``l1_W |W|_1 + l2_W/2 ||W||^2``, the images weighted.
+    """
+
+    S: Array
+    T: Array
+    xx: Array
+    rows: float = 0.0
+    divergence: float = 0.0
+    penalty: float = 0.0
+
+    def __add__(self, other: Stats) -> Stats:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Stats(*(mine + theirs for mine, theirs in pairs))
+
+    def scaled(self, factor: float) -> Stats:
+        """Weigh all the images behind the sums by a factor."""
+        return Stats(*(factor * value for value in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Base of the three kinds; picklable, sent to the tasks with each pass.
+
+    Attributes
+    ----------
+    beta : float
+        Of the divergence.
+    l1_W, l2_W : float
+        Penalties on the weights of one image.
+    l1_H, l2_H : float
+        Penalties on H, per image behind it.
+    """
+
+    beta: float = 2.0
+    l1_W: float = 0.0
+    l2_W: float = 0.0
+    l1_H: float = 0.0
+    l2_H: float = 0.0
+
+    exact: ClassVar[bool] = False
+    """Whether the loss after an H step is known from the sums it was made of."""
+
+    keeps: ClassVar[float] = 0.0
+    """Share of an entry of H that extrapolation must leave."""
+
+    def project(self, strip: Strip, basis: Basis) -> Array:
+        """Solve for the weights of a strip of images, (b, d)."""
+        raise NotImplementedError
+
+    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+        """Form S, T and the divergence of a strip; V is W with its rows weighted."""
+        raise NotImplementedError
+
+    def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
+        """Lower the objective over H for fixed weights.
+
+        Parameters
+        ----------
+        H : ndarray of shape (d, p), float64
+            Where the pass evaluated the weights.
+        stats : Stats
+        sweeps : int
+            At most so many, where steps are sweeps.
+        """
+        raise NotImplementedError
+
+    def alive(self, H: Array) -> Array:
+        """Raise entries of H that no later step could."""
+        return H
+
+    def project_block(self, block: Block, basis: Basis) -> Array:
+        """Solve for the weights of a block of any real dtype, strip by strip.
+
+        Returns
+        -------
+        W : ndarray of shape (b, d)
+
+        Raises
+        ------
+        DataError
+            The weights are beyond the range of the dtype.
+        """
+        W = np.empty((len(block), len(basis.H)), basis.H.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            for rows, strip in block.strips(basis.H.dtype):
+                W[rows] = self.project(strip, basis)
+        if not np.isfinite(W).all():
+            raise DataError(OVERFLOW)
+        return W
+
+    def measure(self, block: Block, basis: Basis) -> tuple[Stats, Array]:
+        """Solve for the weights of a block and form its share of the pass's sums.
+
+        Returns
+        -------
+        stats : Stats
+        W : ndarray of shape (b, d)
+        """
+        d, p = basis.H.shape
+        S, T, xx = np.zeros(self._shape_of_S(d, p)), np.zeros((d, p)), np.zeros(p)
+        W = np.empty((len(block), d), basis.H.dtype)
+        divergence = penalty = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss is checked after the pass
+            for rows, strip in block.strips(basis.H.dtype):
+                W[rows] = part = self.project(strip, basis)
+                V = part if strip.weights is None else _weighted(part, strip.weights)
+                more = self.sums(strip, part, V, basis)
+                # Sums over strips are float64: a corpus has 10^3 to 10^6 of them.
+                S += more[0]
+                T += more[1]
+                xx += strip.pixel_norms
+                divergence += more[2]
+                penalty += self._penalty_of_W(part, V)
+        return Stats(S, T, xx, block.effective_rows, divergence, penalty), W
+
+    def divergence(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
+        """Compute D(x | w H) over the observed pixels: of each image and of each pixel, float64."""
+        return divergences(strip.X, reconstruct(strip, W, H), floors(strip), self.beta)  # type: ignore[no-any-return]
+
+    def outcome(self, stats: Stats, Y: Array, improved: Array) -> tuple[Array, float, float]:
+        """Say which H the sums of a pass at Y know the loss of.
+
+        Returns
+        -------
+        H : ndarray of shape (d, p)
+            The improved one if that loss is exact, else Y.
+        divergence : float
+        loss : float
+            With all penalties.
+        """
+        if self.exact:
+            H, divergence = improved, quadratic_loss(stats, improved)
+        else:
+            H, divergence = Y, stats.divergence
+        return H, divergence, divergence + stats.penalty + self._penalty_of_H(H, stats.rows)
+
+    def _shape_of_S(self, d: int, p: int) -> tuple[int, int]:
+        return (d, d)
+
+    def _penalty_of_W(self, W: Array, V: Array) -> float:
+        if not (self.l1_W or self.l2_W):
+            return 0.0
+        l1, l2 = V.sum(dtype=np.float64), np.einsum("ij,ij->", W, V, dtype=np.float64)
+        return float(self.l1_W * l1 + 0.5 * self.l2_W * l2)
+
+    def _penalty_of_H(self, H: Array, rows: float) -> float:
+        return float(rows * (self.l1_H * H.sum() + 0.5 * self.l2_H * np.vdot(H, H)))
+
+
+@dataclass(frozen=True)
+class Quadratic(Objective):
+    """Squared error over all pixels: HALS on exact sums."""
+
+    exact: ClassVar[bool] = True
+
+    def project(self, strip: Strip, basis: Basis) -> Array:
+        """Solve non-negative least squares by coordinate descent from zero."""
+        A = strip.X @ basis.H.T - basis.H.dtype.type(self.l1_W)
+        W: Array = np.zeros_like(A)
+        solve_nnls(A, _ridge(basis.G, self.l2_W), 0.5 * strip.norms, W, W_TOLERANCE, W_SWEEPS)
+        return W
+
+    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+        """Form ``W^T W`` and ``W^T X``."""
+        return _gram_of_weights(strip, W), V.T @ strip.X, 0.0
+
+    def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
+        """Solve for H, with the kernel of W on pixels instead of images."""
+        columns = np.array(H.T, order="C")
+        A = np.ascontiguousarray(stats.T.T) - stats.rows * self.l1_H
+        S = _ridge(stats.S, stats.rows * self.l2_H)
+        solve_nnls(A, S, 0.5 * stats.xx, columns, H_TOLERANCE, sweeps)
+        return np.ascontiguousarray(columns.T)
+
+
+@dataclass(frozen=True)
+class MaskedQuadratic(Quadratic):
+    """Squared error over observed pixels: exact weights, HALS on X with the rest filled in."""
+
+    exact: ClassVar[bool] = False
+
+    def project(self, strip: Strip, basis: Basis) -> Array:
+        """Solve each image with the Gram matrix of its own observed pixels."""
+        if strip.observed is None:
+            return super().project(strip, basis)
+        H = basis.H.astype(np.float64)  # a Gram matrix is taken from another: float32 would not do
+        A = (strip.X @ basis.H.T).astype(np.float64) - self.l1_W
+        W, G, whole = np.zeros_like(A), None, gram(H)
+        for i, seen in enumerate(strip.observed):
+            if G is None or not np.array_equal(seen, strip.observed[i - 1]):
+                G = _ridge(_observed_gram(H, whole, seen), self.l2_W)
+            one = slice(i, i + 1)
+            solve_nnls(A[one], G, 0.5 * strip.norms[one], W[one], W_TOLERANCE, W_SWEEPS)
+        return W.astype(basis.H.dtype)
+
+    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+        """Form ``W^T W`` and ``W^T X`` with W H where X is missing."""
+        Y = W @ basis.H
+        filled = strip.X if strip.observed is None else np.where(strip.observed, strip.X, Y)
+        lost = divergences(filled, Y, strip.norms, 2.0)[0]
+        return _gram_of_weights(strip, W), V.T @ filled, total(lost, strip.weights)
+
+
+SQUARED = Quadratic()
+"""Squared error without penalties."""
+
+
+def quadratic_loss(stats: Stats, H: Array) -> float:
+    """Compute ``1/2 ||X - W H||^2`` from the sums of a pass, exactly and without X.
+
+    ``1/2 ||X||^2 - <T, H> + 1/2 <S, H H^T>``; rounding can take a perfect fit below zero, which
+    becomes zero.
+    """
+    loss = 0.5 * stats.xx.sum() - np.vdot(stats.T, H) + 0.5 * np.vdot(stats.S, gram(H))
+    return max(float(loss), 0.0)
+
+
+def _weighted(W: Array, weights: Array) -> Array:
+    return weights.astype(W.dtype)[:, None] * W
+
+
+def total(images: Array, weights: Array | None) -> float:
+    """Sum over images, weighted if they have weights."""
+    return float(images.sum() if weights is None else weights @ images)
+
+
+def _gram_of_weights(strip: Strip, W: Array) -> Array:
+    V = W if strip.weights is None else _weighted(W, np.sqrt(strip.weights))
+    return gram(np.ascontiguousarray(V.T))
+
+
+def _ridge(G: Array, l2: float) -> Array:
+    if not l2:
+        return G
+    ridged: Array = G + G.dtype.type(l2) * np.eye(len(G), dtype=G.dtype)
+    return ridged
+
+
+def _observed_gram(H: Array, whole: Array, seen: Array) -> Array:
+    """Form the Gram matrix of H over some pixels, from these or from the others: the fewer."""
+    few = 2 * np.count_nonzero(seen) <= len(seen)
+    part = gram(np.ascontiguousarray(H[:, seen if few else ~seen]))
+    G = part if few else whole - part
+    hidden = np.diag(G) <= INVISIBLE * np.diag(whole)
+    G[hidden] = G[:, hidden] = 0  # rounding would give it any weight at all
+    return G
+
+
+def reconstruct(strip: Strip, W: Array, H: Array) -> Array:
+    """Multiply W H, 0 at missing pixels."""
+    Y: Array = W @ H
+    return Y if strip.observed is None else Y * strip.observed
+
+
+def floors(strip: Strip) -> Array:
+    """Least value of each image's reconstruction; 1 for a blank image, whose weights are 0."""
+    count = strip.X.shape[1] if strip.observed is None else strip.observed.sum(axis=1)
+    means = strip.X.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
+    return np.where(means > 0, FLOOR * means, 1.0)
