@@ -17,6 +17,8 @@ from dnmf.kernels import squared_norms
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+NO_WEIGHT = "all sample weights are zero; at least one image needs a positive weight"
+
 STRIP_ROWS = 1024
 """Images that become floating point at a time: a strip stays in cache, a block would not."""
 

@@ -6,14 +6,23 @@ import json as json_
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from dnmf.errors import DnmfError
+from dnmf.flags import (
+    INITS,
+    LOSSES,
+    Loss,
+    Rows,
+    Size,
+    cluster_options,
+    force_option,
+    json_option,
+    mask_option,
+)
 from dnmf.version import __version__
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -33,53 +42,10 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
-class _Size(click.ParamType[tuple[int, int]]):
-    name = "HxW"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdigit() for part in parts):
-            self.fail(f"{value!r} is not a size; write height x width, like 64x64", param, ctx)
-        return int(parts[0]), int(parts[1])
-
-
-class _Rows(click.ParamType[slice]):
-    name = "A:B"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> slice:
-        parts = str(value).split(":")
-        if len(parts) != 2 or not all(part.isdigit() for part in parts):
-            self.fail(
-                f"{value!r} is not a range of rows; write first:last+1, like 0:25", param, ctx
-            )
-        return slice(int(parts[0]), int(parts[1]))
-
-
-def _cluster_options(command: Command) -> Command:
-    """Give a command the flags that say where its passes run."""
-    for option in (
-        click.option(
-            "--scheduler-file", metavar="F", help="File with a running scheduler's address."
-        ),
-        click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler."),
-        click.option(
-            "--memory-limit", metavar="SIZE", help="Memory of each worker of --workers, like 2GB."
-        ),
-        click.option(
-            "--workers", type=click.IntRange(min=1), help="Start so many local processes."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
 _WHY = {
     "converged": "converged: the last gained less than --tol (a smaller one goes on)",
     "max_iter": "stopped by --max-iter (a larger one goes on)",
 }
-
-_force = click.option("--force", is_flag=True, help="Replace an earlier output of the same kind.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,7 +67,7 @@ def main() -> None:
 @click.option(
     "--out", default="dnmf-demo", show_default=True, metavar="DIR", help="Folder for the results."
 )
-@_force
+@force_option
 def demo(out: str, force: bool) -> None:
     """Run the whole flow on 10,000 bundled digits, pictures included."""
     from dnmf.demo import run_demo
@@ -112,11 +78,11 @@ def demo(out: str, force: bool) -> None:
 @main.command()
 @click.argument("source", nargs=-1, required=True)
 @click.argument("corpus")
-@click.option("--size", type=_Size(), help="Resize every image, averaging over areas.")
+@click.option("--size", type=Size(), help="Resize every image, averaging over areas.")
 @click.option("--color", type=click.Choice(["gray", "rgb"]), help="Convert every image.")
 @click.option("--block-rows", type=click.IntRange(min=1), help="Images per block [about 16 MiB].")
-@_force
-@_cluster_options
+@force_option
+@cluster_options
 def ingest(
     source: tuple[str, ...],
     corpus: str,
@@ -150,7 +116,7 @@ def ingest(
 
 @main.command()
 @click.argument("path")
-@_json
+@json_option
 def info(path: str, as_json: bool) -> None:
     """Say what a corpus or a model is."""
     from dnmf.describe import describe
@@ -178,11 +144,25 @@ def info(path: str, as_json: bool) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random start.")
 @click.option(
+    "--loss",
+    type=Loss(),
+    default=LOSSES[0],
+    show_default=True,
+    help=f"{', '.join(LOSSES)} or a beta.",
+)
+@click.option(
+    "--init", type=click.Choice(INITS), default="random", show_default=True, help="Start of H."
+)
+@click.option("--alpha-w", type=float, default=0.0, help="Penalty on the weights.")
+@click.option("--alpha-h", type=float, help="Penalty on the components.  [default: as --alpha-w]")
+@click.option("--l1-ratio", type=float, default=0.0, help="Share of the l1 norm in penalties.")
+@mask_option
+@click.option(
     "--checkpoint-every", type=int, default=1, show_default=True, help="Passes between commits."
 )
-@_force
-@_json
-@_cluster_options
+@force_option
+@json_option
+@cluster_options
 def fit(
     corpus: str,
     model: str,
@@ -190,6 +170,12 @@ def fit(
     max_iter: int,
     tol: float,
     seed: int,
+    loss: float | str,
+    init: str,
+    alpha_w: float,
+    alpha_h: float | None,
+    l1_ratio: float,
+    mask: str | None,
     checkpoint_every: int,
     force: bool,
     as_json: bool,
@@ -204,6 +190,7 @@ def fit(
     from dnmf.checkpoint import FORMAT
     from dnmf.cluster import cluster
     from dnmf.describe import describe
+    from dnmf.inputs import open_mask
     from dnmf.output import is_absent, remove_store
     from dnmf.reporting import PassReport, end_live, number, say
 
@@ -215,11 +202,18 @@ def fit(
         tol=tol,
         max_iter=max_iter,
         random_state=seed,
+        init=init,
+        solver="cd" if loss in ("frobenius", 2) else "mu",
+        beta_loss=loss,
+        alpha_W=alpha_w,
+        alpha_H="same" if alpha_h is None else alpha_h,
+        l1_ratio=l1_ratio,
         checkpoint=model,
         checkpoint_every=checkpoint_every,
         on_pass=report,
     )
     nmf.check_parameters()
+    hidden = open_mask(mask, images.shape) if mask is not None else None
     if force:
         remove_store(model, FORMAT)
     with cluster(**where) as place:
@@ -227,7 +221,7 @@ def fit(
         if not is_absent(model):
             say(f"{model} is there: going on from its last commit")
         try:
-            _quietly(nmf.fit, images)
+            _quietly(nmf.fit, images, mask=hidden)
         except KeyboardInterrupt:
             end_live()
             if not is_absent(model):
@@ -248,17 +242,22 @@ def fit(
 @click.argument("model")
 @click.argument("corpus")
 @click.argument("weights")
-@_force
-@_cluster_options
-def transform(model: str, corpus: str, weights: str, force: bool, **where: Any) -> None:
+@mask_option
+@force_option
+@cluster_options
+def transform(
+    model: str, corpus: str, weights: str, mask: str | None, force: bool, **where: Any
+) -> None:
     """Compute the weights of CORPUS into a Zarr array WEIGHTS of shape (images, components)."""
     from dnmf import load, open_corpus
     from dnmf.cluster import cluster
     from dnmf.export import write_weights
+    from dnmf.inputs import open_mask
 
     fitted, images = load(model), open_corpus(corpus)
+    hidden = open_mask(mask, images.shape) if mask is not None else None
     with cluster(**where):
-        n = write_weights(fitted, images, weights, force=force)
+        n = write_weights(fitted, images, weights, mask=hidden, force=force)
     click.echo(f"{weights}: weights of {n:,} images, {fitted.n_components_} components")
 
 
@@ -267,15 +266,17 @@ def transform(model: str, corpus: str, weights: str, force: bool, **where: Any) 
 @click.argument("corpus")
 @click.argument("out", required=False)
 @click.option("--png", metavar="DIR", help="Write PNG files into a folder instead.")
-@click.option("--rows", type=_Rows(), help="Images for --png.  [default: 0:25]")
-@_force
-@_cluster_options
+@click.option("--rows", type=Rows(), help="Images for --png.  [default: 0:25]")
+@mask_option
+@force_option
+@cluster_options
 def reconstruct(
     model: str,
     corpus: str,
     out: str | None,
     png: str | None,
     rows: slice | None,
+    mask: str | None,
     force: bool,
     **where: Any,
 ) -> None:
@@ -283,18 +284,20 @@ def reconstruct(
     from dnmf import load, open_corpus
     from dnmf.cluster import cluster
     from dnmf.export import write_pngs, write_reconstruction
+    from dnmf.inputs import open_mask
 
     if (out is None) == (png is None):
         raise click.UsageError("give either OUT, a new corpus, or --png DIR")
     if rows is not None and png is None:
         raise click.UsageError("--rows is for --png; OUT gets all images")
     fitted, images = load(model), open_corpus(corpus)
+    hidden = open_mask(mask, images.shape) if mask is not None else None
     if png is not None:
-        count = write_pngs(fitted, images, rows or slice(0, 25), png, force=force)
+        count = write_pngs(fitted, images, rows or slice(0, 25), png, mask=hidden, force=force)
         click.echo(f"{png}: {count} PNG files")
         return
     with cluster(**where):
-        result = write_reconstruction(fitted, images, out or "", force=force)
+        result = write_reconstruction(fitted, images, out or "", mask=hidden, force=force)
     click.echo(repr(result)[1:-1])
 
 
@@ -334,7 +337,7 @@ class _Blocks:
             self.bar.render_finish()
 
 
-def _quietly(fit: Callable[[Any], Any], images: Any) -> None:
+def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
     """Fit without the warning at max_iter: the last line says why the fit stopped."""
     import warnings
 
@@ -342,7 +345,7 @@ def _quietly(fit: Callable[[Any], Any], images: Any) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fit(images)
+        fit(images, **aside)
 
 
 def _plain(value: Any) -> str:

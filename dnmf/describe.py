@@ -79,6 +79,9 @@ def _model(path: str) -> dict[str, Any]:
         "components": fit.n_components,
         "image_shape": fit.X["image_shape"],
         "images": fit.X["shape"][0],
+        "loss": fit.parameters["beta_loss"],
+        **{name: fit.parameters[name] for name in _penalties(fit.parameters)},
+        "init": fit.parameters["init"] or "random",
         "error": state.error if state.losses else None,
         "relative_error": state.relative_error if state.losses else None,
         "passes": state.n_iter,
@@ -87,3 +90,8 @@ def _model(path: str) -> dict[str, Any]:
         "seed": fit.seed,
         "weights": weights,
     }
+
+
+def _penalties(parameters: dict[str, Any]) -> tuple[str, ...]:
+    none = not parameters["alpha_W"] and parameters["alpha_H"] in ("same", 0)
+    return () if none else ("alpha_W", "alpha_H", "l1_ratio")

@@ -38,22 +38,15 @@ class Multiplicative(Objective):
 
     def project(self, strip: Strip, basis: Basis) -> Array:
         """Start from least squares; then coordinate or multiplicative steps, image by image."""
-        W = Quadratic(2.0, self.l1_W, self.l2_W).project(strip, basis)
         if self.beta == 2 and strip.observed is None:
-            return W
-        return self.refine(strip, W, basis.H, KL_SWEEPS)
-
-    def refine(self, strip: Strip, W: Array, H: Array, sweeps: int) -> Array:
-        """Lower the objective of each image from given weights."""
-        if self.beta == 1:
-            seen = 1.0 if strip.observed is None else strip.observed.astype(H.dtype)
-            sums = np.broadcast_to(H.sum(axis=1), W.shape) if strip.observed is None else seen @ H.T
-            linear = np.ascontiguousarray(sums + H.dtype.type(self.l1_W))
-            least = np.broadcast_to(floors(strip)[:, None], strip.X.shape)
-            B = np.ascontiguousarray(H.T)
-            solve_kl(strip.X, B, linear, self.l2_W, least, W, KL_TOLERANCE, sweeps)
-            return W
-        return self._multiply(strip, _lifted(W, strip, H), H)
+            return Quadratic(2.0, self.l1_W, self.l2_W).project(strip, basis)
+        W, H = Quadratic().project(strip, basis), basis.H
+        if self.beta != 1:
+            return self._multiply(strip, _lifted(W, strip, H), H)
+        sums = H.sum(axis=1) if strip.observed is None else strip.observed.astype(H.dtype) @ H.T
+        linear = np.ascontiguousarray(np.broadcast_to(sums, W.shape) + H.dtype.type(self.l1_W))
+        solve_kl(strip.X, H, linear, self.l2_W, floors(strip), W, KL_TOLERANCE, KL_SWEEPS)
+        return W
 
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
         """Form the two halves of the gradient, ``W^T Y^(beta-1)`` and ``W^T (X Y^(beta-2))``."""

@@ -117,7 +117,13 @@ def write_reconstruction(
 
 
 def write_pngs(
-    model: NMF, corpus: Corpus, rows: slice, folder: str | os.PathLike[str], *, force: bool = False
+    model: NMF,
+    corpus: Corpus,
+    rows: slice,
+    folder: str | os.PathLike[str],
+    *,
+    mask: Any = None,
+    force: bool = False,
 ) -> int:
     """Reconstruct some images into PNG files named by their row numbers.
 
@@ -130,6 +136,8 @@ def write_pngs(
     corpus : Corpus
     rows : slice
     folder : str or path
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored, and is filled in by the model.
     force : bool, default False
         Write into a folder that is not empty.
 
@@ -150,7 +158,9 @@ def write_pngs(
         raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
     require_same_pixels(model, corpus)
     originals = corpus.images(rows)
-    again = model.inverse_transform(model.transform(originals.reshape(len(numbers), -1)))
+    hidden = None if mask is None else np.asarray(mask[rows])
+    weights = model.transform(originals.reshape(len(numbers), -1), hidden)
+    again = model.inverse_transform(weights)
     pictures = [_to_image(x, originals) for x in again.reshape(originals.shape)]
     target.mkdir(parents=True, exist_ok=True)
     for number, picture in zip(numbers, pictures, strict=True):

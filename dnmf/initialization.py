@@ -36,6 +36,10 @@ represented by one corner of it."""
 UPDATES = 512
 """H updates at least: their number matters more than the images behind each."""
 
+SHORT = (256, 1)
+"""Updates and epochs at least, first on squared error, then on the divergence, where that is
+another: each costs more there, and squared error is the cheap way from a poor H to a fair one."""
+
 EPOCHS = 2
 """Times at least that each sampled image is used."""
 
@@ -274,18 +278,22 @@ def initial_H(
 
 
 def warm_up(objective: Objective, H: Array, sample: Block, seed: int) -> Array:
-    """Improve H on the sample: online updates on squared error, then, if need be, on the rest.
-
-    Squared error is the fastest way from a poor H to a fair one for every divergence.
-    """
+    """Improve H on the sample: online updates on what is minimised, after some on squared error."""
     if isinstance(objective, Quadratic):
         return online_updates(objective, H, sample, seed)
     plain = Quadratic() if sample.observed is None else MaskedQuadratic()
-    H = objective.alive(online_updates(plain, H, sample, seed))
-    return online_updates(objective, H, sample, seed)
+    H = objective.alive(online_updates(plain, H, sample, seed, *SHORT))
+    return online_updates(objective, H, sample, seed, *SHORT)
 
 
-def online_updates(objective: Objective, H: Array, sample: Block, seed: int) -> Array:
+def online_updates(
+    objective: Objective,
+    H: Array,
+    sample: Block,
+    seed: int,
+    updates: int = UPDATES,
+    epochs: int = EPOCHS,
+) -> Array:
     """Improve H by small batches with a running, forgetting sum, one sweep over H per batch.
 
     Parameters
@@ -294,6 +302,8 @@ def online_updates(objective: Objective, H: Array, sample: Block, seed: int) -> 
     H : ndarray of shape (d, p), float64
     sample : Block
     seed : int
+    updates, epochs : int
+        How many there are at least.
 
     Returns
     -------
@@ -301,7 +311,7 @@ def online_updates(objective: Objective, H: Array, sample: Block, seed: int) -> 
     """
     rng = np.random.default_rng([seed, 2])
     per_epoch = len(batches_of(np.arange(len(sample)), len(H)))
-    epochs = max(EPOCHS, -(-UPDATES // per_epoch))
+    epochs = max(epochs, -(-updates // per_epoch))
     batches = [
         rows for _ in range(epochs) for rows in batches_of(rng.permutation(len(sample)), len(H))
     ]

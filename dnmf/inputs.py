@@ -7,9 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import zarr
+import zarr.errors
 from sklearn.utils.validation import validate_data
 
-from dnmf.block import PLAIN, Block, Rules
+from dnmf.block import NO_WEIGHT, PLAIN, Block, Rules
 from dnmf.blockwise import Blocks, DaskBlocks, LocalBlocks, even_ranges
 from dnmf.corpus import Corpus
 from dnmf.errors import DataError
@@ -41,6 +43,7 @@ def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAI
     """
     if not isinstance(X, Corpus):
         check_matrix(X)
+    weights, mask = _sample_weights(weights, X.shape[0]), _array(mask)
     for name, aligned, shape in (
         ("sample_weight", weights, tuple(X.shape[:1])),
         ("mask", mask, tuple(X.shape)),
@@ -57,6 +60,56 @@ def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAI
     blocks.weights, blocks.masks = (_parts(part, blocks.ranges) for part in (weights, mask))
     blocks.rules = rules
     return blocks
+
+
+def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+    """Open a mask of the pixels of a corpus.
+
+    Parameters
+    ----------
+    path : str
+        Of a Zarr array of booleans.
+    shape : tuple of int
+        That of the corpus, (n, p).
+
+    Raises
+    ------
+    DataError
+        There is none, or it has another shape or dtype.
+    """
+    try:
+        mask = zarr.open_array(path, mode="r")
+    except (OSError, ValueError, KeyError, zarr.errors.NodeNotFoundError) as error:
+        raise DataError(
+            f"{path} is no mask: it must be a Zarr array of booleans of shape {shape}"
+        ) from error
+    if mask.dtype != bool or mask.shape != shape:
+        raise DataError(
+            f"{path} holds {mask.dtype} of shape {mask.shape}; a mask of this corpus is bool of "
+            f"shape {shape}: one row per image, one column per pixel"
+        )
+    return mask
+
+
+def _array(aligned: Any) -> Any:
+    """Leave lazy arrays lazy."""
+    lazy = aligned is None or is_dask(aligned) or is_zarr(aligned)
+    return aligned if lazy else np.asarray(aligned)
+
+
+def _sample_weights(weights: Any, n: int) -> Any:
+    weights = _array(weights)
+    if not isinstance(weights, np.ndarray):
+        return weights
+    if weights.dtype.kind not in "buif" or weights.ndim > 1:
+        raise DataError(
+            f"Sample weights must be 1D array or scalar: one number per image; got shape "
+            f"{weights.shape}, {weights.dtype}"
+        )
+    weights = np.full(n, weights, np.float64) if weights.ndim == 0 else weights.astype(np.float64)
+    if weights.size and not weights.any():
+        raise DataError(NO_WEIGHT)
+    return weights
 
 
 def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Sequence[Any] | None:

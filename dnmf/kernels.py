@@ -74,25 +74,36 @@ def solve_nnls(A, G, energy, W, tolerance, max_sweeps):  # type: ignore[no-untyp
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def solve_kl(X, B, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
-    """Minimise ``sum_q y_q - x_q log y_q`` with ``y = w B^T`` over w >= 0 per row, in place in W.
+def kl_step(phi, slope, s, l2, w):  # type: ignore[no-untyped-def]
+    """Solve ``s + l2 v = a / (c + v)`` for v >= 0; a and c make the right side phi, -slope at w."""
+    if not (slope > 0 and s > 0):
+        return 0.0
+    c = phi / slope - w
+    rest = phi * phi / slope - s * c
+    curve = s + l2 * c
+    v = 2 * rest / (curve + np.sqrt(max(curve * curve + 4 * l2 * rest, 0.0)))
+    return max(v, 0.0)
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
+    """Minimise ``sum_q y_q - x_q log y_q`` with ``y = w H`` over w >= 0 for every row, in place.
 
     Cyclic coordinate descent (Hsieh and Dhillon, KDD 2011, section 4). The derivative for one
-    coordinate is ``linear - phi(w)`` with ``phi = sum x b / y``, a sum of terms ``a / (c + w)``.
+    coordinate is ``linear - phi(w)`` with ``phi = sum x h / y``, a sum of terms ``a / (c + w)``.
     The step solves ``1 / phi(w) = 1 / linear`` by one Newton step, not ``phi(w) = linear``: that
     is exact for a single term, never passes the minimum from below, and is finite everywhere.
     Pixels with x = 0 enter through `linear` alone, so dark pixels cost nothing.
 
     Parameters
     ----------
-    X : ndarray of shape (n, q)
-    B : ndarray of shape (q, d)
-        ``H^T`` to solve for the weights of images.
+    X : ndarray of shape (n, p)
+    H : ndarray of shape (d, p)
     linear : ndarray of shape (n, d)
-        Column sums of B over the observed entries of each row, plus any l1 penalty.
+        Sums of the rows of H over the observed pixels of each image, plus any l1 penalty.
     l2 : float
-    floors : ndarray of shape (n, q), any strides
-        Least value of y.
+    floors : ndarray of shape (n,)
+        Least value of y in each image.
     W : ndarray of shape (n, d)
         Start on entry, solution on exit.
     tolerance : float
@@ -100,46 +111,45 @@ def solve_kl(X, B, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignor
     max_sweeps : int
     """
     n, p = X.shape
-    d = B.shape[1]
+    d = len(H)
     lit = np.empty(p, np.int64)
-    x, y, floor = np.empty(p, B.dtype), np.empty(p, B.dtype), np.empty(p, B.dtype)
-    rows = np.empty((d, p), B.dtype)
-    zero = B.dtype.type(0)
+    x, y, inverse = np.empty(p, H.dtype), np.empty(p, H.dtype), np.empty(p, H.dtype)
+    rows = np.empty((d, p), H.dtype)
+    number = H.dtype.type
+    zero, one = number(0), number(1)
     for i in range(n):
         w = W[i]
         m = 0
         for q in range(p):
             if X[i, q] > 0:
-                lit[m], x[m], floor[m], y[m] = q, X[i, q], floors[i, q], zero
-                for j in range(d):
-                    rows[j, m] = B[q, j]
-                    y[m] += w[j] * B[q, j]
+                lit[m], x[m], y[m] = q, X[i, q], zero
                 m += 1
+        for j in range(d):
+            for q in range(m):
+                rows[j, q] = H[j, lit[q]]
+                y[q] += w[j] * rows[j, q]
+        floor = number(floors[i])
         for q in range(m):
-            y[q] = max(y[q], floor[q])
+            y[q] = max(y[q], floor)
+            inverse[q] = one / y[q]
         for _ in range(max_sweeps):
             moved, mass = 0.0, 0.0
             for j in range(d):
                 row, s = rows[j], linear[i, j]
                 phi, slope = zero, zero
                 for q in range(m):
-                    ratio = row[q] / y[q]
+                    ratio = row[q] * inverse[q]
                     phi += x[q] * ratio
                     slope += x[q] * ratio * ratio
-                new = zero
-                if slope > 0 and s > 0:
-                    c = phi / slope - w[j]
-                    rest = phi * phi / slope - s * c
-                    curve = s + l2 * c
-                    new = 2 * rest / (curve + np.sqrt(max(curve * curve + 4 * l2 * rest, zero)))
-                    new = max(new, zero)
-                step = new - w[j]
+                new = kl_step(phi, slope, s, l2, w[j])
+                step = number(new) - w[j]
                 mass += new * s
                 if step != 0:
                     moved += abs(step) * s
-                    w[j] = new
+                    w[j] += step
                     for q in range(m):
-                        y[q] = max(y[q] + step * row[q], floor[q])
+                        y[q] = max(y[q] + step * row[q], floor)
+                        inverse[q] = one / y[q]
             if moved <= tolerance * mass:
                 break
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dnmf.block import Block
+from dnmf.block import NO_WEIGHT, Block
 from dnmf.blockwise import Blocks
 from dnmf.errors import DataError
 from dnmf.initialization import initial_H, take_sample, warm_up
@@ -222,6 +222,8 @@ def advance(objective: Objective, state: State, stats: Stats) -> State:
     stats : Stats
         Of the pass over X at ``state.Y``.
     """
+    if stats.rows <= 0:
+        raise DataError(NO_WEIGHT)
     improved = objective.improve(state.Y, stats)
     H, divergence, loss = objective.outcome(stats, state.Y, improved)
     if not (np.isfinite(loss) and np.isfinite(improved).all()):

@@ -45,18 +45,19 @@ def test_the_tree_of_errors_is_as_drawn():
             continue
         depth = (len(line) - len(bare)) // 4 - 1
         stack[depth:] = [name]
-        builtin = bare.partition("(")[2].partition(")")[0]
-        drawn[name] = (stack[-2] if len(stack) > 1 else "Exception", builtin)
+        builtins = bare.partition("(")[2].partition(")")[0]
+        parent = stack[-2] if len(stack) > 1 else "Exception"
+        drawn[name] = (parent, builtins.split(", ") if builtins else [])
     found = {
         name: value
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, Exception)
     }
     assert set(drawn) == set(found)
-    for name, (parent, builtin) in drawn.items():
+    for name, (parent, builtins) in drawn.items():
         bases = [base.__name__ for base in found[name].__bases__]
         assert bases[0] == parent
-        assert bases[1:] == ([builtin] if builtin else [])
+        assert bases[1:] == builtins
 
 
 def test_nothing_unpickles_what_it_reads():

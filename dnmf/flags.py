@@ -1,0 +1,88 @@
+"""Options and types that commands of the command line share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+LOSSES = ("frobenius", "kullback-leibler", "itakura-saito")
+INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """Height x width."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Read the value."""
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+            self.fail(f"{value!r} is not a size; write height x width, like 64x64", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+class Rows(click.ParamType[slice]):
+    """First row : row after the last."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> slice:
+        """Read the value."""
+        parts = str(value).split(":")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+            self.fail(
+                f"{value!r} is not a range of rows; write first:last+1, like 0:25", param, ctx
+            )
+        return slice(int(parts[0]), int(parts[1]))
+
+
+def cluster_options(command: Command) -> Command:
+    """Give a command the flags that say where its passes run."""
+    for option in (
+        click.option(
+            "--scheduler-file", metavar="F", help="File with a running scheduler's address."
+        ),
+        click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler."),
+        click.option(
+            "--memory-limit", metavar="SIZE", help="Memory of each worker of --workers, like 2GB."
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Start so many local processes."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+force_option = click.option(
+    "--force", is_flag=True, help="Replace an earlier output of the same kind."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+)
+
+
+class Loss(click.ParamType[float | str]):
+    """A loss by its name, the beginning of its name, or its beta."""
+
+    name = "LOSS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
+        """Read the value."""
+        names = [name for name in LOSSES if name.startswith(str(value))]
+        if len(names) == 1:
+            return names[0]
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no loss; take one of {', '.join(LOSSES)} or a number")
+
+
+mask_option = click.option(
+    "--mask", metavar="ZARR", help="Boolean array as CORPUS, true where a pixel is to be ignored."
+)
