@@ -17,11 +17,22 @@ if TYPE_CHECKING:
     from dnmf.errors import DnmfError
     from dnmf.estimator import NMF, load
     from dnmf.ingestion import ingest
+    from dnmf.minibatch import MiniBatchNMF
 
-__all__ = ["NMF", "Corpus", "DnmfError", "__version__", "ingest", "load", "open_corpus"]
+__all__ = [
+    "NMF",
+    "Corpus",
+    "DnmfError",
+    "MiniBatchNMF",
+    "__version__",
+    "ingest",
+    "load",
+    "open_corpus",
+]
 
 _HOMES = {
     "NMF": "estimator",
+    "MiniBatchNMF": "minibatch",
     "load": "estimator",
     "Corpus": "corpus",
     "open_corpus": "corpus",

@@ -12,6 +12,7 @@ import click
 
 from dnmf.errors import DnmfError
 from dnmf.flags import (
+    CLUSTER,
     INITS,
     LOSSES,
     Loss,
@@ -133,7 +134,9 @@ def info(path: str, as_json: bool) -> None:
 @main.command()
 @click.argument("corpus")
 @click.argument("model")
-@click.option("-k", "--components", type=int, required=True, help="Number of components.")
+@click.option(
+    "-k", "--components", "n_components", type=int, required=True, help="Number of components."
+)
 @click.option("--max-iter", type=int, default=200, show_default=True, help="Most passes.")
 @click.option(
     "--tol",
@@ -142,9 +145,17 @@ def info(path: str, as_json: bool) -> None:
     show_default=True,
     help="Stop when a pass lowers the loss by less than this share; 0 runs all passes.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random start.")
+@click.option(
+    "--seed",
+    "random_state",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of the random start.",
+)
 @click.option(
     "--loss",
+    "beta_loss",
     type=Loss(),
     default=LOSSES[0],
     show_default=True,
@@ -153,8 +164,10 @@ def info(path: str, as_json: bool) -> None:
 @click.option(
     "--init", type=click.Choice(INITS), default="random", show_default=True, help="Start of H."
 )
-@click.option("--alpha-w", type=float, default=0.0, help="Penalty on the weights.")
-@click.option("--alpha-h", type=float, help="Penalty on the components.  [default: as --alpha-w]")
+@click.option("--alpha-w", "alpha_W", type=float, default=0.0, help="Penalty on the weights.")
+@click.option(
+    "--alpha-h", "alpha_H", type=float, help="Penalty on the components.  [default: as --alpha-w]"
+)
 @click.option("--l1-ratio", type=float, default=0.0, help="Share of the l1 norm in penalties.")
 @mask_option
 @click.option(
@@ -164,22 +177,7 @@ def info(path: str, as_json: bool) -> None:
 @json_option
 @cluster_options
 def fit(
-    corpus: str,
-    model: str,
-    components: int,
-    max_iter: int,
-    tol: float,
-    seed: int,
-    loss: float | str,
-    init: str,
-    alpha_w: float,
-    alpha_h: float | None,
-    l1_ratio: float,
-    mask: str | None,
-    checkpoint_every: int,
-    force: bool,
-    as_json: bool,
-    **where: Any,
+    corpus: str, model: str, mask: str | None, force: bool, as_json: bool, **options: Any
 ) -> None:
     """Factorise CORPUS into MODEL, with a checkpoint after each pass.
 
@@ -195,29 +193,19 @@ def fit(
     from dnmf.reporting import PassReport, end_live, number, say
 
     began = time.monotonic()
+    where = {name: options.pop(name) for name in CLUSTER}
+    if options["alpha_H"] is None:
+        options["alpha_H"] = "same"
     images = open_corpus(corpus)
-    report = PassReport(len(images), tol, max_iter)
-    nmf = NMF(
-        components,
-        tol=tol,
-        max_iter=max_iter,
-        random_state=seed,
-        init=init,
-        solver="cd" if loss in ("frobenius", 2) else "mu",
-        beta_loss=loss,
-        alpha_W=alpha_w,
-        alpha_H="same" if alpha_h is None else alpha_h,
-        l1_ratio=l1_ratio,
-        checkpoint=model,
-        checkpoint_every=checkpoint_every,
-        on_pass=report,
-    )
+    report = PassReport(len(images), options["tol"], options["max_iter"])
+    solver = "cd" if options["beta_loss"] in ("frobenius", 2) else "mu"
+    nmf = NMF(solver=solver, checkpoint=model, on_pass=report, **options)
     nmf.check_parameters()
     hidden = open_mask(mask, images.shape) if mask is not None else None
     if force:
         remove_store(model, FORMAT)
     with cluster(**where) as place:
-        say(f"fit {repr(images)[1:-1]} to {components} components on {place}")
+        say(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
         if not is_absent(model):
             say(f"{model} is there: going on from its last commit")
         try:

@@ -52,7 +52,7 @@ class Multiplicative(Objective):
         """Form the two halves of the gradient, ``W^T Y^(beta-1)`` and ``W^T (X Y^(beta-2))``."""
         images, _ = self.divergence(strip, W, basis.H)
         down, up = self._halves(strip, W, basis.H)
-        carried = basis.H ** basis.H.dtype.type(1 / self.exponent) * (V.T @ up)
+        carried = basis.H.astype(np.float64) ** (1 / self.exponent) * (V.T @ up)
         return V.T @ down, carried, total(images, strip.weights)
 
     def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
@@ -84,6 +84,8 @@ class Multiplicative(Objective):
         return W
 
     def _halves(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
+        if self.beta not in (1, 2):  # powers of bright or dark pixels leave the range of float32
+            W, H = W.astype(np.float64), H.astype(np.float64)
         Y = np.maximum(reconstruct(strip, W, H), floors(strip).astype(H.dtype)[:, None])
         if self.beta == 2:
             down, up = Y, strip.X

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 LOSSES = ("frobenius", "kullback-leibler", "itakura-saito")
+CLUSTER = ("workers", "memory_limit", "scheduler", "scheduler_file")
 INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
 
 Command = TypeVar("Command", bound=Callable[..., Any])

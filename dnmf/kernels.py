@@ -16,6 +16,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ROUNDING = 1e-7
 """Share of ``||x||^2`` below which a loss cannot be told from rounding in float32."""
 
+INVISIBLE = 1e-9
+"""Share of a component's energy that must lie in observed pixels for it to get a weight."""
+
 FLOOR = 1e-7
 """Share of an image's mean below which its reconstruction counts as that share: divergences other
 than Frobenius divide by it. Relative, so that the scale of X does not matter."""
@@ -71,6 +74,51 @@ def solve_nnls(A, G, energy, W, tolerance, max_sweeps):  # type: ignore[no-untyp
             # Below rounding the loss may come out negative; gains there are noise.
             if gain <= tolerance * max(loss, ROUNDING * energy[i]):
                 break
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def solve_nnls_masked(A, H, observed, energy, l2, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
+    """Minimise as `solve_nnls`, each row over its own observed pixels, in place in W.
+
+    A row's Gram matrix is summed over its observed pixels, or taken from that of all pixels by its
+    missing ones: the fewer. The difference needs float64; what of a component's energy is left by
+    rounding alone is no reason to give it a weight.
+
+    Parameters
+    ----------
+    A : ndarray of shape (n, d), float64
+        ``X H^T`` with X zero where missing.
+    H : ndarray of shape (d, p), float64
+    observed : ndarray of shape (n, p), bool
+    energy, W, tolerance, max_sweeps
+        As in `solve_nnls`.
+    l2 : float
+        Added to the diagonals.
+    """
+    n, d = A.shape
+    columns = np.ascontiguousarray(H.T)
+    whole, G = np.dot(H, columns), np.empty((d, d))
+    for i in range(n):
+        seen = observed[i]
+        if i == 0 or (seen != observed[i - 1]).any():
+            few = 2 * seen.sum() <= len(seen)
+            G[:] = 0
+            for q in range(len(seen)):
+                if seen[q] == few:
+                    column = columns[q]
+                    for j in range(d):
+                        if column[j] != 0:
+                            for m in range(d):
+                                G[j, m] += column[j] * column[m]
+            if not few:
+                G[:] = whole - G
+            for j in range(d):
+                if G[j, j] <= INVISIBLE * whole[j, j]:
+                    G[j], G[:, j] = 0, 0
+                else:
+                    G[j, j] += l2
+        row = slice(i, i + 1)
+        solve_nnls(A[row], G, energy[row], W[row], tolerance, max_sweeps)
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")

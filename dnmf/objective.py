@@ -29,7 +29,7 @@ import numpy as np
 
 from dnmf.block import Block, Strip
 from dnmf.errors import DataError
-from dnmf.kernels import FLOOR, compute_dtype, divergences, gram, solve_nnls
+from dnmf.kernels import FLOOR, compute_dtype, divergences, gram, solve_nnls, solve_nnls_masked
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -38,9 +38,6 @@ OVERFLOW = "the pixels overflow float32; divide X by a constant or convert it to
 W_TOLERANCE, W_SWEEPS = 1e-4, 50
 H_TOLERANCE, H_SWEEPS = 1e-6, 10
 """A row ends with the sweep that gains less than this share of its loss, or after so many."""
-
-INVISIBLE = 1e-9
-"""Share of a component's energy that must lie in observed pixels for it to get a weight."""
 
 
 class _Travels:
@@ -289,14 +286,10 @@ class MaskedQuadratic(Quadratic):
         """Solve each image with the Gram matrix of its own observed pixels."""
         if strip.observed is None:
             return super().project(strip, basis)
-        H = basis.H.astype(np.float64)  # a Gram matrix is taken from another: float32 would not do
         A = (strip.X @ basis.H.T).astype(np.float64) - self.l1_W
-        W, G, whole = np.zeros_like(A), None, gram(H)
-        for i, seen in enumerate(strip.observed):
-            if G is None or not np.array_equal(seen, strip.observed[i - 1]):
-                G = _ridge(_observed_gram(H, whole, seen), self.l2_W)
-            one = slice(i, i + 1)
-            solve_nnls(A[one], G, 0.5 * strip.norms[one], W[one], W_TOLERANCE, W_SWEEPS)
+        H, W = basis.H.astype(np.float64), np.zeros_like(A)
+        energy = 0.5 * strip.norms
+        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, W_TOLERANCE, W_SWEEPS)
         return W.astype(basis.H.dtype)
 
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
@@ -340,16 +333,6 @@ def _ridge(G: Array, l2: float) -> Array:
         return G
     ridged: Array = G + G.dtype.type(l2) * np.eye(len(G), dtype=G.dtype)
     return ridged
-
-
-def _observed_gram(H: Array, whole: Array, seen: Array) -> Array:
-    """Form the Gram matrix of H over some pixels, from these or from the others: the fewer."""
-    few = 2 * np.count_nonzero(seen) <= len(seen)
-    part = gram(np.ascontiguousarray(H[:, seen if few else ~seen]))
-    G = part if few else whole - part
-    hidden = np.diag(G) <= INVISIBLE * np.diag(whole)
-    G[hidden] = G[:, hidden] = 0  # rounding would give it any weight at all
-    return G
 
 
 def reconstruct(strip: Strip, W: Array, H: Array) -> Array:

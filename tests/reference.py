@@ -15,3 +15,37 @@ def weights(X: np.ndarray, H: np.ndarray) -> np.ndarray:
 def loss(X: np.ndarray, W: np.ndarray, H: np.ndarray) -> float:
     """Half the squared Frobenius norm of the residual."""
     return 0.5 * float(np.sum((np.asarray(X, float) - np.asarray(W, float) @ H) ** 2))
+
+
+def descend(X: np.ndarray, H: np.ndarray, beta: float, steps: int) -> np.ndarray:
+    """Take plain multiplicative steps on W, as scikit-learn's mu solver does."""
+    exponent = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
+    W = np.full((len(X), len(H)), np.sqrt(X.mean() / len(H)))
+    for _ in range(steps):
+        Y = np.maximum(W @ H, 1e-12)
+        W = W * ((X * Y ** (beta - 2)) @ H.T / (Y ** (beta - 1) @ H.T)) ** exponent
+    return W
+
+
+def objective_value(X, W, H, beta, alpha, l1_ratio) -> float:
+    """Give scikit-learn's objective with one alpha for both factors."""
+    from sklearn.decomposition._nmf import _beta_divergence
+
+    n, p = X.shape
+    W, H = np.asarray(W, float), np.asarray(H, float)
+
+    def penalty(A, scale):
+        return scale * alpha * (l1_ratio * A.sum() + (1 - l1_ratio) / 2 * (A**2).sum())
+
+    return _beta_divergence(np.asarray(X, float), W, H, beta) + penalty(W, p) + penalty(H, n)
+
+
+def fit_of(X, d, **options):
+    """Fit without the warning at max_iter."""
+    import warnings
+
+    import dnmf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dnmf.NMF(d, random_state=0, **options).fit(X)

@@ -340,7 +340,7 @@ class TestSave:
         def stop(*args):
             raise StopError
 
-        monkeypatch.setattr(solver, "_run_pass", stop)
+        monkeypatch.setattr(solver, "measure", stop)
         with pytest.raises(StopError):
             fit(corpus, tmp_path / "model")
         with pytest.raises(CheckpointError, match="no finished pass"):

@@ -23,7 +23,14 @@ import dnmf
 from dnmf.errors import DataError, ParameterError
 
 
-@parametrize_with_checks([dnmf.NMF(), dnmf.NMF(3, tol=1e-3)])
+@parametrize_with_checks(
+    [
+        dnmf.NMF(),
+        dnmf.NMF(3, tol=1e-3),
+        dnmf.NMF(3, solver="mu", beta_loss="kullback-leibler", alpha_W=1e-3, l1_ratio=0.5),
+        dnmf.MiniBatchNMF(2, init="nndsvda"),
+    ]
+)
 def test_scikit_learns_estimator_checks(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scikit-learn's own checks and skips
@@ -157,7 +164,12 @@ class TestParameters:
             ({"n_components": 2.5}, "n_components is 2.5"),
             ({"n_components": "many"}, "n_components is 'many'"),
             ({"n_components": True}, "n_components is True"),
-            ({"init": "nndsvd"}, "init is 'nndsvd'; it must be None or 'random'"),
+            ({"init": "svd"}, "init is 'svd'; it must be None, 'random', 'nndsvd', 'nndsvda', "),
+            ({"missing": "drop"}, "missing is 'drop'; it must be 'error' or 'ignore'"),
+            ({"beta_loss": np.inf}, "beta_loss is inf; it must be a number or 'frobenius', "),
+            ({"alpha_H": None}, "alpha_H is None; it must be a number >= 0 or 'same'"),
+            ({"forget_factor": 1.5}, "forget_factor is 1.5; it must be a number from 0 to 1"),
+            ({"batch_size": 0}, "batch_size is 0; it must be an int >= 1 or None"),
             ({"tol": -1}, "tol is -1; it must be a number >= 0"),
             ({"tol": float("nan")}, "tol is nan"),
             ({"max_iter": 0}, "max_iter is 0; it must be an int >= 1"),
@@ -189,12 +201,10 @@ class TestParameters:
         more = fit(checkpoint=tmp_path / "m", checkpoint_every=50)
         assert more.n_reads_ == base.n_reads_ + 1
         assert (fit(init="random").components_ == base.components_).all()
-        parameters = {"n_components", "init", "tol", "max_iter", "random_state", "verbose"}
-        assert set(base.get_params()) == parameters | {
-            "checkpoint",
-            "checkpoint_every",
-            "on_pass",
-        }
+        # The rest have their tests in test_compatibility.py and test_masks_and_weights.py.
+        ours = {"missing", "warm_start", "forget_factor", "batch_size"}
+        ours |= {"checkpoint", "checkpoint_every", "on_pass"}
+        assert set(base.get_params()) == set(decomposition.NMF().get_params()) | ours
 
     def test_auto_components_are_the_pixels(self):
         X = np.random.default_rng(0).random((20, 5))
