@@ -28,6 +28,7 @@ class Multiplicative(Objective):
     """Any beta divergence over observed pixels, by majorise-minimise steps on H."""
 
     keeps: ClassVar[float] = 0.2
+    batch: ClassVar[int] = 64
 
     @property
     def exponent(self) -> float:
@@ -60,6 +61,10 @@ class Multiplicative(Objective):
         down = stats.S + stats.rows * (self.l1_H + self.l2_H * H)
         step: Array = _ratio(stats.T, down) ** self.exponent
         return step
+
+    def batch_rows(self, n_components: int, most: int | None = None) -> int:
+        """Choose the images of a batch: any number will do."""
+        return min(self.batch, most or self.batch)
 
     def alive(self, H: Array) -> Array:
         """Raise zeros, which multiplicative steps cannot leave.

@@ -70,8 +70,8 @@ class NMF(FittedNMF):
     forget_factor : float from 0 to 1, default 0.7
         Share of earlier images' influence that `partial_fit` keeps per call or block.
     batch_size : int or None, default None
-        Images per update of `partial_fit`; by default 128, or d / 2 where that is more, which is
-        also the least.
+        Images per update of `partial_fit`, at most: 128 are taken for the Frobenius loss (or d / 2,
+        where that is more), 64 for others, which learn more from each image than larger ones.
     checkpoint : str, path or None, default None
         Where to keep the state and the weights between passes, as a model that `load` opens. If
         it holds an unfinished fit of the same X and parameters, `fit` goes on where that one was.

@@ -314,10 +314,11 @@ def online_updates(
     H : ndarray of shape (d, p), float64
     """
     rng = np.random.default_rng([seed, 2])
-    per_epoch = len(batches_of(np.arange(len(sample)), len(H)))
+    size = objective.batch_rows(len(H))
+    per_epoch = max(len(sample) // size, 1)
     epochs = max(epochs, -(-updates // per_epoch))
     batches = [
-        rows for _ in range(epochs) for rows in batches_of(rng.permutation(len(sample)), len(H))
+        rows for _ in range(epochs) for rows in batches_of(rng.permutation(len(sample)), size)
     ]
     keeps = np.interp(np.arange(len(batches)) / len(batches), (0, 1), FORGET)
     return follow(objective, Running(H), sample, zip(batches, keeps.tolist(), strict=True)).H

@@ -24,7 +24,7 @@ class MiniBatchNMF(NMF):
     random_state, verbose, missing, warm_start, checkpoint, checkpoint_every, on_pass
         As in `NMF`.
     batch_size : int, default 1024
-        Images per update of `partial_fit`; at least d / 2 are taken.
+        Images per update of `partial_fit` at most; as in `NMF`, fewer are taken.
     max_no_improvement : int or None, default 10
     fresh_restarts : bool, default False
     fresh_restarts_max_iter : int, default 30

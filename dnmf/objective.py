@@ -146,6 +146,9 @@ class Objective:
     keeps: ClassVar[float] = 0.0
     """Share of an entry of H that extrapolation must leave."""
 
+    batch: ClassVar[int] = 128
+    """Images per online update."""
+
     def project(self, strip: Strip, basis: Basis) -> Array:
         """Solve for the weights of a strip of images, (b, d)."""
         raise NotImplementedError
@@ -166,6 +169,14 @@ class Objective:
             At most so many, where steps are sweeps.
         """
         raise NotImplementedError
+
+    def batch_rows(self, n_components: int, most: int | None = None) -> int:
+        """Choose the images of a batch for online updates.
+
+        Small batches learn more per image. For squared error fewer than half as many as there are
+        components would leave the running sums without rank, and H without bounds.
+        """
+        return max(min(self.batch, most or self.batch), n_components // 2)
 
     def alive(self, H: Array) -> Array:
         """Raise entries of H that no later step could."""

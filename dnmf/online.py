@@ -20,10 +20,6 @@ from dnmf.objective import Basis, Objective, Stats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BATCH_ROWS = 128
-"""Images per update, or half the number of components where that is more: fewer leave the running
-sums without rank, and H without bounds."""
-
 
 @dataclass(frozen=True)
 class Running:
@@ -43,9 +39,8 @@ class Running:
     updates: int = 0
 
 
-def batches_of(rows: Array, n_components: int, batch_rows: int | None = None) -> list[Array]:
-    """Split rows into batches that are large enough for so many components."""
-    size = max(batch_rows or BATCH_ROWS, n_components // 2)
+def batches_of(rows: Array, size: int) -> list[Array]:
+    """Split rows into batches of that size or a little more."""
     return np.array_split(rows, max(len(rows) // size, 1))
 
 
@@ -82,8 +77,10 @@ def follow_block(
     forget : float
         Share of the running sums that is left after the whole block. The first updates keep less,
         (t + 1) / (t + 3) after t of them: they come from a poor H.
+    batch_rows : int or None
+        Images per update at most.
     """
-    batches = batches_of(np.arange(len(block)), len(running.H), batch_rows)
+    batches = batches_of(np.arange(len(block)), objective.batch_rows(len(running.H), batch_rows))
     keep = forget ** (1 / len(batches))
     first = running.updates
     return follow(

@@ -17,17 +17,28 @@ import zarr
 import dnmf
 from dnmf import inputs
 from dnmf.blockwise import FAN_IN, DaskBlocks, LocalBlocks, add_up
+from dnmf.divergence import Multiplicative
 from dnmf.errors import BlockError, DataError
 from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED, Basis
+from dnmf.objective import SQUARED, Basis, MaskedQuadratic
 from dnmf.threads import one_blas_thread
 
 ROWS = 128  # of a block of the `corpus` fixture
 H = np.random.default_rng(1).random((6, 784))
 
 
-def stats_of(block, *, basis):
-    return SQUARED.measure(block, basis)[0]
+MASK = np.random.default_rng(2).random((700, 784)) < 0.2
+WEIGHTS = np.random.default_rng(3).integers(0, 3, 700)
+OBJECTIVES = [
+    SQUARED,
+    MaskedQuadratic(l1_W=3.0, l2_H=0.5),
+    Multiplicative(1.0),
+    Multiplicative(1.5),
+]
+
+
+def stats_of(block, *, basis, objective):
+    return objective.measure(block, basis)[0]
 
 
 def rows_of(block):
@@ -38,12 +49,13 @@ def list_starts(block):
     return [block.start]
 
 
-def run_pass(blocks, dtype=np.float32):
-    return blocks.map_sum(partial(stats_of, basis=Basis.of(H, np.dtype(dtype))))
+def run_pass(blocks, dtype=np.float32, objective=SQUARED):
+    task = partial(stats_of, basis=Basis.of(H, np.dtype(dtype)), objective=objective)
+    return blocks.map_sum(task)
 
 
-def even(digits):
-    local = LocalBlocks(digits)
+def even(digits, aside=(None, None)):
+    local = LocalBlocks(digits, *aside)
     local.ranges = [(i, min(i + ROWS, len(digits))) for i in range(0, len(digits), ROWS)]
     return local
 
@@ -54,6 +66,15 @@ SOURCES = {
     "dask": lambda digits, corpus, folder: blocks_of(da.from_array(digits, chunks=(ROWS, -1))),
     "zarr": lambda digits, corpus, folder: blocks_of(
         zarr.create_array(folder / "x.zarr", data=digits, chunks=(ROWS, 784))
+    ),
+    "numpy, masked": lambda digits, corpus, folder: even(digits, (WEIGHTS, MASK)),
+    "corpus, masked": lambda digits, corpus, folder: blocks_of(
+        corpus, WEIGHTS, zarr.create_array(folder / "m.zarr", data=MASK, chunks=(100, 300))
+    ),
+    "dask, masked": lambda digits, corpus, folder: blocks_of(
+        da.from_array(digits, chunks=(ROWS, -1)),
+        da.from_array(WEIGHTS, chunks=50),
+        da.from_array(MASK, chunks=(300, 300)),
     ),
 }
 
@@ -68,19 +89,33 @@ def blocks(request, digits, corpus, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def expected(digits):
+def known(digits):
+    """Sums of a pass in this process, by mask, objective and dtype."""
     with one_blas_thread():
-        return {dtype: run_pass(even(digits), dtype) for dtype in (np.float32, np.float64)}
+        return {
+            (masked, objective, dtype): run_pass(
+                even(digits, (WEIGHTS, MASK) if masked else (None, None)), dtype, objective
+            )
+            for masked in (False, True)
+            for objective in OBJECTIVES
+            for dtype in (np.float32, np.float64)
+        }
+
+
+@pytest.fixture
+def expected(known, blocks):
+    masked = blocks.masks is not None
+    return {key[1:]: stats for key, stats in known.items() if key[0] == masked}
 
 
 class TestEveryEngine:
     """Runs on threads of this process, on Dask's threads, and in worker processes."""
 
     def check(self, blocks, expected):
-        for dtype, known in expected.items():
-            stats = run_pass(blocks, dtype)
-            for name in ("S", "T", "xx"):
-                assert (getattr(stats, name) == getattr(known, name)).all()
+        for (objective, dtype), known in expected.items():
+            stats = run_pass(blocks, dtype, objective)
+            for name, value in vars(known).items():
+                assert np.array_equal(getattr(stats, name), value)
 
     def test_same_bits_here(self, blocks, expected):
         self.check(blocks, expected)
@@ -104,11 +139,11 @@ class TestEveryEngine:
         assert blocks.dtype == np.uint8
 
 
-def test_local_bits_do_not_depend_on_threads(digits, expected):
+def test_local_bits_do_not_depend_on_threads(digits, known):
     one, three = even(digits), even(digits)
     one.threads, three.threads = 1, 3
     assert (run_pass(one).T == run_pass(three).T).all()
-    assert (run_pass(one).T == expected[np.float32].T).all()
+    assert (run_pass(one).T == known[False, SQUARED, np.float32].T).all()
 
 
 class CountingReads:
