@@ -41,6 +41,7 @@ def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
         },
         parameters={
             **{name: _json(getattr(model, name)) for name in BOUND},
+            "init": model.init or "random",
             "start": crc32c(np.asarray(H, np.float64)) if custom else None,
         },
     )

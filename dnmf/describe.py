@@ -81,7 +81,7 @@ def _model(path: str) -> dict[str, Any]:
         "images": fit.X["shape"][0],
         "loss": fit.parameters["beta_loss"],
         **{name: fit.parameters[name] for name in _penalties(fit.parameters)},
-        "init": fit.parameters["init"] or "random",
+        "init": fit.parameters["init"],
         "error": state.error if state.losses else None,
         "relative_error": state.relative_error if state.losses else None,
         "passes": state.n_iter,

@@ -96,6 +96,70 @@ def test_the_weights_stay_with_their_H_when_a_pass_is_thrown_away(digits, tmp_pa
     assert loss(digits, W, H) == pytest.approx(kept.state.losses[-1], rel=1e-5)
 
 
+WEIGHTS = np.random.default_rng(0).random(700)
+MASK = np.random.default_rng(1).random((700, 784)) < 0.2
+KINDS = {
+    "kullback-leibler": ({"solver": "mu", "beta_loss": "kullback-leibler"}, {}),
+    "penalties": ({"alpha_W": 0.1, "l1_ratio": 0.5, "init": "nndsvda"}, {}),
+    "masked": ({}, {"mask": MASK}),
+    "masked and weighted": (
+        {"solver": "mu", "beta_loss": "kullback-leibler", "alpha_W": 1e-3},
+        {"mask": MASK, "sample_weight": WEIGHTS},
+    ),
+    "custom": ({"init": "custom"}, {"H": np.random.default_rng(2).random((K, 784))}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_fit_goes_on_with_the_same_bits(corpus, tmp_path, kind):
+    options, aside = KINDS[kind]
+
+    def run(path, **more):
+        options_ = {"tol": 0, "max_iter": 5, "random_state": 0, "checkpoint": path}
+        return dnmf.NMF(K, **options_ | options | more).fit(corpus, **aside)
+
+    uninterrupted = run(tmp_path / "whole")
+    with pytest.raises(StopError):
+        run(tmp_path / "model", on_pass=stop_after(2))
+    assert same(run(tmp_path / "model"), uninterrupted)
+    weights = [np.asarray(open_checkpoint(tmp_path / m).weights[:]) for m in ("model", "whole")]
+    assert (weights[0] == weights[1]).all()
+    loaded = dnmf.load(tmp_path / "model")
+    mask = aside.get("mask")
+    expected = uninterrupted.transform(corpus, mask).compute()
+    assert (loaded.transform(corpus, mask).compute() == expected).all()
+    if loaded.solver == "mu":  # the weights of the last accepted pass are those of its H
+        np.testing.assert_allclose(weights[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "aside", "words"),
+    [
+        ({"alpha_W": 0.1}, {}, r"alpha_W was 0\.0, is 0\.1"),
+        ({"solver": "mu"}, {}, "solver was cd, is mu"),
+        ({"init": "nndsvd"}, {}, "init was random, is nndsvd"),
+        ({"missing": "ignore"}, {}, "missing was error, is ignore"),
+        ({}, {"mask": MASK}, "fingerprint was"),
+        ({}, {"sample_weight": WEIGHTS}, "fingerprint was"),
+    ],
+)
+def test_another_objective_is_another_fit(corpus, tmp_path, whole, options, aside, words):
+    path = tmp_path / "model"
+    fit(corpus, path, max_iter=1)
+    with pytest.raises(CheckpointError, match=words):
+        dnmf.NMF(K, random_state=0, checkpoint=path, **options).fit(corpus, **aside)
+
+
+def test_a_stream_is_saved_and_goes_on(corpus, digits, tmp_path):
+    model = dnmf.NMF(K, random_state=0, solver="mu", beta_loss=1).partial_fit(corpus)
+    model.save(tmp_path / "model")
+    loaded = dnmf.load(tmp_path / "model")
+    assert (loaded.components_ == model.components_).all()
+    assert loaded.stop_reason_ == "partial_fit"
+    before = loaded.score(digits)
+    assert loaded.partial_fit(digits).score(digits) > 1.02 * before  # negative: no worse than 2 %
+
+
 def test_a_model_on_a_cluster_has_the_same_bits(corpus, tmp_path, whole, client):
     assert same(fit(corpus, tmp_path / "model"), whole[0])
     weights = np.asarray(open_checkpoint(tmp_path / "model").weights[:])
