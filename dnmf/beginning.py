@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from dnmf.block import Block
 from dnmf.blockwise import Blocks
 from dnmf.checkpoint import Checkpoint, Fit, create_checkpoint, open_checkpoint
-from dnmf.errors import CheckpointError
-from dnmf.initialization import first_block, initial_H
+from dnmf.errors import CheckpointError, ParameterError
+from dnmf.initialization import first_block, initial_H, random_H
 from dnmf.inputs import fingerprint_of
 from dnmf.kernels import compute_dtype
 from dnmf.layout import crc32c
@@ -18,10 +20,20 @@ from dnmf.objective import Objective
 from dnmf.online import Running
 from dnmf.output import is_absent
 from dnmf.solver import State, measure, start
-from dnmf.validation import check_start, components_of, is_int, require_even_blocks, seed_of
+from dnmf.validation import (
+    check_start,
+    components_of,
+    is_int,
+    loss_of,
+    require_even_blocks,
+    seed_of,
+)
 
 BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "missing")
 """Parameters that a checkpoint is bound to."""
+
+FREE = ("tol", "max_iter", "forget_factor", "batch_size")
+"""Parameters that it keeps and is not bound to."""
 
 
 def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
@@ -41,9 +53,12 @@ def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
         },
         parameters={
             **{name: _json(getattr(model, name)) for name in BOUND},
+            "beta_loss": loss_of(model.beta_loss),
+            "alpha_H": _json(model.alpha_W if model.alpha_H == "same" else model.alpha_H),
             "init": model.init or "random",
             "start": crc32c(np.asarray(H, np.float64)) if custom else None,
         },
+        settings={name: _json(getattr(model, name)) for name in FREE},
     )
 
 
@@ -59,7 +74,7 @@ def begin_fit(
         return create_checkpoint(model.checkpoint, fit, state), state
     recorder = open_checkpoint(model.checkpoint)
     if not is_int(model.random_state):  # any seed would do: the one it began with
-        fit = Fit(fit.n_components, recorder.fit.seed, fit.X, fit.parameters)
+        fit = replace(fit, seed=recorder.fit.seed)
     if differences := recorder.fit.differences(fit):
         raise CheckpointError(
             f"{model.checkpoint} belongs to another fit: {'; '.join(differences)}; "
@@ -82,8 +97,15 @@ def _first_state(
             stacklevel=4,
         )
     known = getattr(model, "components_", None)
-    if model.warm_start and known is not None and known.shape == (k, blocks.shape[1]):
-        return State.at(known.astype(np.float64))
+    if model.warm_start and known is not None:
+        if known.shape == (k, blocks.shape[1]):
+            return State.at(known.astype(np.float64))
+        warnings.warn(
+            f"warm_start finds components of shape {known.shape} where {(k, blocks.shape[1])} are "
+            "asked for: the fit starts afresh",
+            UserWarning,
+            stacklevel=4,
+        )
     return start(blocks, objective, k, fit.seed, model.init or "random")
 
 
@@ -91,17 +113,39 @@ def begin_stream(
     model: Any, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
 ) -> tuple[Fit, Running]:
     """Say where `partial_fit` goes on from: its last call, a fit, or a start on the first block."""
-    if getattr(model, "_running", None) is not None:
-        return model._fit, model._running
     if hasattr(model, "components_"):
-        known = model.components_.astype(np.float64)
-        return model._fit, Running(known, measure(blocks, objective, known))
+        return model._fit, _resumed(model, blocks, objective)
     fit = describe_fit(model, X, blocks, H)
+    k, p = fit.n_components, blocks.shape[1]
     if model.init == "custom":
-        return fit, Running(check_start(H, W, blocks, fit.n_components))
+        return fit, Running(check_start(H, W, blocks, k))
     some, sample = first_block(blocks)
-    first = initial_H(some, sample, fit.n_components, fit.seed, model.init or "random")[0]
+    first, _ = initial_H(some, sample, k, fit.seed, model.init or "random")
+    if not first.any():  # a dark block has no scale to start from: the first lit one will set it
+        first = random_H(Block(np.ones((1, p))), k, fit.seed)
     return fit, Running(first)
+
+
+def _resumed(model: Any, blocks: Blocks, objective: Objective) -> Running:
+    """Go on with a stream; after a fit, as if its images had been just what H makes of them."""
+    if model.n_components not in ("auto", None, model.n_components_):
+        raise ParameterError(
+            f"n_components is {model.n_components!r}, but the components that partial_fit goes on "
+            f"from are {model.n_components_}; clone the model to start afresh"
+        )
+    running: Running | None = getattr(model, "_running", None)
+    if running is not None and _same_sums(running.objective, objective):
+        return running
+    H = model.components_.astype(np.float64)
+    some = measure(blocks, objective, H, only=[0])
+    if not some.rows:
+        return Running(H, settled=True)
+    before = objective.implied(H, some.scaled(model._fit.X["shape"][0] / some.rows))
+    return Running(H, before, settled=True, objective=objective)
+
+
+def _same_sums(one: Objective | None, other: Objective) -> bool:
+    return one is not None and one.sums_are(other)
 
 
 def _json(value: Any) -> Any:

@@ -46,17 +46,20 @@ class Fit:
         Shape, dtype, rows per block, image shape and, for a corpus, its fingerprint.
     parameters : dict
         Those of `NMF` that say what is minimised and where it starts.
+    settings : dict
+        Other parameters of `NMF`, which may differ.
     """
 
     n_components: int
     seed: int
     X: dict[str, Any]
     parameters: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def differences(self, other: Fit) -> list[str]:
         """List what differs from another fit, in words."""
         mine, theirs = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
-        groups = ("X", "parameters")
+        groups = ("X", "parameters", "settings")
         names = [name for name in mine if name not in groups and mine[name] != theirs.get(name)]
         return [f"{name} was {mine[name]}, is {theirs.get(name)}" for name in names]
 

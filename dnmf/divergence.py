@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from dnmf.block import Strip
-from dnmf.kernels import solve_kl
-from dnmf.objective import H_SWEEPS, Basis, Objective, Quadratic, Stats, floors, reconstruct, total
+from dnmf.kernels import solve_beta, solve_kl
+from dnmf.objective import (
+    H_SWEEPS,
+    Basis,
+    MaskedQuadratic,
+    Objective,
+    Quadratic,
+    Stats,
+    floors,
+    reconstruct,
+    total,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-KL_TOLERANCE, KL_SWEEPS = 1e-3, 30
-"""The same for Kullback-Leibler, as a share of the sum of an image."""
-
-MU_TOLERANCE, MU_STEPS = 1e-3, 50
-"""An image's multiplicative steps end when they move its weights by less than this share."""
+TOLERANCE, SWEEPS = 1e-4, 100
+"""An image ends with the sweep that moves less than this share of it, or after so many."""
 
 LIFT = 1e-4
 """Share of the mean of H that its zeros are raised to where steps are multiplicative."""
@@ -38,16 +45,22 @@ class Multiplicative(Objective):
         return 1 / (self.beta - 1) if self.beta > 2 else 1.0
 
     def project(self, strip: Strip, basis: Basis) -> Array:
-        """Start from least squares; then coordinate or multiplicative steps, image by image."""
-        if self.beta == 2 and strip.observed is None:
-            return Quadratic(2.0, self.l1_W, self.l2_W).project(strip, basis)
+        """Start from least squares; then coordinate descent, image by image."""
+        if self.beta == 2:
+            return MaskedQuadratic(2.0, self.l1_W, self.l2_W).project(strip, basis)
         W, H = Quadratic().project(strip, basis), basis.H
-        if self.beta != 1:
-            return self._multiply(strip, _lifted(W, strip, H), H)
-        sums = H.sum(axis=1) if strip.observed is None else strip.observed.astype(H.dtype) @ H.T
-        linear = np.ascontiguousarray(np.broadcast_to(sums, W.shape) + H.dtype.type(self.l1_W))
-        solve_kl(strip.X, H, linear, self.l2_W, floors(strip), W, KL_TOLERANCE, KL_SWEEPS)
-        return W
+        if self.beta == 1:
+            seen = None if strip.observed is None else strip.observed.astype(H.dtype)
+            sums = H.sum(axis=1) if seen is None else seen @ H.T
+            linear = np.ascontiguousarray(np.broadcast_to(sums, W.shape) + H.dtype.type(self.l1_W))
+            solve_kl(strip.X, H, linear, self.l2_W, floors(strip), W, TOLERANCE, SWEEPS)
+            return W
+        # Powers of bright or dark pixels leave the range of float32.
+        X, H, W = (A.astype(np.float64) for A in (strip.X, H, W))
+        seen = np.ones(X.shape, bool) if strip.observed is None else strip.observed
+        least = floors(strip)
+        solve_beta(X, H, seen, self.beta, self.l1_W, self.l2_W, least, W, TOLERANCE, SWEEPS)
+        return W.astype(basis.H.dtype)
 
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
         """Form the two halves of the gradient, ``W^T Y^(beta-1)`` and ``W^T (X Y^(beta-2))``."""
@@ -57,10 +70,14 @@ class Multiplicative(Objective):
         return V.T @ down, carried, total(images, strip.weights)
 
     def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
-        """Take one multiplicative step."""
+        """Take one multiplicative step; what no image has used stays as it is."""
         down = stats.S + stats.rows * (self.l1_H + self.l2_H * H)
-        step: Array = _ratio(stats.T, down) ** self.exponent
-        return step
+        step: Array = np.divide(stats.T, down, out=H ** (1 / self.exponent), where=down > 0)
+        return step**self.exponent
+
+    def implied(self, H: Array, stats: Stats) -> Stats:
+        """Give sums like these of images that H explains to the last."""
+        return replace(stats, T=stats.S * H ** (1 / self.exponent))
 
     def batch_rows(self, n_components: int, most: int | None = None) -> int:
         """Choose the images of a batch: any number will do."""
@@ -73,20 +90,6 @@ class Multiplicative(Objective):
         """
         lifted: Array = np.maximum(H, LIFT * H.mean())
         return lifted
-
-    def _multiply(self, strip: Strip, W: Array, H: Array) -> Array:
-        """Take multiplicative steps until each image's weights stay, so its end is its own."""
-        rows = np.flatnonzero(W.any(axis=1))
-        for _ in range(MU_STEPS):
-            part = _take(strip, rows)
-            old = W[rows]
-            down, up = (half @ H.T for half in self._halves(part, old, H))
-            down += self.l1_W + self.l2_W * old
-            W[rows] = new = old * _ratio(up, down) ** H.dtype.type(self.exponent)
-            rows = rows[np.abs(new - old).sum(axis=1) > MU_TOLERANCE * new.sum(axis=1)]
-            if not len(rows):
-                break
-        return W
 
     def _halves(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
         if self.beta not in (1, 2):  # powers of bright or dark pixels leave the range of float32
@@ -106,21 +109,3 @@ class Multiplicative(Objective):
 
     def _shape_of_S(self, d: int, p: int) -> tuple[int, int]:
         return (d, p)
-
-
-def _lifted(W: Array, strip: Strip, H: Array) -> Array:
-    """Raise zeros, which multiplicative steps cannot leave, to a little of the image's weights."""
-    means = W.mean(axis=1, keepdims=True)
-    flat = strip.X.sum(axis=1, keepdims=True) / max(float(H.sum()), np.finfo(H.dtype).tiny)
-    lifted: Array = np.maximum(W, H.dtype.type(0.01) * np.where(means > 0, means, flat))
-    return lifted
-
-
-def _ratio(up: Array, down: Array) -> Array:
-    return np.divide(up, down, out=np.zeros_like(up), where=down > 0)
-
-
-def _take(strip: Strip, rows: Array) -> Strip:
-    observed = None if strip.observed is None else strip.observed[rows]
-    weights = None if strip.weights is None else strip.weights[rows]
-    return Strip(strip.X[rows], observed, weights, strip.norms[rows], strip.pixel_norms)

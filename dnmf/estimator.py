@@ -18,9 +18,12 @@ from dnmf.fitted import FittedNMF
 from dnmf.inputs import blocks_of, validated
 from dnmf.online import Running, follow_block
 from dnmf.solver import MAX_ITER, State, solve
-from dnmf.validation import check_parameters
+from dnmf.validation import check_parameters, require
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "n_steps_")
 
 
 class NMF(FittedNMF):
@@ -68,10 +71,11 @@ class NMF(FittedNMF):
     warm_start : bool, default False
         Whether `fit` starts from the components of the fit before, where there are any.
     forget_factor : float from 0 to 1, default 0.7
-        Share of earlier images' influence that `partial_fit` keeps per call or block.
+        Share of earlier images' influence that is left after a call of `partial_fit`.
     batch_size : int or None, default None
-        Images per update of `partial_fit`, at most: 128 are taken for the Frobenius loss (or d / 2,
-        where that is more), 64 for others, which learn more from each image than larger ones.
+        Images per update of `partial_fit`, if fewer than it takes by itself: 128 for the Frobenius
+        loss (or d / 2, where that is more, and never fewer than that), 64 for others. Small batches
+        learn more from each image.
     checkpoint : str, path or None, default None
         Where to keep the state and the weights between passes, as a model that `load` opens. If
         it holds an unfinished fit of the same X and parameters, `fit` goes on where that one was.
@@ -260,6 +264,8 @@ class NMF(FittedNMF):
         self
         """
         self.check_parameters()
+        free = self.checkpoint is None
+        require(free, "checkpoint", self.checkpoint, "None for partial_fit; `save` keeps a stream")
         X = validated(self, X, reset=not hasattr(self, "components_"))
         blocks = blocks_of(X, sample_weight, mask, self.rules())
         objective = self.objective(mask)
@@ -270,6 +276,7 @@ class NMF(FittedNMF):
                 objective=objective,
                 running=running,
                 forget=self.forget_factor,
+                n_rows=blocks.shape[0],
                 batch_rows=self.batch_size,
             )
             running = blocks.map_sum(task, only=[i])
@@ -295,6 +302,8 @@ class NMF(FittedNMF):
 
     def _set_fitted(self, fit: Fit, state: State, reason: str) -> NMF:
         self._set_model(fit)
+        for name in OF_A_FIT:  # of an earlier fit, or stream
+            self.__dict__.pop(name, None)
         self._state, self._running = state, None
         self.components_ = state.H.astype(fit.X["compute_dtype"])
         self.stop_reason_ = reason
@@ -329,5 +338,5 @@ def load(path: str | os.PathLike[str]) -> NMF:
         )
     fit = checkpoint.fit
     parameters = {name: fit.parameters[name] for name in BOUND}
-    model = NMF(fit.n_components, random_state=fit.seed, **parameters)
+    model = NMF(fit.n_components, random_state=fit.seed, **parameters, **fit.settings)
     return model._set_fitted(fit, checkpoint.state, checkpoint.stop_reason or "unfinished")

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils._set_output import _get_output_config
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from dnmf.block import Block, Rules
 from dnmf.blockwise import Blocks
 from dnmf.checkpoint import Fit, save_model
-from dnmf.inputs import blocks_of, check_width, in_memory, is_dask, validated
+from dnmf.errors import ParameterError
+from dnmf.inputs import (
+    as_dask,
+    blocks_of,
+    check_width,
+    in_memory,
+    is_dask,
+    is_zarr,
+    validated,
+)
 from dnmf.kernels import compute_dtype
 from dnmf.lazy import image_losses, losses_of, product, weights_of
 from dnmf.objective import Basis, Objective
@@ -59,6 +69,7 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         X = validated(self, X, reset=False)
         objective, basis = self.objective(mask), self.basis(X.dtype)
         if not in_memory(X):
+            _require_lazy_output(self)
             return weights_of(X, mask, objective, basis, self.rules())
         W = np.empty((X.shape[0], len(basis.H)), basis.H.dtype)
         task = partial(project_rows, objective=objective, basis=basis, sink=partial(_put, W))
@@ -70,7 +81,7 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
         Parameters
         ----------
-        X : array-like, sparse matrix or dask.array.Array of shape (n, d)
+        X : array-like, sparse matrix, dask.array.Array or zarr.Array of shape (n, d)
             Weights, called X as in scikit-learn.
 
         Returns
@@ -79,9 +90,13 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             Lazy where the weights are.
         """
         check_is_fitted(self)
-        X = X if is_dask(X) or in_memory(X) else np.asarray(X)
+        if is_dask(X) or is_zarr(X):
+            W = as_dask(X)
+            check_width(W, self.n_components_)
+            return product(W, self.components_)
+        X = check_array(X, accept_sparse="csr", dtype="numeric", ensure_min_samples=0)
         check_width(X, self.n_components_)
-        return product(X, self.components_) if is_dask(X) else X @ self.components_
+        return X @ self.components_
 
     def score(self, X: Any, y: None = None, sample_weight: Any = None, mask: Any = None) -> float:
         """Compute the negative mean loss per image, penalties not included: greater is better.
@@ -98,7 +113,7 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_is_fitted(self)
         X = validated(self, X, reset=False)
         blocks = blocks_of(X, sample_weight, mask, self.rules())
-        loss, _, weight = self._sum_losses(X, blocks, mask)
+        loss, _, weight, _ = self._sum_losses(X, blocks, mask)
         return -float(loss / weight) if weight else 0.0
 
     def reconstruct_error(self, X: Any, mask: Any = None, *, per: str = "image") -> Any:
@@ -114,14 +129,17 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         -------
         ndarray or dask.array.Array
             Divergence of each image, of shape (n,), lazy where X is; or of each pixel, its mean
-            over the images, of shape `image_shape_`. ``1/2 (x - y)^2`` summed, for Frobenius.
+            over the images that it is observed in (NaN without any), of shape `image_shape_`.
+            ``1/2 (x - y)^2`` summed, for Frobenius.
         """
         check_is_fitted(self)
         require(per in ("image", "pixel"), "per", per, "'image' or 'pixel'")
         X = validated(self, X, reset=False)
         blocks = blocks_of(X, mask=mask, rules=self.rules())
         if per == "pixel":
-            return (self._sum_losses(X, blocks, mask)[1] / X.shape[0]).reshape(self.image_shape_)
+            _, pixels, _, seen = self._sum_losses(X, blocks, mask)
+            means = np.divide(pixels, seen, out=np.full(len(pixels), np.nan), where=seen > 0)
+            return means.reshape(self.image_shape_)
         objective, basis = self.objective(mask), self.basis(X.dtype)
         if not in_memory(X):
             return losses_of(X, mask, objective, basis, self.rules())
@@ -171,25 +189,30 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _sum_losses(self, X: Any, blocks: Blocks, mask: Any) -> tuple[float, Array, float]:
-        """Sum up the loss, that of each pixel over the images, and the images' weights."""
+    def _sum_losses(self, X: Any, blocks: Blocks, mask: Any) -> Losses:
         task = partial(add_losses, objective=self.objective(mask), basis=self.basis(X.dtype))
-        loss, pixels, weight = blocks.map_sum(task)
-        return loss, pixels, weight
+        return blocks.map_sum(task)
 
 
-class Losses(tuple[float, Array, float]):
-    """Loss, loss per pixel and weight of some images; adds up."""
+class Losses(NamedTuple):
+    """Loss of some images, loss of each pixel, weight of the images, images that show a pixel."""
+
+    loss: float
+    pixels: Array
+    weight: float
+    seen: Array
 
     def __add__(self, other: Any) -> Losses:
-        return Losses(mine + theirs for mine, theirs in zip(self, other, strict=True))
+        return Losses(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 def add_losses(block: Block, *, objective: Objective, basis: Basis) -> Losses:
     """Sum up a block's losses; a task for `Blocks.map_sum`."""
     images, pixels = image_losses(objective, block, basis)
     total = images.sum() if block.weights is None else block.weights @ images
-    return Losses((float(total), pixels, block.effective_rows))
+    n = len(block)
+    seen = np.full(len(pixels), n) if block.observed is None else block.observed.sum(axis=0)
+    return Losses(float(total), pixels, block.effective_rows, seen)
 
 
 def put_losses(block: Block, *, objective: Objective, basis: Basis, sink: WeightSink) -> int:
@@ -202,6 +225,15 @@ def project_rows(block: Block, *, objective: Objective, basis: Basis, sink: Weig
     """Solve a block's weights into a sink; a task that counts rows."""
     sink(objective.project_block(block, basis), block.start)
     return len(block)
+
+
+def _require_lazy_output(model: Any) -> None:
+    """Refuse to load lazy weights into a frame."""
+    if _get_output_config("transform", model)["dense"] != "default":
+        raise ParameterError(
+            "set_output asks for a frame, which would load the weights of all images: use "
+            'set_output(transform="default") for lazy input, or compute X first'
+        )
 
 
 def _put(out: Array, rows: Array, start: int) -> None:

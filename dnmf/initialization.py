@@ -17,8 +17,9 @@ import numpy as np
 
 from dnmf.block import Block, find_invalid
 from dnmf.blockwise import Blocks, LocalBlocks
+from dnmf.errors import DataError
 from dnmf.kernels import compute_dtype
-from dnmf.objective import MaskedQuadratic, Objective, Quadratic
+from dnmf.objective import OVERFLOW, MaskedQuadratic, Objective, Quadratic
 from dnmf.online import Running, batches_of, follow
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -231,6 +232,8 @@ def singular_vectors(
         Q = np.linalg.qr(_power(sample, Q=Q))[0]
     Q = np.linalg.qr(blocks.map_sum(partial(_power, Q=Q)))[0]
     Y = blocks.map_sum(partial(_power, Q=Q), check=False)
+    if not np.isfinite(Y).all():
+        raise DataError(OVERFLOW)
     # Q^T (X^T X) Q is small: its eigenvectors turn Q, and one more step of the iteration, into
     # singular vectors.
     _, turn = np.linalg.eigh(Q.T @ Y)

@@ -41,15 +41,11 @@ def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAI
         X is not a matrix of real numbers, a Dask array chunked along its pixels, or of another
         shape than its mask or weights.
     """
-    if not isinstance(X, Corpus):
+    if is_dask(X):
+        X = _check_dask(X)
+    elif not isinstance(X, Corpus):
         check_matrix(X)
-    weights, mask = _sample_weights(weights, X.shape[0]), _array(mask)
-    for name, aligned, shape in (
-        ("sample_weight", weights, tuple(X.shape[:1])),
-        ("mask", mask, tuple(X.shape)),
-    ):
-        if aligned is not None and tuple(aligned.shape) != shape:
-            raise DataError(f"{name}.shape == {tuple(aligned.shape)}, expected {shape}, as X has")
+    weights, mask = weights_beside(X, weights), mask_beside(X, mask)
     if in_memory(X):
         weights, mask = (None if part is None else np.asarray(part) for part in (weights, mask))
         return LocalBlocks(X, weights, mask, rules)
@@ -97,19 +93,43 @@ def _array(aligned: Any) -> Any:
     return aligned if lazy else np.asarray(aligned)
 
 
-def _sample_weights(weights: Any, n: int) -> Any:
-    weights = _array(weights)
-    if not isinstance(weights, np.ndarray):
-        return weights
-    if weights.dtype.kind not in "buif" or weights.ndim > 1:
+def mask_beside(X: Any, mask: Any) -> Any:
+    """Check a mask of X, and make it an array unless it is lazy."""
+    mask = _array(mask)
+    if mask is None:
+        return None
+    if mask.dtype != bool:
         raise DataError(
-            f"Sample weights must be 1D array or scalar: one number per image; got shape "
-            f"{weights.shape}, {weights.dtype}"
+            f"mask has dtype {mask.dtype}; it must be boolean, True where a pixel is to be "
+            "ignored: pass, say, `weights == 0` or `np.isnan(X)`, as a dense array"
         )
-    weights = np.full(n, weights, np.float64) if weights.ndim == 0 else weights.astype(np.float64)
-    if weights.size and not weights.any():
-        raise DataError(NO_WEIGHT)
+    _same_shape("mask", mask, X.shape)
+    return mask
+
+
+def weights_beside(X: Any, weights: Any) -> Any:
+    """Check the weights of the rows of X, and make them an array unless they are lazy."""
+    weights = _array(weights)
+    if isinstance(weights, np.ndarray):
+        if weights.dtype.kind not in "buif" or weights.ndim > 1:
+            raise DataError(
+                f"Sample weights must be 1D array or scalar: one number per image; got shape "
+                f"{weights.shape}, {weights.dtype}"
+            )
+        weights = np.array(np.broadcast_to(weights, X.shape[:1]) if weights.ndim == 0 else weights)
+        weights = weights.astype(np.float64)
+        if weights.size and not weights.any():
+            raise DataError(NO_WEIGHT)
+    if weights is not None:
+        _same_shape("sample_weight", weights, X.shape[:1])
     return weights
+
+
+def _same_shape(name: str, aligned: Any, shape: Any) -> None:
+    if tuple(aligned.shape) != tuple(shape):
+        raise DataError(
+            f"{name}.shape == {tuple(aligned.shape)}, expected {tuple(shape)}, as X has"
+        )
 
 
 def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Sequence[Any] | None:
@@ -139,12 +159,12 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
             reset=reset,
             dtype="numeric",
             ensure_all_finite=False,
-            order="C",
             accept_sparse="csr",
         )
     check_matrix(X)
     if reset:
         model.n_features_in_ = int(X.shape[1])
+        model.__dict__.pop("feature_names_in_", None)
     elif X.shape[1] != model.n_features_in_:
         raise DataError(
             f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features "
@@ -166,19 +186,31 @@ def fingerprint_of(X: Any, blocks: Blocks) -> int:
     -------
     int
         Of a corpus the checksum of its manifest, of an array in memory one of all of it, of other
-        arrays one of the first block; with weights or a mask, of theirs too.
+        arrays one of the first block; with weights or a mask, of all of theirs too.
     """
-    plain = blocks.weights is None and blocks.masks is None
-    if isinstance(X, Corpus) and plain:
-        return X.fingerprint
-    some = None if isinstance(blocks, LocalBlocks) else [0]
-    found = blocks.map_sum(_block_crc32c, only=some, check=False)
-    return crc32c(np.array([*found, X.fingerprint] if isinstance(X, Corpus) else found))
+    if isinstance(X, Corpus):
+        found: list[int] = [X.fingerprint]
+    else:
+        found = _checksums(blocks, None if isinstance(blocks, LocalBlocks) else [0])
+    for name, part in (("weights", blocks.weights), ("masks", blocks.masks)):
+        if part is not None:
+            found += [*name.encode(), *_checksums(_alone(blocks, part), None)]
+    return found[0] if len(found) == 1 else crc32c(np.array(found))
+
+
+def _checksums(blocks: Blocks, only: list[int] | None) -> list[int]:
+    return blocks.map_sum(_block_crc32c, only=only, check=False)
+
+
+def _alone(blocks: Blocks, part: Any) -> Blocks:
+    """Give what lies beside X as blocks of its own."""
+    if isinstance(blocks, LocalBlocks):
+        return LocalBlocks(part.reshape(len(part), -1))
+    return DaskBlocks(blocks.shape, np.dtype(bool), blocks.ranges, part)
 
 
 def _block_crc32c(block: Block) -> list[int]:
-    parts = (block.X, block.observed, block.weights)
-    return [crc32c(part) for part in parts if part is not None]
+    return [crc32c(block.X)]
 
 
 def is_dask(X: Any) -> bool:

@@ -202,6 +202,101 @@ def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignor
                 break
 
 
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[no-untyped-def]
+    """Find where the derivative along one weight, ``down(v) - up(v) + l1 + l2 v``, is zero.
+
+    Both halves are sums of powers of linear functions of v. The one that bends is replaced by a
+    single such power with its value and slope at w, the other by its tangent (beta > 1) or, where
+    that would not bound the loss, by its value; then five safe Newton steps.
+    """
+    if beta <= 2:
+        if not (up > 0 and up_slope > 0):
+            return 0.0
+        q, rate = 2 - beta, up_slope / up
+        line = (beta - 1) * down_slope if beta > 1 else 0.0
+        v = w if down + l1 + l2 * w < up else max(0.0, w - 0.95 / rate)
+    else:
+        if not (down > 0 and down_slope > 0):
+            return 0.0
+        q, rate, line, v = 1 - beta, down_slope / down, 0.0, w
+    for _ in range(5):
+        bend = (1 + (v - w) * rate) ** -q
+        if beta <= 2:
+            value = down + line * (v - w) + l1 + l2 * v - up * bend
+            slope = line + l2 + q * rate * up * bend / (1 + (v - w) * rate)
+        else:
+            value = down * bend + l1 + l2 * v - up
+            slope = -q * rate * down * bend / (1 + (v - w) * rate) + l2
+        v = max(v - value / slope, max(0.0, w - 0.95 / rate)) if slope > 0 else v
+    return v
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
+    """Minimise ``D(x | w H)`` with penalties over w >= 0 for every row, in place in W.
+
+    Cyclic coordinate descent by `beta_step`, for any beta; float64, for the powers' range.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, p), float64
+    H : ndarray of shape (d, p), float64
+    observed : ndarray of shape (n, p), bool
+    beta, l1, l2 : float
+    floors : ndarray of shape (n,)
+        Least value of w H in each image.
+    W : ndarray of shape (n, d), float64
+        Start on entry, solution on exit.
+    tolerance : float
+        A row ends with the sweep that moves less than this share of ``sum(w * H)``.
+    max_sweeps : int
+    """
+    n, p = X.shape
+    d = len(H)
+    seen, x, y, power = np.empty(p, np.int64), np.empty(p), np.empty(p), np.empty(p)
+    rows, sizes = np.empty((d, p)), np.empty(d)
+    for i in range(n):
+        w = W[i]
+        m = 0
+        for q in range(p):
+            if observed[i, q]:
+                seen[m], x[m], y[m] = q, X[i, q], 0.0
+                m += 1
+        for j in range(d):
+            sizes[j] = 0
+            for q in range(m):
+                rows[j, q] = H[j, seen[q]]
+                sizes[j] += rows[j, q]
+                y[q] += w[j] * rows[j, q]
+        floor = floors[i]
+        for q in range(m):
+            power[q] = max(y[q], floor) ** (beta - 2)
+        for _ in range(max_sweeps):
+            moved, mass = 0.0, 0.0
+            for j in range(d):
+                row = rows[j]
+                up, up_slope, down, down_slope = 0.0, 0.0, 0.0, 0.0
+                for q in range(m):
+                    part = row[q] * power[q]
+                    value = max(y[q], floor)
+                    up += x[q] * part
+                    up_slope += x[q] * part * row[q] / value
+                    down += part * value
+                    down_slope += part * row[q]
+                new = beta_step(up, up_slope, down, down_slope, l1, l2, beta, w[j])
+                step = new - w[j]
+                mass += new * sizes[j]
+                if step != 0:
+                    moved += abs(step) * sizes[j]
+                    w[j] = new
+                    for q in range(m):
+                        y[q] += step * row[q]
+                        power[q] = max(y[q], floor) ** (beta - 2)
+            if moved <= tolerance * mass:
+                break
+
+
 @numba.njit(nogil=True, cache=True)
 def squared_norms(X, weights):  # type: ignore[no-untyped-def]
     """Compute ``||x||^2`` of every image and every pixel, in float64.
@@ -267,8 +362,9 @@ def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
                     value = (x**beta - beta * x * power + (beta - 1) * y * power) / (
                         beta * (beta - 1)
                     )
-            images[i] += value
-            pixels[j] += value
+            if value > 0:  # but for rounding, none is below
+                images[i] += value
+                pixels[j] += value
     return images, pixels
 
 

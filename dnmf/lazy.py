@@ -8,7 +8,7 @@ import numpy as np
 
 from dnmf.block import Block, Rules
 from dnmf.blockwise import checked_block
-from dnmf.inputs import as_dask, is_dask
+from dnmf.inputs import as_dask, is_dask, mask_beside
 from dnmf.objective import Basis, Objective
 from dnmf.threads import one_blas_thread
 
@@ -70,7 +70,7 @@ def _map(
 ) -> da.Array:
     import dask.array as da
 
-    lazy = as_dask(X)
+    lazy, mask = as_dask(X), mask_beside(X, mask)
     both = (lazy,) if mask is None else (lazy, _beside(lazy, mask))
     result: da.Array = da.map_blocks(
         _checked,

@@ -22,7 +22,7 @@ For the last two the loss of H is known only once a pass has evaluated it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +33,10 @@ from dnmf.kernels import FLOOR, compute_dtype, divergences, gram, solve_nnls, so
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-OVERFLOW = "the pixels overflow float32; divide X by a constant or convert it to float64"
+OVERFLOW = (
+    "the pixels overflow the type they are computed in, float32 unless they are float64; divide X "
+    "by a constant, or convert it to float64"
+)
 
 W_TOLERANCE, W_SWEEPS = 1e-4, 50
 H_TOLERANCE, H_SWEEPS = 1e-6, 10
@@ -169,6 +172,14 @@ class Objective:
             At most so many, where steps are sweeps.
         """
         raise NotImplementedError
+
+    def implied(self, H: Array, stats: Stats) -> Stats:
+        """Give sums like these of images that H explains to the last."""
+        return replace(stats, T=stats.S @ H, xx=np.einsum("jp,jp->p", H, stats.S @ H))
+
+    def sums_are(self, other: Objective) -> bool:
+        """Tell whether sums of one may be added to those of the other."""
+        return self.beta == other.beta and self._shape_of_S(1, 2) == other._shape_of_S(1, 2)
 
     def batch_rows(self, n_components: int, most: int | None = None) -> int:
         """Choose the images of a batch for online updates.

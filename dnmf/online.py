@@ -9,7 +9,7 @@ algorithm 1); for other divergences Lefevre, Bach and Fevotte (WASPAA 2011), alg
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,17 @@ class Running:
         Running sums; None before the first batch.
     updates : int
         Batches so far.
+    settled : bool
+        Whether the first sums came from a good H, and need not be forgotten sooner than others.
+    objective : Objective or None
+        What the sums are of.
     """
 
     H: Array
     stats: Stats | None = None
     updates: int = 0
+    settled: bool = False
+    objective: Objective | None = None
 
 
 def batches_of(rows: Array, size: int) -> list[Array]:
@@ -61,28 +67,38 @@ def follow(
     H, total, updates = running.H, running.stats, running.updates
     for rows, keep in batches:
         stats, _ = objective.measure(block.take(rows), Basis.of(H, dtype))
+        if not stats.T.any():
+            continue  # nothing but dark or missing pixels: nothing to learn
         total = stats if total is None else total.scaled(keep) + stats
         H = objective.alive(objective.improve(H, total, sweeps=1))
         updates += 1
-    return Running(H, total, updates)
+    return replace(running, H=H, stats=total, updates=updates, objective=objective)
 
 
 def follow_block(
-    block: Block, *, objective: Objective, running: Running, forget: float, batch_rows: int | None
+    block: Block,
+    *,
+    objective: Objective,
+    running: Running,
+    forget: float,
+    n_rows: int,
+    batch_rows: int | None,
 ) -> Running:
     """Take all of a block, in its order; a task, so that the pixels stay where they are.
 
     Parameters
     ----------
     forget : float
-        Share of the running sums that is left after the whole block. The first updates keep less,
-        (t + 1) / (t + 3) after t of them: they come from a poor H.
+        Share of the running sums that is left after `n_rows`. Unless they are settled, the first
+        updates keep less, (t + 1) / (t + 3) after t of them: they come from a poor H.
+    n_rows : int
+        Images of the call that the block is part of.
     batch_rows : int or None
         Images per update at most.
     """
     batches = batches_of(np.arange(len(block)), objective.batch_rows(len(running.H), batch_rows))
-    keep = forget ** (1 / len(batches))
-    first = running.updates
+    keep = forget ** (len(block) / n_rows / len(batches))
+    first = running.updates if not running.settled else 10**9
     return follow(
         objective,
         running,

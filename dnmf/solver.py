@@ -254,7 +254,11 @@ def advance(objective: Objective, state: State, stats: Stats) -> State:
 
 
 def measure(
-    blocks: Blocks, objective: Objective, Y: Array, sink: WeightSink | None = None
+    blocks: Blocks,
+    objective: Objective,
+    Y: Array,
+    sink: WeightSink | None = None,
+    only: list[int] | None = None,
 ) -> Stats:
     """Run one pass over X at Y: a read of X, and its sums.
 
@@ -265,9 +269,12 @@ def measure(
     Y : ndarray of shape (d, p), float64
     sink : callable, optional
         Given the weights of each block.
+    only : list of int, optional
+        Blocks to read; all by default.
     """
     basis = Basis.for_pixels(Y, blocks.dtype)
-    return blocks.map_sum(partial(_pass_block, objective=objective, basis=basis, sink=sink))
+    task = partial(_pass_block, objective=objective, basis=basis, sink=sink)
+    return blocks.map_sum(task, only)
 
 
 def _pass_block(

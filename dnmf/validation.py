@@ -70,6 +70,12 @@ def beta_of(beta_loss: float | str) -> float:
     return BETAS[beta_loss] if isinstance(beta_loss, str) else float(beta_loss)
 
 
+def loss_of(beta_loss: float | str) -> float | str:
+    """Give a loss by its name if it has one, else by its beta: one way for each."""
+    beta = beta_of(beta_loss)
+    return next((name for name, known in BETAS.items() if known == beta), beta)
+
+
 def objective_of(model: Any, n_pixels: int, masked: bool) -> Objective:
     """Say what a model minimises.
 

@@ -141,6 +141,7 @@ def test_every_kind_of_fit_goes_on_with_the_same_bits(corpus, tmp_path, kind):
         ({"missing": "ignore"}, {}, "missing was error, is ignore"),
         ({}, {"mask": MASK}, "fingerprint was"),
         ({}, {"sample_weight": WEIGHTS}, "fingerprint was"),
+        ({}, {"mask": ~MASK & (np.arange(700) > 600)[:, None]}, "fingerprint was"),
     ],
 )
 def test_another_objective_is_another_fit(corpus, tmp_path, whole, options, aside, words):
@@ -148,6 +149,40 @@ def test_another_objective_is_another_fit(corpus, tmp_path, whole, options, asid
     fit(corpus, path, max_iter=1)
     with pytest.raises(CheckpointError, match=words):
         dnmf.NMF(K, random_state=0, checkpoint=path, **options).fit(corpus, **aside)
+
+
+@pytest.mark.parametrize("part", ["mask", "sample_weight"])
+@pytest.mark.parametrize("kind", ["numpy", "zarr", "dask"])
+def test_a_change_in_the_last_block_of_what_lies_beside_X(corpus, tmp_path, part, kind):
+    def beside(name):
+        A = (MASK if part == "mask" else WEIGHTS).copy()
+        if name == "other":
+            A[690:] = ~A[690:] if part == "mask" else 0
+        if kind == "zarr":
+            return zarr.create_array(tmp_path / name, data=A)
+        return A if kind == "numpy" else da.from_array(A, chunks=(100, *A.shape[1:]))
+
+    fit_ = dnmf.NMF(2, random_state=0, checkpoint=tmp_path / "model", max_iter=2, tol=0).fit
+    fit_(corpus, **{part: beside("first")})
+    fit_(corpus, **{part: beside("same")})
+    with pytest.raises(CheckpointError, match="fingerprint was"):
+        fit_(corpus, **{part: beside("other")})
+
+
+def test_equal_parameters_are_the_same_fit(corpus, tmp_path):
+    fit(corpus, tmp_path / "model", max_iter=1, alpha_W=0.5)
+    same_, path = {"alpha_W": 0.5, "alpha_H": 0.5, "beta_loss": 2, "init": "random"}, "model"
+    fit(corpus, tmp_path / path, max_iter=2, **same_)
+    loaded = dnmf.load(tmp_path / path)
+    assert (loaded.alpha_W, loaded.alpha_H, loaded.beta_loss) == (0.5, 0.5, "frobenius")
+
+
+def test_other_settings_are_kept(digits, tmp_path):
+    settings = {"tol": 1e-3, "max_iter": 33, "forget_factor": 0.9, "batch_size": 37}
+    dnmf.NMF(2, random_state=4, **settings).fit(digits).save(tmp_path / "model")
+    kept = dnmf.load(tmp_path / "model").get_params()
+    assert {name: kept[name] for name in settings} == settings
+    assert kept["random_state"] == 4
 
 
 def test_a_stream_is_saved_and_goes_on(corpus, digits, tmp_path):

@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
+import zarr
 from reference import fit_of
 from sklearn import config_context, decomposition
 from sklearn.base import clone
@@ -297,8 +298,11 @@ def test_fit_transform_is_transform(X, options, penalty):
     np.testing.assert_allclose(model.transform(X[10:20]), W[10:20], rtol=1e-6, atol=1e-9)
 
 
-def test_inverse_transform(model, X):
+def test_inverse_transform(model, X, tmp_path):
     W = model.transform(X)
+    lazy = model.inverse_transform(zarr.create_array(tmp_path / "w.zarr", data=W, chunks=(20, 4)))
+    assert isinstance(lazy, da.Array)
+    np.testing.assert_allclose(lazy.compute(), W @ model.components_)
     np.testing.assert_allclose(model.inverse_transform(W), W @ model.components_)
     np.testing.assert_allclose(
         model.inverse_transform(scipy.sparse.csr_array(W)), W @ model.components_
@@ -334,6 +338,71 @@ def test_partial_fit(digits, kind):
     assert errors[0] < errors[1]
 
 
+@pytest.mark.parametrize("options", [{}, MU, {"solver": "mu", "beta_loss": 0.5}])
+def test_partial_fit_of_dark_images(X, options):
+    dark, hidden = np.zeros((50, 24)), np.ones(X.shape, bool)
+    model = NMF(4, random_state=0, **options).partial_fit(dark).partial_fit(X, mask=hidden)
+    for _ in range(10):
+        model.partial_fit(X)
+    reached = model.score(X)
+    assert reached > 1.5 * fit_of(X, 4, **options).score(X) - 0.5
+    assert model.partial_fit(dark).score(X) == pytest.approx(reached)
+
+
+@pytest.mark.parametrize("options", [{}, MU])
+def test_partial_fit_goes_on_from_a_fit(X, options, tmp_path):
+    def drift(forget):
+        model = fit_of(X, 4, forget_factor=forget, **options)
+        before = model.score(X)
+        model.partial_fit(X[:3])
+        assert model.n_steps_ == 1
+        assert not hasattr(model, "reconstruction_err_")
+        return before - model.score(X)
+
+    assert drift(1.0) < drift(0.0)
+    assert drift(1.0) < 0.02 * -fit_of(X, 4, **options).score(X)
+
+
+def test_partial_fit_after_other_parameters(X):
+    model = NMF(4, random_state=0).partial_fit(X)
+    before = model.score(X)
+    model.set_params(**MU).partial_fit(X)  # other sums: it goes on from H alone
+    assert np.isfinite(model.components_).all()
+    assert model.set_params(solver="cd", beta_loss=2).partial_fit(X).score(X) > 1.5 * before
+    with pytest.raises(ValueError, match=r"n_components is 6, but the components .* are 4"):
+        model.set_params(n_components=6).partial_fit(X)
+    with pytest.raises(ValueError, match="None for partial_fit"):
+        NMF(4, checkpoint="model").partial_fit(X)
+
+
+@pytest.mark.parametrize("beta_loss", [0, 0.5, 1, 1.5, 3])
+def test_no_descent_is_left_to_scikit_learn(X, beta_loss):
+    options = {"solver": "mu", "beta_loss": beta_loss, "max_iter": 300}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = NMF(5, random_state=0, tol=1e-6, **options).fit(X)
+        start = {"W": model.transform(X), "H": model.components_}
+        theirs = decomposition.NMF(5, init="custom", tol=1e-6, **options)
+        theirs.fit_transform(X, **{name: A.copy() for name, A in start.items()})
+    assert model.reconstruction_err_ <= 1.01 * theirs.reconstruction_err_
+
+
+@pytest.mark.parametrize("beta_loss", [0.5, 1, 1.5, 2, 3])
+def test_perfect_fits_have_no_negative_loss(beta_loss):
+    for A in (np.outer(np.arange(1, 21), np.arange(1, 6.0)), np.ones((1, 4)), np.ones((4, 1))):
+        model = fit_of(A, 1, solver="mu", beta_loss=beta_loss)
+        assert 0 <= model.reconstruction_err_ <= 1e-2 * np.linalg.norm(A)
+        assert (model.loss_history_ >= 0).all()
+        assert model.score(A) <= 0
+
+
+@pytest.mark.parametrize("beta_loss", [0.5, 1, 1.5, 2, 3])
+def test_penalties_may_leave_nothing(X, beta_loss):
+    model = fit_of(X, 4, solver="mu", beta_loss=beta_loss, alpha_W=1e6, l1_ratio=1.0)
+    assert np.isfinite(model.components_).all()
+    assert np.isfinite(model.transform(X)).all()
+
+
 def test_score(model, X):
     losses = 0.5 * ((X - model.transform(X) @ model.components_) ** 2).sum(axis=1)
     assert model.score(X) == pytest.approx(-losses.mean(), rel=1e-6)
@@ -348,6 +417,12 @@ def test_set_output(X, kind):
     W = model.fit_transform(X)
     assert isinstance(W, pd.DataFrame)
     assert list(W.columns) == [f"{kind.__name__.lower()}{i}" for i in range(3)]
+
+
+def test_frames_are_not_made_of_lazy_weights(X):
+    model = NMF(3, random_state=0).fit(X).set_output(transform="pandas")
+    with pytest.raises(ValueError, match="would load the weights of all images"):
+        model.transform(da.from_array(X, chunks=(20, -1)))
 
 
 @BOTH
@@ -418,6 +493,8 @@ def test_warm_start(X):
     assert model.n_reads_ == model.n_iter_  # no sample was read
     cold = NMF(4, random_state=0, tol=1e-3).fit(X)
     assert (cold.fit(X).components_ == NMF(4, random_state=0, tol=1e-3).fit(X).components_).all()
+    with pytest.warns(UserWarning, match="warm_start finds components of shape"):
+        model.set_params(n_components=5).fit(X)
 
 
 def test_lazy_input_is_never_loaded_whole(digits):

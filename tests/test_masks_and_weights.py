@@ -97,7 +97,11 @@ def test_the_loss_is_that_over_observed_pixels(digits, hidden):
     losses = model.reconstruct_error(digits, hidden)
     np.testing.assert_allclose(losses, 0.5 * (residual**2).sum(axis=1), rtol=1e-3, atol=1)
     maps = model.reconstruct_error(digits, hidden, per="pixel")
-    np.testing.assert_allclose(maps, 0.5 * (residual**2).mean(axis=0), rtol=1e-3, atol=1e-3)
+    expected = 0.5 * (residual**2).sum(axis=0) / (~hidden).sum(axis=0)
+    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-3)
+    nowhere = hidden.copy()
+    nowhere[:, 9] = True
+    assert np.isnan(model.reconstruct_error(digits, nowhere, per="pixel")).sum() == 1
     assert model.score(digits, mask=hidden) == pytest.approx(-losses.mean())
     weights = np.arange(700.0)
     expected = -np.average(losses, weights=weights)
@@ -188,6 +192,16 @@ class TestBad:
         for X in (digits, corpus, da.from_array(digits, chunks=(100, -1))):
             with pytest.raises(DataError, match=r"mask.shape == \(700, 5\), expected \(700, 784\)"):
                 dnmf.NMF(2).fit(X, mask=hidden[:, :5])
+
+    def test_masks_that_are_not_boolean(self, digits, corpus, hidden):
+        for mask in (hidden.astype(float), np.full(digits.shape, "x")):
+            for X in (digits, corpus):
+                with pytest.raises(DataError, match=r"mask has dtype .* it must be boolean"):
+                    dnmf.NMF(2).fit(X, mask=mask)
+        model = dnmf.NMF(2, random_state=0).fit(corpus)
+        for mask, words in ((hidden[:, :5], "expected"), (hidden.astype(int), "boolean")):
+            with pytest.raises(DataError, match=words):
+                model.transform(corpus, mask)
 
     @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
     def test_weights(self, digits, corpus, value):
