@@ -297,12 +297,13 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
                 break
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
 def squared_norms(X, weights):  # type: ignore[no-untyped-def]
     """Compute ``||x||^2`` of every image and every pixel, in float64.
 
     The loss is a small difference of large sums: in float32, a thousand squares of one bright
-    value after another are off by 1e-5 of their sum, always to the same side.
+    value after another are off by 1e-5 of their sum, always to the same side. Infinities and NaN
+    stay what they are, so that an overflow is seen.
 
     Parameters
     ----------
@@ -317,10 +318,12 @@ def squared_norms(X, weights):  # type: ignore[no-untyped-def]
     """
     images, pixels = np.zeros(X.shape[0]), np.zeros(X.shape[1])
     for i in range(X.shape[0]):
+        weight, total = weights[i], 0.0
         for j in range(X.shape[1]):
             square = np.float64(X[i, j]) ** 2
-            images[i] += square
-            pixels[j] += weights[i] * square
+            total += square
+            pixels[j] += weight * square
+        images[i] = total
     return images, pixels
 
 
