@@ -221,8 +221,8 @@ def fit(
         click.echo(json_.dumps(facts))
     else:
         click.echo(
-            f"{model}: error {number(facts['error'])} ({facts['relative_error']:.1%} of the "
-            f"images' norm) after {facts['passes']} passes, {_WHY[facts['stop_reason']]}"
+            f"{model}: error {number(facts['error'])} ({_share(facts)}) after {facts['passes']} "
+            f"passes, {_WHY[facts['stop_reason']]}"
         )
 
 
@@ -334,6 +334,12 @@ def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fit(images, **aside)
+
+
+def _share(facts: dict[str, Any]) -> str:
+    if facts["relative_error"] is None:
+        return f"sqrt(2 D), {facts['loss']}"
+    return f"{facts['relative_error']:.1%} of the images' norm"
 
 
 def _plain(value: Any) -> str:

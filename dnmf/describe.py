@@ -70,6 +70,7 @@ def _corpus(path: str) -> dict[str, Any]:
 def _model(path: str) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
     state, fit = checkpoint.state, checkpoint.fit
+    squared = fit.parameters["beta_loss"] == "frobenius"  # else no share of a norm means anything
     weights = (
         None if checkpoint.weights_slot is None else f"{path}/weights-{checkpoint.weights_slot}"
     )
@@ -83,7 +84,7 @@ def _model(path: str) -> dict[str, Any]:
         **{name: fit.parameters[name] for name in _penalties(fit.parameters)},
         "init": fit.parameters["init"],
         "error": state.error if state.losses else None,
-        "relative_error": state.relative_error if state.losses else None,
+        "relative_error": state.relative_error if state.losses and squared else None,
         "passes": state.n_iter,
         "reads": state.n_reads,
         "stop_reason": checkpoint.stop_reason or "unfinished",

@@ -41,10 +41,10 @@ def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAI
         X is not a matrix of real numbers, a Dask array chunked along its pixels, or of another
         shape than its mask or weights.
     """
+    if not isinstance(X, Corpus):
+        check_matrix(X)
     if is_dask(X):
         X = _check_dask(X)
-    elif not isinstance(X, Corpus):
-        check_matrix(X)
     weights, mask = weights_beside(X, weights), mask_beside(X, mask)
     if in_memory(X):
         weights, mask = (None if part is None else np.asarray(part) for part in (weights, mask))

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dnmf.errors import DataError
+from dnmf.errors import DataError, ParameterError
 from dnmf.validation import require_same_pixels
 
 if TYPE_CHECKING:
@@ -101,17 +101,24 @@ def reconstructions(model: NMF, images: Array, *, labels: Sequence[str] | None =
 
 
 def loss_curve(model: NMF) -> Figure:
-    """Draw the reconstruction error after each pass.
+    """Draw the error after each pass; with penalties, of all that is minimised.
 
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    ParameterError
+        The model comes from `partial_fit` alone, which keeps no losses.
     """
+    if not hasattr(model, "loss_history_"):
+        raise ParameterError("a model from partial_fit has no losses of passes to draw")
     errors = np.sqrt(2 * model.loss_history_)
     figure = Figure(figsize=(6, 3.6))
     axis = figure.subplots()
     axis.plot(np.arange(1, len(errors) + 1), errors, marker="o", markersize=3.5, color="#31688e")
-    axis.set(xlabel="pass over the corpus", ylabel="error  ‖X − WH‖")
+    axis.set(xlabel="pass over the corpus", ylabel=_what_is_lowered(model))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     low, high = axis.get_ylim()
     decimals = max(0, math.ceil(1 - math.log10(high - low)))
@@ -146,7 +153,9 @@ def write_plots(
     -------
     list of Path
     """
-    figures = {"components": components(model), "loss": loss_curve(model)}
+    figures = {"components": components(model)}
+    if hasattr(model, "loss_history_"):
+        figures["loss"] = loss_curve(model)
     if corpus is not None:
         require_same_pixels(model, corpus)
         rows = np.linspace(0, len(corpus) - 1, min(n_images, len(corpus))).astype(int)
@@ -159,6 +168,15 @@ def write_plots(
         written.append(target / f"{name}.png")
         figure.savefig(written[-1], dpi=150)
     return written
+
+
+def _what_is_lowered(model: NMF) -> str:
+    """Name the square root of twice the objective."""
+    if model.alpha_W or model.alpha_H not in ("same", 0):
+        return f"√(2 ({model.beta_loss} loss + penalties))"
+    if model.beta_loss in ("frobenius", 2):
+        return "error  ‖X − WH‖"
+    return f"error  √(2 D), {model.beta_loss}"
 
 
 def _drawable(image_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -410,3 +410,50 @@ class TestTimeLeft:
         state = State(*[np.ones((1, 1))] * 3, losses=(2.0, 2.0), divergence=2.0, accepted=False)
         PassReport(10, 1e-4, 200)(state)
         assert "step back" in capsys.readouterr().err
+
+
+class TestWhatIsMinimised:
+    def test_losses_by_name_and_number(self, corpus, tmp_path):
+        for name, named in (("kull", "kullback-leibler"), ("1.5", 1.5), ("2", "frobenius")):
+            model = str(tmp_path / name)
+            run("fit", corpus.path, model, "-k", "3", "--loss", name, "--tol", "0.01")
+            facts = json.loads(run("info", model, "--json").stdout)
+            assert facts["loss"] == named
+            assert (facts["relative_error"] is None) == (named != "frobenius")
+            run("plot", model, "--out", str(tmp_path / f"{name}-pictures"))
+
+    def test_a_loss_that_is_none(self, corpus, tmp_path):
+        done = run("fit", corpus.path, str(tmp_path / "m"), "-k", "3", "--loss", "spam", status=2)
+        assert "'spam' is no loss; take one of frobenius, kullback-leibler" in done.stderr
+
+    def test_a_mask_penalties_and_a_start(self, corpus, tmp_path):
+        mask = np.zeros((700, 784), bool)
+        mask[:, 300:400] = True
+        path, model = str(tmp_path / "mask.zarr"), str(tmp_path / "model")
+        zarr.create_array(path, data=mask, chunks=(128, 784))
+        line = ["fit", corpus.path, model, "-k", "3", "--mask", path, "--init", "nndsvda"]
+        line += ["--alpha-w", "0.1", "--l1-ratio", "0.5", "--tol", "0.01"]
+        run(*line)
+        run(*line)  # again: it is finished
+        facts = json.loads(run("info", model, "--json").stdout)
+        assert (facts["alpha_W"], facts["init"]) == (0.1, "nndsvda")
+        weights = str(tmp_path / "weights")
+        run("transform", model, corpus.path, weights, "--mask", path)
+        expected = dnmf.load(model).transform(corpus, mask).compute()
+        assert (zarr.open_array(weights, mode="r")[:] == expected).all()
+        other = ["--init", "nndsvda", "--alpha-w", "0.1", "--l1-ratio", "0.5"]
+        done = run(*line[:5], *other, status=1)
+        assert "fingerprint was" in done.stderr
+
+    def test_masks_that_are_none(self, corpus, tmp_path):
+        zarr.create_array(str(tmp_path / "small"), data=np.zeros((7, 784), bool))
+        zarr.create_array(str(tmp_path / "int"), data=np.zeros((700, 784), int))
+        for name, words in (
+            ("small", "holds bool of shape (7, 784); a mask of this corpus is bool of shape (700"),
+            ("int", "holds int64 of shape (700, 784)"),
+            ("nothing", "is no mask: it must be a Zarr array of booleans"),
+        ):
+            line = ["fit", corpus.path, str(tmp_path / "m"), "-k", "3"]
+            done = run(*line, "--mask", str(tmp_path / name), status=1)
+            assert words in " ".join(done.stderr.split())
+            assert not (tmp_path / "m").exists()
