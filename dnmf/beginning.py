@@ -10,15 +10,15 @@ import numpy as np
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks
-from dnmf.checkpoint import Checkpoint, Fit, create_checkpoint, open_checkpoint
+from dnmf.checkpoint import FORMAT, Checkpoint, Fit, create_checkpoint, open_checkpoint
 from dnmf.errors import CheckpointError, ParameterError
 from dnmf.initialization import first_block, initial_H, random_H
-from dnmf.inputs import fingerprint_of
+from dnmf.inputs import fingerprints_of
 from dnmf.kernels import compute_dtype
 from dnmf.layout import crc32c
 from dnmf.objective import Objective
 from dnmf.online import Running
-from dnmf.output import is_absent
+from dnmf.output import is_absent, remove_store
 from dnmf.solver import State, measure, start
 from dnmf.validation import (
     check_start,
@@ -27,6 +27,7 @@ from dnmf.validation import (
     loss_of,
     require_even_blocks,
     seed_of,
+    warn_of_zeros,
 )
 
 BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "missing")
@@ -49,7 +50,7 @@ def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
             "compute_dtype": str(compute_dtype(blocks.dtype)),
             "block_rows": stop - first,
             "image_shape": list(getattr(X, "image_shape", blocks.shape[1:])),
-            "fingerprint": fingerprint_of(X, blocks) if model.checkpoint is not None else None,
+            **(fingerprints_of(X, blocks) if model.checkpoint is not None else {}),
         },
         parameters={
             **{name: _json(getattr(model, name)) for name in BOUND},
@@ -75,10 +76,14 @@ def begin_fit(
     recorder = open_checkpoint(model.checkpoint)
     if not is_int(model.random_state):  # any seed would do: the one it began with
         fit = replace(fit, seed=recorder.fit.seed)
-    if differences := recorder.fit.differences(fit):
+    differences = recorder.fit.differences(fit)
+    if differences and not recorder.state.losses:  # a start that came to nothing: on bad data, say
+        remove_store(model.checkpoint, FORMAT)
+        return begin_fit(model, fit, blocks, objective, H, W)
+    if differences:
         raise CheckpointError(
             f"{model.checkpoint} belongs to another fit: {'; '.join(differences)}; "
-            "choose another path, or replace it with --force"
+            "choose another path, or replace it (--force on the command line)"
         )
     return recorder, recorder.state
 
@@ -106,6 +111,7 @@ def _first_state(
             UserWarning,
             stacklevel=4,
         )
+    warn_of_zeros(model)
     return start(blocks, objective, k, fit.seed, model.init or "random")
 
 

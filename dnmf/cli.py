@@ -159,16 +159,20 @@ def info(path: str, as_json: bool) -> None:
     type=Loss(),
     default=LOSSES[0],
     show_default=True,
-    help=f"{', '.join(LOSSES)} or a beta.",
+    help=f"{', '.join(LOSSES)}, the beginning of one of these, or a beta.",
 )
 @click.option(
     "--init", type=click.Choice(INITS), default="random", show_default=True, help="Start of H."
 )
-@click.option("--alpha-w", "alpha_W", type=float, default=0.0, help="Penalty on the weights.")
+@click.option(
+    "--alpha-w", "alpha_W", type=float, default=0.0, help="Penalty on the weights.  [default: 0]"
+)
 @click.option(
     "--alpha-h", "alpha_H", type=float, help="Penalty on the components.  [default: as --alpha-w]"
 )
-@click.option("--l1-ratio", type=float, default=0.0, help="Share of the l1 norm in penalties.")
+@click.option(
+    "--l1-ratio", type=float, default=0.0, help="Share of the l1 norm in penalties.  [default: 0]"
+)
 @mask_option
 @click.option(
     "--checkpoint-every", type=int, default=1, show_default=True, help="Passes between commits."
@@ -326,13 +330,11 @@ class _Blocks:
 
 
 def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
-    """Fit without the warning at max_iter: the last line says why the fit stopped."""
+    """Fit without warnings in Python's words: the last line says why the fit stopped."""
     import warnings
 
-    from sklearn.exceptions import ConvergenceWarning
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", UserWarning)
         fit(images, **aside)
 
 

@@ -83,6 +83,7 @@ def _model(path: str) -> dict[str, Any]:
         "loss": fit.parameters["beta_loss"],
         **{name: fit.parameters[name] for name in _penalties(fit.parameters)},
         "init": fit.parameters["init"],
+        **{name: "yes" for name in ("mask", "sample_weight") if fit.X.get(name) is not None},
         "error": state.error if state.losses else None,
         "relative_error": state.relative_error if state.losses and squared else None,
         "passes": state.n_iter,

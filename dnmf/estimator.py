@@ -91,7 +91,7 @@ class NMF(FittedNMF):
     n_components_ : int
     reconstruction_err_ : float
         ``sqrt(2 D)`` without penalties: for the Frobenius loss ``||X - W H||``, for the W of the
-        last accepted pass.
+        last accepted pass. Images count as their weights say.
     loss_history_ : ndarray of shape (n_iter_,)
         Objective, penalties included, of the best H after each pass; never rises.
     n_iter_ : int
@@ -317,6 +317,8 @@ class NMF(FittedNMF):
 
 def load(path: str | os.PathLike[str]) -> NMF:
     """Open a saved model, or the checkpoint of a fit (finished or not), as a fitted `NMF`.
+
+    A stream of `partial_fit` goes on from its components alone: its sums are not saved.
 
     Parameters
     ----------

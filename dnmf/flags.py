@@ -85,5 +85,7 @@ class Loss(click.ParamType[float | str]):
 
 
 mask_option = click.option(
-    "--mask", metavar="ZARR", help="Boolean array as CORPUS, true where a pixel is to be ignored."
+    "--mask",
+    metavar="ZARR",
+    help="Boolean Zarr array (images, pixels), true where a pixel is to be ignored.",
 )

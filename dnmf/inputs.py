@@ -152,6 +152,11 @@ def in_memory(X: Any) -> bool:
 
 def validated(model: Any, X: Any, *, reset: bool) -> Any:
     """Let scikit-learn check what is in memory; pixels are checked in the pass."""
+    if isinstance(X, np.ma.MaskedArray):
+        raise DataError(
+            "X is a NumPy masked array, whose mask would be lost: pass X.data and "
+            "mask=np.ma.getmaskarray(X)"
+        )
     if not (isinstance(X, Corpus) or is_dask(X) or is_zarr(X)):
         return validate_data(
             model,
@@ -179,23 +184,26 @@ def check_width(W: Any, n_components: int) -> None:
         raise DataError(f"weights have shape {W.shape}; this model needs (n, {n_components})")
 
 
-def fingerprint_of(X: Any, blocks: Blocks) -> int:
-    """Tell X from another matrix of its shape, as far as can be without reading all of it.
+def fingerprints_of(X: Any, blocks: Blocks) -> dict[str, int | None]:
+    """Tell X and what lies beside it from others of the same shape, as far as can be without X.
 
     Returns
     -------
-    int
-        Of a corpus the checksum of its manifest, of an array in memory one of all of it, of other
-        arrays one of the first block; with weights or a mask, of all of theirs too.
+    dict
+        ``fingerprint``: of a corpus the checksum of its manifest, of an array in memory one of all
+        of it, of other arrays one of the first block. ``sample_weight`` and ``mask``: one of all
+        of them, or None without any.
     """
     if isinstance(X, Corpus):
-        found: list[int] = [X.fingerprint]
+        of_X = X.fingerprint
     else:
-        found = _checksums(blocks, None if isinstance(blocks, LocalBlocks) else [0])
-    for name, part in (("weights", blocks.weights), ("masks", blocks.masks)):
-        if part is not None:
-            found += [*name.encode(), *_checksums(_alone(blocks, part), None)]
-    return found[0] if len(found) == 1 else crc32c(np.array(found))
+        some = None if isinstance(blocks, LocalBlocks) else [0]
+        of_X = crc32c(np.array(_checksums(blocks, some)))
+    beside = {"sample_weight": blocks.weights, "mask": blocks.masks}
+    return {"fingerprint": of_X} | {
+        name: None if part is None else crc32c(np.array(_checksums(_alone(blocks, part), None)))
+        for name, part in beside.items()
+    }
 
 
 def _checksums(blocks: Blocks, only: list[int] | None) -> list[int]:

@@ -121,7 +121,7 @@ def solve_nnls_masked(A, H, observed, energy, l2, W, tolerance, max_sweeps):  # 
         solve_nnls(A[row], G, energy[row], W[row], tolerance, max_sweeps)
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def kl_step(phi, slope, s, l2, w):  # type: ignore[no-untyped-def]
     """Solve ``s + l2 v = a / (c + v)`` for v >= 0; a and c make the right side phi, -slope at w."""
     if not (slope > 0 and s > 0):
@@ -202,7 +202,7 @@ def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignor
                 break
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[no-untyped-def]
     """Find where the derivative along one weight, ``down(v) - up(v) + l1 + l2 v``, is zero.
 
@@ -232,11 +232,12 @@ def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[
     return v
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Minimise ``D(x | w H)`` with penalties over w >= 0 for every row, in place in W.
 
-    Cyclic coordinate descent by `beta_step`, for any beta; float64, for the powers' range.
+    Cyclic coordinate descent by `beta_step`, for any beta; float64, for the powers' range. Without
+    fastmath: it rounded otherwise when compiled afresh than when loaded from the cache.
 
     Parameters
     ----------

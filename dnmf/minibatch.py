@@ -20,9 +20,8 @@ class MiniBatchNMF(NMF):
 
     Parameters
     ----------
-    n_components, init, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, forget_factor, \
-    random_state, verbose, missing, warm_start, checkpoint, checkpoint_every, on_pass
-        As in `NMF`.
+    n_components, init, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, forget_factor
+        As in `NMF`, like all that are not named here.
     batch_size : int, default 1024
         Images per update of `partial_fit` at most; as in `NMF`, fewer are taken.
     max_no_improvement : int or None, default 10

@@ -55,13 +55,17 @@ def _require_together(model: Any) -> None:
             f"Invalid beta_loss parameter: solver 'cd' does not handle beta_loss = "
             f"{model.beta_loss!r}; use solver='mu', or beta_loss='frobenius'"
         )
+
+
+def warn_of_zeros(model: Any) -> None:
+    """Warn, as scikit-learn does, of a start with zeros for steps that cannot leave them."""
     if model.solver == "mu" and model.init == "nndsvd":
         warnings.warn(
             "The multiplicative update ('mu') solver cannot update zeros present in the "
             "initialization: those of init='nndsvd' are raised to a little above zero first; "
             "init='nndsvda' starts higher, and may lead to better results.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

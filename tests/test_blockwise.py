@@ -115,7 +115,7 @@ class TestEveryEngine:
         for (objective, dtype), known in expected.items():
             stats = run_pass(blocks, dtype, objective)
             for name, value in vars(known).items():
-                assert np.array_equal(getattr(stats, name), value)
+                assert np.array_equal(getattr(stats, name), value), (objective, dtype, name)
 
     def test_same_bits_here(self, blocks, expected):
         self.check(blocks, expected)

@@ -443,7 +443,8 @@ class TestWhatIsMinimised:
         assert (zarr.open_array(weights, mode="r")[:] == expected).all()
         other = ["--init", "nndsvda", "--alpha-w", "0.1", "--l1-ratio", "0.5"]
         done = run(*line[:5], *other, status=1)
-        assert "fingerprint was" in done.stderr
+        assert "mask was" in done.stderr
+        assert facts["mask"] == "yes"
 
     def test_masks_that_are_none(self, corpus, tmp_path):
         zarr.create_array(str(tmp_path / "small"), data=np.zeros((7, 784), bool))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -190,3 +193,30 @@ def test_signed_pixels_are_valid_unless_negative(X):
     found = find_invalid(X, 0)
     assert found is not None
     assert X[found.row, found.pixel] == found.value < 0
+
+
+FRESH = """
+import zlib, numpy as np
+from dnmf.block import Block
+from dnmf.divergence import Multiplicative
+from dnmf.objective import SQUARED, Basis, MaskedQuadratic
+rng = np.random.default_rng(0)
+X, H, seen = rng.random((200, 60)), rng.random((5, 60)), rng.random((200, 60)) > 0.3
+for objective in (SQUARED, MaskedQuadratic(l2_W=0.1), Multiplicative(1.0), Multiplicative(1.5)):
+    masked = () if objective is SQUARED else (0, seen)
+    stats, W = objective.measure(Block(X * (seen if masked else 1), *masked), Basis.of(H, X.dtype))
+    print(zlib.crc32(W.tobytes()), zlib.crc32(stats.T.tobytes()))
+"""
+
+
+def test_code_compiled_afresh_and_code_from_the_cache_give_the_same_bits(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", FRESH], env=environment, capture_output=True, text=True
+        )
+        for _ in range(2)
+    ]
+    assert all(done.returncode == 0 for done in runs), runs[0].stderr
+    assert len(runs[0].stdout.split()) == 8
+    assert runs[0].stdout == runs[1].stdout
