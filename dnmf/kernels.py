@@ -233,6 +233,18 @@ def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
+def power_of(y, exponent):  # type: ignore[no-untyped-def]
+    """Raise to a power, without the cost of a general one where a root or a product will do."""
+    if exponent == -0.5:
+        return 1 / np.sqrt(y)
+    if exponent == -1.5:
+        return 1 / (y * np.sqrt(y))
+    if exponent == -2:
+        return 1 / (y * y)
+    return y**exponent
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Minimise ``D(x | w H)`` with penalties over w >= 0 for every row, in place in W.
 
@@ -272,7 +284,7 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
                 y[q] += w[j] * rows[j, q]
         floor = floors[i]
         for q in range(m):
-            power[q] = max(y[q], floor) ** (beta - 2)
+            power[q] = power_of(max(y[q], floor), beta - 2)
         for _ in range(max_sweeps):
             moved, mass = 0.0, 0.0
             for j in range(d):
@@ -293,7 +305,7 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
                     w[j] = new
                     for q in range(m):
                         y[q] += step * row[q]
-                        power[q] = max(y[q], floor) ** (beta - 2)
+                        power[q] = power_of(max(y[q], floor), beta - 2)
             if moved <= tolerance * mass:
                 break
 

@@ -22,6 +22,7 @@ For the last two the loss of H is known only once a pass has evaluated it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -124,7 +125,7 @@ class Stats(_Travels):
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(ABC):
     """Base of the three kinds; picklable, sent to the tasks with each pass.
 
     Attributes
@@ -152,14 +153,15 @@ class Objective:
     batch: ClassVar[int] = 128
     """Images per online update."""
 
+    @abstractmethod
     def project(self, strip: Strip, basis: Basis) -> Array:
         """Solve for the weights of a strip of images, (b, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
         """Form S, T and the divergence of a strip; V is W with its rows weighted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
         """Lower the objective over H for fixed weights.
 
@@ -171,7 +173,6 @@ class Objective:
         sweeps : int
             At most so many, where steps are sweeps.
         """
-        raise NotImplementedError
 
     def implied(self, H: Array, stats: Stats) -> Stats:
         """Give sums like these of images that H explains to the last."""
