@@ -76,11 +76,6 @@ class Block:
         return len(self.X)
 
     @property
-    def stop(self) -> int:
-        """Row after the last."""
-        return self.start + len(self.X)
-
-    @property
     def effective_rows(self) -> float:
         """Images, each as often as its weight says."""
         return float(len(self.X) if self.weights is None else self.weights.sum())
@@ -172,6 +167,12 @@ def _weights(weights: Array, start: int) -> Array:
     return weights
 
 
+def valid_pixels(X: Array, observed: Array | None, positive: bool) -> Array:
+    """Tell for each pixel whether it can be factorised, or is missing."""
+    valid: Array = (X > 0 if positive else X >= 0) & (np.inf > X)
+    return valid if observed is None else valid | ~observed
+
+
 def find_invalid(
     X: Array, first_row: int, observed: Array | None = None, positive: bool = False
 ) -> Invalid | None:
@@ -192,9 +193,7 @@ def find_invalid(
     low = X.min(initial=1, where=True if observed is None else observed)
     if (low > 0 if positive else low >= 0) and X.max() < np.inf:  # False for NaN as well
         return None
-    valid = (X > 0 if positive else X >= 0) & (np.inf > X)
-    if observed is not None:
-        valid |= ~observed
+    valid = valid_pixels(X, observed, positive)
     if valid.all():
         return None
     row, pixel = np.argwhere(~valid)[0]

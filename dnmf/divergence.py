@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dnmf.block import Strip
-from dnmf.kernels import solve_beta, solve_kl
+from dnmf.kernels import divergences, solve_beta, solve_kl
 from dnmf.objective import (
     H_SWEEPS,
     Basis,
@@ -64,8 +64,12 @@ class Multiplicative(Objective):
 
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
         """Form the two halves of the gradient, ``W^T Y^(beta-1)`` and ``W^T (X Y^(beta-2))``."""
-        images, _ = self.divergence(strip, W, basis.H)
-        down, up = self._halves(strip, W, basis.H)
+        H = basis.H
+        if self.beta not in (1, 2):  # powers of bright or dark pixels leave the range of float32
+            W, H = W.astype(np.float64), H.astype(np.float64)
+        Y, least = reconstruct(strip, W, H), floors(strip)
+        images, _ = divergences(strip.X, Y, least, self.beta)
+        down, up = self._halves(strip, np.maximum(Y, least.astype(Y.dtype)[:, None]))
         carried = basis.H.astype(np.float64) ** (1 / self.exponent) * (V.T @ up)
         return V.T @ down, carried, total(images, strip.weights)
 
@@ -91,10 +95,7 @@ class Multiplicative(Objective):
         lifted: Array = np.maximum(H, LIFT * H.mean())
         return lifted
 
-    def _halves(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
-        if self.beta not in (1, 2):  # powers of bright or dark pixels leave the range of float32
-            W, H = W.astype(np.float64), H.astype(np.float64)
-        Y = np.maximum(reconstruct(strip, W, H), floors(strip).astype(H.dtype)[:, None])
+    def _halves(self, strip: Strip, Y: Array) -> tuple[Array, Array]:
         if self.beta == 2:
             down, up = Y, strip.X
         elif self.beta == 1:
@@ -103,7 +104,7 @@ class Multiplicative(Objective):
             down = 1 / Y
             up = strip.X * down * down
         else:
-            power = Y ** H.dtype.type(self.beta - 2)
+            power = Y ** Y.dtype.type(self.beta - 2)
             down, up = power * Y, strip.X * power
         return (down if strip.observed is None else down * strip.observed), up
 

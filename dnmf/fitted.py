@@ -135,14 +135,14 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_is_fitted(self)
         require(per in ("image", "pixel"), "per", per, "'image' or 'pixel'")
         X = validated(self, X, reset=False)
+        objective, basis = self.objective(mask), self.basis(X.dtype)
+        if per == "image" and not in_memory(X):
+            return losses_of(X, mask, objective, basis, self.rules())
         blocks = blocks_of(X, mask=mask, rules=self.rules())
         if per == "pixel":
             _, pixels, _, seen = self._sum_losses(X, blocks, mask)
             means = np.divide(pixels, seen, out=np.full(len(pixels), np.nan), where=seen > 0)
             return means.reshape(self.image_shape_)
-        objective, basis = self.objective(mask), self.basis(X.dtype)
-        if not in_memory(X):
-            return losses_of(X, mask, objective, basis, self.rules())
         losses = np.empty(X.shape[0])
         sink = partial(_put, losses)
         blocks.map_sum(partial(put_losses, objective=objective, basis=basis, sink=sink))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dnmf.block import Block, find_invalid
+from dnmf.block import Block, find_invalid, valid_pixels
 from dnmf.blockwise import Blocks, LocalBlocks
 from dnmf.errors import DataError
 from dnmf.kernels import compute_dtype
@@ -66,7 +66,7 @@ class Sample:
         return Sample(self.parts + other.parts)
 
 
-def take_sample(blocks: Blocks, seed: int, max_bytes: int | None = None) -> tuple[Block, float]:
+def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     """Read a random sample of the images into memory.
 
     All images when they fit; else the same share of random images from each of some random blocks.
@@ -75,8 +75,6 @@ def take_sample(blocks: Blocks, seed: int, max_bytes: int | None = None) -> tupl
     ----------
     blocks : Blocks
     seed : int
-    max_bytes : int, optional
-        Pixels, as stored, that the sample may hold; `SAMPLE_BYTES` by default.
 
     Returns
     -------
@@ -87,8 +85,7 @@ def take_sample(blocks: Blocks, seed: int, max_bytes: int | None = None) -> tupl
         Share of X that was read.
     """
     n, p = blocks.shape
-    room = SAMPLE_BYTES if max_bytes is None else max_bytes
-    wanted = min(n, SAMPLE_ROWS, max(room // (p * blocks.dtype.itemsize), 1))
+    wanted = min(n, SAMPLE_ROWS, max(SAMPLE_BYTES // (p * blocks.dtype.itemsize), 1))
     if wanted == n and isinstance(blocks, LocalBlocks) and blocks.is_plain:
         return _usable(Block(blocks.array, 0, None, blocks.weights), blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
@@ -137,10 +134,7 @@ def _usable(block: Block, positive: bool) -> Block:
         block = block.take(block.weights > 0)
     if find_invalid(block.X, 0, block.observed, positive) is None:
         return block
-    valid = (block.X > 0 if positive else block.X >= 0) & (np.inf > block.X)
-    if block.observed is not None:
-        valid |= ~block.observed
-    return block.take(valid.all(axis=1))
+    return block.take(valid_pixels(block.X, block.observed, positive).all(axis=1))
 
 
 def mean_of(sample: Block) -> float:
