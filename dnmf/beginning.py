@@ -112,7 +112,7 @@ def _first_state(
             stacklevel=4,
         )
     warn_of_zeros(model)
-    return start(blocks, objective, k, fit.seed, model.init or "random")
+    return start(blocks, objective, k, fit.seed, model.init or "random", model.tol)
 
 
 def begin_stream(

@@ -9,34 +9,41 @@ the bits do not depend on the engine, the workers or the order in which blocks f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from dask.system import CPU_COUNT
 
-from dnmf.block import PLAIN, Block, Invalid, Rules, assemble
+from dnmf.block import PLAIN, Rules
 from dnmf.cluster import active_client, compute_with
-from dnmf.errors import DataError
 from dnmf.layout import choose_block_rows
-from dnmf.threads import one_blas_thread
+from dnmf.outcomes import (
+    FAN_IN,
+    Aside,
+    Outcome,
+    Task,
+    add,
+    add_up,
+    image_number,
+    run_blocks,
+    run_task,
+    value_of,
+)
+from dnmf.threads import CPU_COUNT, one_blas_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Result = TypeVar("Result")
 
-Aside = tuple[Array | None, Array | None]
-"""The weights and the mask of a block's rows."""
+TASK_FLOPS = 2e10
+"""Work of a task that is worth its scheduling many times over: half a second or less of a core."""
 
-FAN_IN = 8
-"""Results summed by one task: of a block's sums, which are d x p, no more are in one place."""
+PIXELS_PER_SUM = 4
+"""Bytes of pixels a task should read for each byte of the sums that it sends on."""
 
-
-Task = Callable[[Block], Result]
-"""What is done to a block: a picklable function, pure but for writes that are safe to repeat; its
-results support ``+``."""
+LEAST_TASKS = 16
+"""Tasks of a pass, where there are as many blocks: work for a few workers, whatever the size."""
 
 
 class Blocks(Protocol):
@@ -68,7 +75,12 @@ class Blocks(Protocol):
     def ranges(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
 
     def map_sum(
-        self, task: Task[Result], only: Sequence[int] | None = None, *, check: bool = True
+        self,
+        task: Task[Result],
+        only: Sequence[int] | None = None,
+        *,
+        check: bool = True,
+        group: int = 1,
     ) -> Result:
         """Read every block once, check it, apply `task` and add up what it returns.
 
@@ -79,6 +91,8 @@ class Blocks(Protocol):
             Blocks to read, in ascending order; all by default.
         check : bool
             Whether to look for pixels that cannot be factorised.
+        group : int
+            Blocks that are read and added up by one task, the next while one is computed with.
 
         Raises
         ------
@@ -87,86 +101,27 @@ class Blocks(Protocol):
         """
         ...
 
-
-def add_up(results: Iterable[Result]) -> Result:
-    """Sum in the fixed tree, holding at most `FAN_IN` results per level."""
-    levels: list[list[Result]] = []
-    for result in results:
-        carry, level = result, 0
-        while True:
-            if level == len(levels):
-                levels.append([])
-            levels[level].append(carry)
-            if len(levels[level]) < FAN_IN:
-                break
-            carry, levels[level], level = _add(levels[level]), [], level + 1
-    rest: list[Result] = []
-    for waiting in levels:
-        rest = [_add(waiting + rest)] if waiting or rest else []
-    return rest[0]
+    def map_parts(self, task: Task[Result], only: Sequence[int]) -> list[Result]:
+        """Apply `task` to some blocks, unchecked, and bring home what it returns, not added up."""
+        ...
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[Result]):
-    """What a task made of a block, or the pixel that kept it from running; adds up."""
+def blocks_per_task(blocks: Blocks, n_components: int) -> int:
+    """Choose how many blocks one task of a pass takes, from sizes alone: the bits depend on it.
 
-    value: Result | None
-    invalid: Invalid | None = None
-
-    def __add__(self, other: Outcome[Result]) -> Outcome[Result]:
-        invalid = min((x for x in (self.invalid, other.invalid) if x is not None), default=None)
-        if invalid is not None:
-            return Outcome(None, invalid)
-        return Outcome(self.value + other.value)  # type: ignore[operator]
-
-
-def run_task(
-    X: Array, start: int, aside: Aside, rules: Rules, task: Task[Result]
-) -> Outcome[Result]:
-    """Apply a task to a block, unless one of its pixels forbids it."""
-    block = assemble(X, start, *aside, rules)
-    return Outcome(None, block) if isinstance(block, Invalid) else Outcome(task(block))
+    Enough for a task to be worth its scheduling, and for its pixels to outweigh its sums.
+    """
+    p, (start, stop) = blocks.shape[1], blocks.ranges[0]
+    pixels = (stop - start) * p
+    work = TASK_FLOPS / (4 * pixels * n_components)
+    sums = 8 * n_components * (n_components + p)
+    weight = PIXELS_PER_SUM * sums / (pixels * blocks.dtype.itemsize)
+    return max(1, min(round(max(work, weight)), len(blocks.ranges) // LEAST_TASKS))
 
 
-def checked_block(
-    X: Array, start: int, weights: Array | None, mask: Array | None, rules: Rules
-) -> Block:
-    """Assemble a block, or raise DataError for the first pixel that cannot be factorised."""
-    block = assemble(X, start, weights, mask, rules)
-    if isinstance(block, Invalid):
-        raise invalid_pixel(block, _image_number)
-    return block
-
-
-def _value(outcome: Outcome[Result], image: Callable[[int], str]) -> Result:
-    if outcome.invalid is not None:
-        raise invalid_pixel(outcome.invalid, image)
-    return cast(Result, outcome.value)
-
-
-def invalid_pixel(invalid: Invalid, image: Callable[[int], str]) -> DataError:
-    """Say which image cannot be factorised, in words that scikit-learn's callers look for."""
-    row, pixel, value = invalid
-    where = f"the first is {value:g} at pixel {pixel} of {image(row)}"
-    if value == 0:
-        return DataError(
-            "When beta_loss <= 0 and X contains zeros, the divergence is infinite: "
-            f"{where}; add a small value to X, or use a positive beta_loss"
-        )
-    kind = "Negative values" if value < 0 else "NaN or infinity"
-    advice = "; missing='ignore' leaves out NaN" if np.isnan(value) else ""
-    return DataError(
-        f"{kind} in data passed to NMF: {where}; pixels must be finite and non-negative: mend or "
-        f"leave out such images{advice}"
-    )
-
-
-def _image_number(row: int) -> str:
-    return f"image {row}"
-
-
-def _add(results: Sequence[Result]) -> Result:
-    return reduce(lambda a, b: a + b, results)  # type: ignore[operator]
+def groups_of(blocks: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Cut a list of blocks into groups."""
+    return [blocks[i : i + size] for i in range(0, len(blocks), size)]
 
 
 @dataclass
@@ -192,21 +147,38 @@ class LocalBlocks:
         return isinstance(self.array, np.ndarray) and self.masks is None and not marked
 
     def map_sum(
-        self, task: Task[Result], only: Sequence[int] | None = None, *, check: bool = True
+        self,
+        task: Task[Result],
+        only: Sequence[int] | None = None,
+        *,
+        check: bool = True,
+        group: int = 1,
     ) -> Result:
         """Apply a task to every block on threads; see `Blocks.map_sum`."""
         rules = replace(self.rules, check=check)
+        wanted = range(len(self.ranges)) if only is None else only
 
-        def run(block: int) -> Outcome[Result]:
-            start, stop = self.ranges[block]
-            rows = slice(start, stop)
-            aside = (_rows_of(self.weights, rows), _rows_of(self.masks, rows))
-            return run_task(dense(self.array[rows]), start, aside, rules, task)
+        def run(blocks: Sequence[int]) -> Outcome[Result]:
+            return run_blocks(map(self._part, blocks), rules, task)
 
+        total: Outcome[Result] = add_up(self._each(run, groups_of(wanted, group)))
+        return value_of(total, image_number)
+
+    def map_parts(self, task: Task[Result], only: Sequence[int]) -> list[Result]:
+        """Apply a task to some blocks on threads; see `Blocks.map_parts`."""
+        rules = replace(self.rules, check=False)
+        outcomes = self._each(lambda block: run_task(*self._part(block), rules, task), only)
+        return [value_of(outcome, image_number) for outcome in outcomes]
+
+    def _part(self, block: int) -> tuple[Array, int, Aside]:
+        start, stop = self.ranges[block]
+        rows = slice(start, stop)
+        aside = (_rows_of(self.weights, rows), _rows_of(self.masks, rows))
+        return dense(self.array[rows]), start, aside
+
+    def _each(self, run: Callable[[Any], Any], things: Sequence[Any]) -> Iterator[Any]:
         with one_blas_thread(), ThreadPoolExecutor(self.threads) as pool:
-            wanted = range(len(self.ranges)) if only is None else only
-            outcome = add_up(_in_order(pool, run, wanted, self.threads))
-        return _value(outcome, _image_number)
+            yield from _in_order(pool, run, things, self.threads)
 
 
 def _rows_of(aligned: Array | None, rows: slice) -> Array | None:
@@ -219,12 +191,12 @@ def dense(X: Any) -> Array:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, run: Callable[[int], Result], blocks: Sequence[int], threads: int
+    pool: ThreadPoolExecutor, run: Callable[[Any], Result], things: Sequence[Any], threads: int
 ) -> Iterator[Result]:
-    """Yield results in the order of blocks, with few of them waiting at any time."""
+    """Yield results in the order of things, with few of them waiting at any time."""
     waiting: deque[Future[Result]] = deque()
-    for block in blocks:
-        waiting.append(pool.submit(run, block))
+    for thing in things:
+        waiting.append(pool.submit(run, thing))
         if len(waiting) > 2 * threads:
             yield waiting.popleft().result()
     while waiting:
@@ -249,46 +221,92 @@ class DaskBlocks:
     dtype: np.dtype[Any]
     ranges: Sequence[tuple[int, int]]
     load: Sequence[Any]
-    image: Callable[[int], str] = _image_number
+    image: Callable[[int], str] = image_number
     weights: Sequence[Any] | None = None
     masks: Sequence[Any] | None = None
     rules: Rules = PLAIN
 
     def map_sum(
-        self, task: Task[Result], only: Sequence[int] | None = None, *, check: bool = True
+        self,
+        task: Task[Result],
+        only: Sequence[int] | None = None,
+        *,
+        check: bool = True,
+        group: int = 1,
     ) -> Result:
         """Apply a task to every block on the active Dask scheduler; see `Blocks.map_sum`."""
         from dask.delayed import delayed
 
-        run, add = delayed(_run_block, pure=False), delayed(_add, pure=False)
+        add_some = delayed(add, pure=False)
         wanted = range(len(self.ranges)) if only is None else only
+        # Blocks that are results of other tasks must all be there before a task can start.
+        together = group if all(callable(load) for load in self.load) else 1
         rules = replace(self.rules, check=check)
 
         def graph(shared: Any) -> Any:
-            parts = [run(*self._inputs(i), self.ranges[i][0], rules, shared) for i in wanted]
+            parts = self._tasks(groups_of(wanted, together), rules, shared)
+            if together < group:
+                parts = [add_some(some) for some in groups_of(parts, group)]
             while len(parts) > 1:
-                parts = [add(parts[i : i + FAN_IN]) for i in range(0, len(parts), FAN_IN)]
+                parts = [add_some(some) for some in groups_of(parts, FAN_IN)]
             return parts[0]
 
-        client = active_client()
-        outcome: Outcome[Result] = (
-            graph(delayed(task, traverse=False)).compute()
-            if client is None
-            else compute_with(client, task, graph)
-        )
-        return _value(outcome, self.image)
+        total: Outcome[Result] = _compute(task, graph)
+        return value_of(total, self.image)
+
+    def map_parts(self, task: Task[Result], only: Sequence[int]) -> list[Result]:
+        """Apply a task to some blocks on the active scheduler; see `Blocks.map_parts`."""
+        rules, groups = replace(self.rules, check=False), groups_of(only, 1)
+        outcomes = _compute(task, lambda shared: self._tasks(groups, rules, shared))
+        return [value_of(outcome, self.image) for outcome in outcomes]
+
+    def _tasks(self, groups: Sequence[Sequence[int]], rules: Rules, task: Any) -> list[Any]:
+        from dask.delayed import delayed
+
+        run = delayed(_run_group, pure=False)
+        return [
+            run([self._inputs(i) for i in some], [self.ranges[i][0] for i in some], rules, task)
+            for some in groups
+        ]
 
     def _inputs(self, i: int) -> tuple[Any, Any, Any]:
         aligned = (None if part is None else part[i] for part in (self.weights, self.masks))
         return (self.load[i], *aligned)
 
 
-def _run_block(
-    load: Any, weights: Any, mask: Any, start: int, rules: Rules, task: Task[Result]
+def _compute(task: Any, graph: Callable[[Any], Any]) -> Any:
+    """Compute what a graph gives, around one copy of the task per worker."""
+    from dask.base import compute
+    from dask.delayed import delayed
+
+    client = active_client()
+    if client is not None:
+        return compute_with(client, task, graph)
+    return compute(graph(delayed(task, traverse=False)))[0]
+
+
+def _run_group(
+    inputs: Sequence[Sequence[Any]], starts: Sequence[int], rules: Rules, task: Task[Result]
 ) -> Outcome[Result]:
     with one_blas_thread():
-        X, *aside = (part() if callable(part) else part for part in (load, weights, mask))
-        return run_task(np.asarray(X), start, (aside[0], aside[1]), rules, task)
+        return run_blocks(_read_ahead(inputs, starts), rules, task)
+
+
+def _read_ahead(
+    inputs: Sequence[Sequence[Any]], starts: Sequence[int]
+) -> Iterator[tuple[Array, int, Aside]]:
+    """Read blocks, the next one while the caller computes with one."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_read, inputs[0])
+        for i, start in enumerate(starts):
+            X, weights, mask = ahead.result()
+            if i + 1 < len(inputs):
+                ahead = reader.submit(_read, inputs[i + 1])
+            yield np.asarray(X), start, (weights, mask)
+
+
+def _read(parts: Sequence[Any]) -> list[Any]:
+    return [part() if callable(part) else part for part in parts]
 
 
 def even_ranges(n: int, rows: int) -> list[tuple[int, int]]:

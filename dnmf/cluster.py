@@ -139,25 +139,33 @@ def compute_with(client: Client, shared: Any, graph: Callable[[Any], Any]) -> An
     ClusterError
         The scheduler, or the workers again and again, were lost.
     """
-    from distributed.client import FutureCancelledError
+    from distributed import CancelledError
 
     with _stepping_aside():
         for _ in range(ATTEMPTS):
             client.wait_for_workers(1)
-            copy = client.scatter([shared], broadcast=True, hash=False)[0]
-            future = client.compute(graph(copy))
             try:
-                return future.result()
-            except FutureCancelledError as error:
+                return _attempt(client, shared, graph)
+            except CancelledError as error:
                 if client.status != "running":
                     raise ClusterError(f"the Dask scheduler was lost ({error})") from error
-            except BaseException:
-                future.cancel()  # its tasks are not left running
-                raise
     raise ClusterError(
         f"all workers were lost {ATTEMPTS} times in a row while a pass ran; look at their logs, "
         "and give them more memory or blocks of fewer images"
     )
+
+
+def _attempt(client: Client, shared: Any, graph: Callable[[Any], Any]) -> Any:
+    """Compute once; the futures go when it ends, however it ends, and with them the graph."""
+    copy = client.scatter([shared], broadcast=True, hash=False)[0]
+    futures = client.compute(graph(copy))
+    try:
+        return client.gather(futures)
+    except BaseException:
+        client.cancel(futures)  # its tasks are not left running
+        raise
+    finally:
+        del copy, futures  # a traceback that is kept would keep them
 
 
 @contextmanager

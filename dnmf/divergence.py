@@ -11,15 +11,14 @@ from dnmf.block import Strip
 from dnmf.kernels import divergences, solve_beta, solve_kl
 from dnmf.objective import (
     H_SWEEPS,
-    Basis,
     MaskedQuadratic,
     Objective,
     Quadratic,
-    Stats,
     floors,
     reconstruct,
     total,
 )
+from dnmf.sums import Basis, Stats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -48,7 +47,7 @@ class Multiplicative(Objective):
         """Start from least squares; then coordinate descent, image by image."""
         if self.beta == 2:
             return MaskedQuadratic(2.0, self.l1_W, self.l2_W).project(strip, basis)
-        W, H = Quadratic().project(strip, basis), basis.H
+        W, H = np.ascontiguousarray(Quadratic().project(strip, basis)), basis.H
         if self.beta == 1:
             seen = None if strip.observed is None else strip.observed.astype(H.dtype)
             sums = H.sum(axis=1) if seen is None else seen @ H.T

@@ -21,8 +21,9 @@ from dnmf.estimator import NMF
 from dnmf.fitted import project_rows
 from dnmf.inputs import blocks_of
 from dnmf.layout import FORMAT, Layout, commit_corpus, create_corpus, write_block
-from dnmf.objective import Basis, Objective
+from dnmf.objective import Objective
 from dnmf.output import RECORD, absolute, new_store
+from dnmf.sums import Basis
 from dnmf.validation import require_same_pixels
 
 Array = np.ndarray[Any, np.dtype[Any]]

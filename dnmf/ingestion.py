@@ -11,11 +11,11 @@ from typing import Any
 from dask.system import CPU_COUNT
 
 from dnmf.block import find_invalid
-from dnmf.blockwise import invalid_pixel
 from dnmf.cluster import active_client
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import IngestError, ParameterError
 from dnmf.layout import FORMAT, Layout, choose_block_rows, commit_corpus, create_corpus, write_block
+from dnmf.outcomes import invalid_pixel
 from dnmf.output import new_store
 from dnmf.sources import Size, Source, open_source
 

@@ -9,7 +9,6 @@ a cluster next to nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,10 +20,12 @@ from dnmf.errors import DataError
 from dnmf.kernels import compute_dtype
 from dnmf.objective import OVERFLOW, MaskedQuadratic, Objective, Quadratic
 from dnmf.online import Running, batches_of, follow
+from dnmf.sums import Basis
+from dnmf.threads import CPU_COUNT
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-SAMPLE_BYTES = 2**28
+SAMPLE_BYTES = 2**27
 """Pixels, as stored, that the sample may hold."""
 
 SAMPLE_ROWS = 100_000
@@ -34,19 +35,25 @@ SAMPLE_BLOCKS = 32
 """Blocks that a sample of part of a corpus is drawn from, so that an ordered corpus is not
 represented by one corner of it."""
 
-UPDATES = 512
-"""H updates at least: their number matters more than the images behind each."""
+ROUND = 360
+"""H updates of a round: their number matters more than the images behind each."""
 
-SHORT = (256, 1)
-"""Updates and epochs at least, first on squared error, then on the divergence, where that is
-another: each costs more there, and squared error is the cheap way from a poor H to a fair one."""
+MAX_ROUNDS, ROUND_GAIN, LEAST_TOL, ROUGH_TOL = 12, 5, 5e-5, 1e-2
+"""The warm-up ends with the round that lowers the loss by less than ten times `tol`, which counts
+as 5e-5 at least; 1e-2 asks for a rough answer, after one round. A round costs about as much as a
+pass over the sample and gains far more."""
 
-EPOCHS = 2
-"""Times at least that each sampled image is used."""
+PROBE_ROWS = 2048
+"""Images of the sample that rounds are judged by."""
+
+SHORT = 256
+"""Updates first on squared error, then on the divergence, where that is another: each costs more
+there."""
 
 FORGET = (0.5, 0.95)
-"""Forgetting factor of the running sums at the first and the last update: the first sums come from
-a poor H and should fade fast, the last should average over more images than a batch."""
+"""Forgetting factor of the running sums at the first and the last update of a round: the first sums
+come from a poor H and should fade fast, the last should average over more images than a batch. To
+start over with each round moves H further than to go on averaging."""
 
 POWER_STEPS = 7
 """Steps of subspace iteration on the sample before the first on all of X."""
@@ -54,16 +61,6 @@ POWER_STEPS = 7
 OVERSAMPLING = 10
 """Singular vectors computed beyond twice those wanted: reads are dear, columns are not, and an
 error shrinks per step by the ratio of the first unwanted value to a wanted one, squared."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Some rows of X, in ascending order; adds up to more rows."""
-
-    parts: tuple[Block, ...]
-
-    def __add__(self, other: Sample) -> Sample:
-        return Sample(self.parts + other.parts)
 
 
 def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
@@ -93,7 +90,7 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     available = sum(blocks.ranges[i][1] - blocks.ranges[i][0] for i in chosen)
     share = min(1.0, wanted / available)
     pick = partial(_pick_rows, share=share, seed=seed, positive=blocks.rules.positive)
-    return _join(blocks.map_sum(pick, only=chosen, check=False).parts), available / n
+    return _join(blocks.map_parts(pick, chosen)), available / n
 
 
 def _choose_blocks(
@@ -110,12 +107,12 @@ def _choose_blocks(
     return sorted(chosen)
 
 
-def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Sample:
+def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Block:
     """Draw a share of a block's rows; the draw depends on the seed and the block alone."""
     rng = np.random.default_rng([seed, 1, block.start])
     count = max(1, int(share * len(block)))
     rows = np.sort(rng.permutation(len(block))[:count])
-    return Sample((_usable(block.take(rows), positive),))
+    return _usable(block.take(rows), positive)
 
 
 def _join(parts: Sequence[Block]) -> Block:
@@ -264,7 +261,7 @@ def _halves(block: Block, *, V: Array) -> Array:
 def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
     """Read the first block of a stream, all that is known of it at its start."""
     pick = partial(_pick_rows, share=1.0, seed=0, positive=blocks.rules.positive)
-    sample = _join(blocks.map_sum(pick, only=[0], check=False).parts)
+    sample = _join(blocks.map_parts(pick, [0]))
     mask = None if sample.observed is None else ~sample.observed
     return LocalBlocks(sample.X, sample.weights, mask, blocks.rules), sample
 
@@ -278,24 +275,8 @@ def initial_H(
     return nndsvd_H(blocks, sample, n_components, seed, init), 3
 
 
-def warm_up(objective: Objective, H: Array, sample: Block, seed: int) -> Array:
-    """Improve H on the sample: online updates on what is minimised, after some on squared error."""
-    if isinstance(objective, Quadratic):
-        return online_updates(objective, H, sample, seed)
-    plain = Quadratic() if sample.observed is None else MaskedQuadratic()
-    H = objective.alive(online_updates(plain, H, sample, seed, *SHORT))
-    return online_updates(objective, H, sample, seed, *SHORT)
-
-
-def online_updates(
-    objective: Objective,
-    H: Array,
-    sample: Block,
-    seed: int,
-    updates: int = UPDATES,
-    epochs: int = EPOCHS,
-) -> Array:
-    """Improve H by small batches with a running, forgetting sum, one sweep over H per batch.
+def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float) -> Array:
+    """Improve H on the sample by rounds of online updates, until one gains little.
 
     Parameters
     ----------
@@ -303,19 +284,50 @@ def online_updates(
     H : ndarray of shape (d, p), float64
     sample : Block
     seed : int
-    updates, epochs : int
-        How many there are at least.
+    tol : float
+        Of the passes that follow. Rounds go on while one lowers the loss on some of the sample by
+        `ROUND_GAIN` times as much.
 
     Returns
     -------
     H : ndarray of shape (d, p), float64
     """
     rng = np.random.default_rng([seed, 2])
-    size = objective.batch_rows(len(H))
-    per_epoch = max(len(sample) // size, 1)
-    epochs = max(epochs, -(-updates // per_epoch))
+    if not isinstance(objective, Quadratic):
+        # Squared error is the cheap way from a poor H to a fair one.
+        plain = Quadratic() if sample.observed is None else MaskedQuadratic()
+        H = objective.alive(online_round(plain, H, sample, rng, SHORT))
+        return online_round(objective, H, sample, rng, SHORT)
+    probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
+    least, before = ROUND_GAIN * max(tol, LEAST_TOL), np.inf
+    for _ in range(1 if tol >= ROUGH_TOL else MAX_ROUNDS):
+        H = online_round(objective, H, sample, rng, ROUND)
+        loss = loss_of(objective, H, probe)
+        if loss >= (1 - least) * before:
+            break
+        before = loss
+    return H
+
+
+def loss_of(objective: Objective, H: Array, block: Block) -> float:
+    """Compute the loss of a block, with the weights that H gives it."""
+    stats, _ = objective.measure(block, Basis.for_pixels(H, block.X.dtype), weights=False)
+    return objective.outcome(stats, H, H)[2]
+
+
+def online_round(
+    objective: Objective, H: Array, sample: Block, rng: np.random.Generator, updates: int
+) -> Array:
+    """Improve H by small batches with a running, forgetting sum, one sweep over H per batch.
+
+    Images are taken in a random order, and in another when all have had their turn.
+    """
+    size = objective.round_rows(len(H))
+    epochs = -(-updates // max(len(sample) // size, 1))
     batches = [
         rows for _ in range(epochs) for rows in batches_of(rng.permutation(len(sample)), size)
     ]
-    keeps = np.interp(np.arange(len(batches)) / len(batches), (0, 1), FORGET)
-    return follow(objective, Running(H), sample, zip(batches, keeps.tolist(), strict=True)).H
+    keeps = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
+    dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
+    each = zip(batches[:updates], keeps.tolist(), strict=True)
+    return follow(objective, Running(H.astype(dtype)), sample, each, CPU_COUNT).H.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The compiled loops: row-wise solvers and sums over pixels. NumPy and numba only.
+"""The compiled loops beside least squares: divergences and sums over pixels. NumPy and numba only.
 
 Names, here and everywhere: X is n images x p pixels, W is n x d, H is d x p, and X ~ W H with all
 entries non-negative.
@@ -13,112 +13,9 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ROUNDING = 1e-7
-"""Share of ``||x||^2`` below which a loss cannot be told from rounding in float32."""
-
-INVISIBLE = 1e-9
-"""Share of a component's energy that must lie in observed pixels for it to get a weight."""
-
 FLOOR = 1e-7
 """Share of an image's mean below which its reconstruction counts as that share: divergences other
 than Frobenius divide by it. Relative, so that the scale of X does not matter."""
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True)
-def solve_nnls(A, G, energy, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
-    """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every row, in place in W.
-
-    Cyclic coordinate descent with the gradient kept up to date (Hsieh and Dhillon, KDD 2011,
-    section 3; on all rows at once it is the HALS of Cichocki and Phan, 2009, eq. 17). A coordinate
-    that does not move costs one comparison: most weights of image data are zero and stay so.
-
-    Parameters
-    ----------
-    A : ndarray of shape (n, d)
-        Linear terms, ``X H^T``.
-    G : ndarray of shape (d, d)
-        Gram matrix, ``H H^T``.
-    energy : ndarray of shape (n,), float64
-        ``1/2 ||x||^2``: with it the objective is the loss, and the tolerance relative to it.
-    W : ndarray of shape (n, d)
-        Start on entry, solution on exit. Same dtype as A and G.
-    tolerance : float
-        A row ends with the first sweep that gains less than this share of its loss.
-    max_sweeps : int
-    """
-    n, d = A.shape
-    gradient = np.empty(d, A.dtype)
-    for i in range(n):
-        w = W[i]
-        for j in range(d):
-            gradient[j] = A[i, j]
-        for j in range(d):
-            if w[j] != 0:
-                for m in range(d):
-                    gradient[m] -= w[j] * G[j, m]
-        loss = energy[i]
-        for j in range(d):
-            loss -= 0.5 * w[j] * (A[i, j] + gradient[j])
-        for _ in range(max_sweeps):
-            gain = 0.0
-            for j in range(d):
-                if G[j, j] <= 0:
-                    continue
-                step = max(w[j] + gradient[j] / G[j, j], 0) - w[j]
-                if step != 0:
-                    gain += step * (gradient[j] - 0.5 * step * G[j, j])
-                    w[j] += step
-                    for m in range(d):
-                        gradient[m] -= step * G[j, m]
-            loss -= gain
-            # Below rounding the loss may come out negative; gains there are noise.
-            if gain <= tolerance * max(loss, ROUNDING * energy[i]):
-                break
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True)
-def solve_nnls_masked(A, H, observed, energy, l2, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
-    """Minimise as `solve_nnls`, each row over its own observed pixels, in place in W.
-
-    A row's Gram matrix is summed over its observed pixels, or taken from that of all pixels by its
-    missing ones: the fewer. The difference needs float64; what of a component's energy is left by
-    rounding alone is no reason to give it a weight.
-
-    Parameters
-    ----------
-    A : ndarray of shape (n, d), float64
-        ``X H^T`` with X zero where missing.
-    H : ndarray of shape (d, p), float64
-    observed : ndarray of shape (n, p), bool
-    energy, W, tolerance, max_sweeps
-        As in `solve_nnls`.
-    l2 : float
-        Added to the diagonals.
-    """
-    n, d = A.shape
-    columns = np.ascontiguousarray(H.T)
-    whole, G = np.dot(H, columns), np.empty((d, d))
-    for i in range(n):
-        seen = observed[i]
-        if i == 0 or (seen != observed[i - 1]).any():
-            few = 2 * seen.sum() <= len(seen)
-            G[:] = 0
-            for q in range(len(seen)):
-                if seen[q] == few:
-                    column = columns[q]
-                    for j in range(d):
-                        if column[j] != 0:
-                            for m in range(d):
-                                G[j, m] += column[j] * column[m]
-            if not few:
-                G[:] = whole - G
-            for j in range(d):
-                if G[j, j] <= INVISIBLE * whole[j, j]:
-                    G[j], G[:, j] = 0, 0
-                else:
-                    G[j, j] += l2
-        row = slice(i, i + 1)
-        solve_nnls(A[row], G, energy[row], W[row], tolerance, max_sweeps)
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
@@ -387,10 +284,11 @@ def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
 def gram(A: Array) -> Array:
     """Compute ``A A^T`` the same way every time.
 
-    NumPy calls SYRK when both operands share a buffer and GEMM when they do not, with different
-    bits. The copy settles it.
+    NumPy calls SYRK, which does half the work, when both operands share a contiguous buffer, and
+    GEMM when they do not, with different bits. Here they always do.
     """
-    product: Array = np.matmul(A, A.copy().T)
+    A = np.ascontiguousarray(A)
+    product: Array = np.matmul(A, A.T)
     return product
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnmf.block import Block, Rules
-from dnmf.blockwise import checked_block
 from dnmf.inputs import as_dask, is_dask, mask_beside
-from dnmf.objective import Basis, Objective
+from dnmf.objective import Objective
+from dnmf.outcomes import checked_block
+from dnmf.sums import Basis
 from dnmf.threads import one_blas_thread
 
 if TYPE_CHECKING:

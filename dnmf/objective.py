@@ -30,7 +30,9 @@ import numpy as np
 
 from dnmf.block import Block, Strip
 from dnmf.errors import DataError
-from dnmf.kernels import FLOOR, compute_dtype, divergences, gram, solve_nnls, solve_nnls_masked
+from dnmf.kernels import FLOOR, divergences, gram
+from dnmf.nnls import solve_nnls, solve_nnls_masked
+from dnmf.sums import Basis, Stats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,89 +41,15 @@ OVERFLOW = (
     "by a constant, or convert it to float64"
 )
 
-W_TOLERANCE, W_SWEEPS = 1e-4, 50
+W_TOLERANCE, W_SWEEPS = 3e-4, 50
+W_RELAXATION = 1.1
+"""Of the steps on W: one sweep in four less."""
+
+ROUND_ROWS = 192
+"""Images of a batch in the warm-up: the fewest that do not make its products slow."""
+
 H_TOLERANCE, H_SWEEPS = 1e-6, 10
 """A row ends with the sweep that gains less than this share of its loss, or after so many."""
-
-
-class _Travels:
-    """Arrays that come out of a message as they went in: contiguous, aligned and writable.
-
-    NumPy multiplies an array that is not aligned by other means, and numba compiles another version
-    of a function for a read-only one: both round differently, and the bits of a fit would depend on
-    where its blocks were computed.
-    """
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                plain = np.require(value, requirements=["C", "A", "W"])
-                object.__setattr__(self, name, plain)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(vars(self).values())
-
-
-@dataclass(frozen=True)
-class Basis(_Travels):
-    """H and its Gram matrix: all that a block needs to know of a pass.
-
-    Attributes
-    ----------
-    H : ndarray of shape (d, p), float32 or float64
-    G : ndarray of shape (d, d), ``H H^T``
-    """
-
-    H: Array
-    G: Array
-
-    @classmethod
-    def of(cls, H: Array, dtype: np.dtype[Any]) -> Basis:
-        """Cast H to the dtype of the computation and form its Gram matrix."""
-        H = np.ascontiguousarray(H, dtype=dtype)
-        return cls(H, gram(H))
-
-    @classmethod
-    def for_pixels(cls, H: Array, pixels: np.dtype[Any]) -> Basis:
-        """Choose the dtype of the computation by that of the pixels and form the Gram matrix."""
-        return cls.of(H, compute_dtype(pixels))
-
-
-@dataclass(frozen=True)
-class Stats(_Travels):
-    """What a pass brings home from some rows; additive over rows. All float64.
-
-    Attributes
-    ----------
-    S : ndarray of shape (d, d), or (d, p) for `Multiplicative`
-        ``W^T W``; or ``W^T Y^(beta - 1)`` with Y = W H.
-    T : ndarray of shape (d, p)
-        ``W^T X``, missing pixels filled in; or ``H^(1/gamma) W^T (X Y^(beta - 2))``, entry by
-        entry, with gamma the exponent of the step: sums over different H then make sense.
-    xx : ndarray of shape (p,)
-        Sum of x^2 of each pixel over the images.
-    rows : float
-        Sum of the images' weights.
-    divergence : float
-        ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; 0 for `Quadratic`, which knows better.
-    penalty : float
-        ``l1_W |W|_1 + l2_W/2 ||W||^2``, the images weighted.
-    """
-
-    S: Array
-    T: Array
-    xx: Array
-    rows: float = 0.0
-    divergence: float = 0.0
-    penalty: float = 0.0
-
-    def __add__(self, other: Stats) -> Stats:
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Stats(*(mine + theirs for mine, theirs in pairs))
-
-    def scaled(self, factor: float) -> Stats:
-        """Weigh all the images behind the sums by a factor."""
-        return Stats(*(factor * value for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -174,6 +102,15 @@ class Objective(ABC):
             At most so many, where steps are sweeps.
         """
 
+    def columns(self, stats: Stats, pixels: slice) -> Stats:
+        """Select the sums that the H step needs for some of the pixels."""
+        S = stats.S if self._shape_of_S(1, 2) == (1, 1) else stats.S[:, pixels]
+        return replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
+
+    def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""
+        return np.dtype(np.float64)
+
     def implied(self, H: Array, stats: Stats) -> Stats:
         """Give sums like these of images that H explains to the last."""
         return replace(stats, T=stats.S @ H, xx=np.einsum("jp,jp->p", H, stats.S @ H))
@@ -190,8 +127,16 @@ class Objective(ABC):
         """
         return max(min(self.batch, most or self.batch), n_components // 2)
 
+    def round_rows(self, n_components: int) -> int:
+        """Choose the images of a batch where the same ones come again: as in a stream."""
+        return self.batch_rows(n_components)
+
     def alive(self, H: Array) -> Array:
         """Raise entries of H that no later step could."""
+        return H
+
+    def balance(self, H: Array, stats: Stats) -> Array:
+        """Choose the scale of each component, where any will do; the sums follow, in place."""
         return H
 
     def project_block(self, block: Block, basis: Basis) -> Array:
@@ -214,29 +159,44 @@ class Objective(ABC):
             raise DataError(OVERFLOW)
         return W
 
-    def measure(self, block: Block, basis: Basis) -> tuple[Stats, Array]:
+    def measure(
+        self, block: Block, basis: Basis, *, weights: bool = True, dtype: Any = np.float64
+    ) -> tuple[Stats, Array | None]:
         """Solve for the weights of a block and form its share of the pass's sums.
+
+        Parameters
+        ----------
+        block : Block
+        basis : Basis
+        weights : bool
+            Whether to keep the weights.
+        dtype : dtype
+            Of the sums. A pass adds up 10^3 to 10^6 strips and needs float64.
 
         Returns
         -------
         stats : Stats
-        W : ndarray of shape (b, d)
+        W : ndarray of shape (b, d), or None
         """
         d, p = basis.H.shape
-        S, T, xx = np.zeros(self._shape_of_S(d, p)), np.zeros((d, p)), np.zeros(p)
-        W = np.empty((len(block), d), basis.H.dtype)
+        S: Array | None = None
+        T: Array | None = None
+        xx = np.zeros(p)
+        W = np.empty((len(block), d), basis.H.dtype) if weights else None
         divergence = penalty = 0.0
         with np.errstate(over="ignore", invalid="ignore"):  # the loss is checked after the pass
             for rows, strip in block.strips(basis.H.dtype):
-                W[rows] = part = self.project(strip, basis)
+                part = self.project(strip, basis)
+                if W is not None:
+                    W[rows] = part
                 V = part if strip.weights is None else _weighted(part, strip.weights)
                 more = self.sums(strip, part, V, basis)
-                # Sums over strips are float64: a corpus has 10^3 to 10^6 of them.
-                S += more[0]
-                T += more[1]
+                S, T = _added(S, more[0], dtype), _added(T, more[1], dtype)
                 xx += strip.pixel_norms
                 divergence += more[2]
                 penalty += self._penalty_of_W(part, V)
+        if S is None or T is None:
+            S, T = np.zeros(self._shape_of_S(d, p), dtype), np.zeros((d, p), dtype)
         return Stats(S, T, xx, block.effective_rows, divergence, penalty), W
 
     def divergence(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
@@ -280,23 +240,47 @@ class Quadratic(Objective):
     exact: ClassVar[bool] = True
 
     def project(self, strip: Strip, basis: Basis) -> Array:
-        """Solve non-negative least squares by coordinate descent from zero."""
-        A = strip.X @ basis.H.T - basis.H.dtype.type(self.l1_W)
-        W: Array = np.zeros_like(A)
-        solve_nnls(A, _ridge(basis.G, self.l2_W), 0.5 * strip.norms, W, W_TOLERANCE, W_SWEEPS)
-        return W
+        """Solve non-negative least squares by coordinate descent."""
+        A = np.ascontiguousarray((strip.X @ basis.H.T).T)
+        if self.l1_W:
+            A -= basis.H.dtype.type(self.l1_W)
+        W = np.zeros_like(A) if basis.guess is None else np.maximum(basis.guess @ A, 0)
+        G = _ridge(basis.G, self.l2_W)
+        solve_nnls(A, G, 0.5 * strip.norms, W, W_TOLERANCE, W_SWEEPS, W_RELAXATION)
+        return W.T
+
+    def balance(self, H: Array, stats: Stats) -> Array:
+        """Give components length 1: running sums mix weights of many H, and scales would drift."""
+        if self.l1_W or self.l2_W or self.l1_H or self.l2_H:
+            return H  # penalties settle the scales
+        sizes = np.sqrt(np.einsum("jp,jp->j", H, H, dtype=np.float64))
+        sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
+        stats.T[:] *= sizes[:, None]
+        stats.S[:] *= sizes[:, None] * sizes
+        balanced: Array = H / sizes[:, None]
+        return balanced
 
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
         """Form ``W^T W`` and ``W^T X``."""
         return _gram_of_weights(strip, W), V.T @ strip.X, 0.0
 
+    def round_rows(self, n_components: int) -> int:
+        """Choose the images of a batch where the same ones come again: more than in a stream."""
+        return max(ROUND_ROWS, n_components)
+
+    def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Choose that of the pixels: sums that forget need no more."""
+        return dtype
+
     def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
         """Solve for H, with the kernel of W on pixels instead of images."""
-        columns = np.array(H.T, order="C")
-        A = np.ascontiguousarray(stats.T.T) - stats.rows * self.l1_H
+        improved = np.array(H, order="C")
         S = _ridge(stats.S, stats.rows * self.l2_H)
-        solve_nnls(A, S, 0.5 * stats.xx, columns, H_TOLERANCE, sweeps)
-        return np.ascontiguousarray(columns.T)
+        A = np.ascontiguousarray(stats.T)
+        if self.l1_H:
+            A = A - A.dtype.type(stats.rows * self.l1_H)
+        solve_nnls(A, S, 0.5 * stats.xx, improved, H_TOLERANCE, sweeps, 1.0)
+        return improved
 
 
 @dataclass(frozen=True)
@@ -335,6 +319,13 @@ def quadratic_loss(stats: Stats, H: Array) -> float:
     """
     loss = 0.5 * stats.xx.sum() - np.vdot(stats.T, H) + 0.5 * np.vdot(stats.S, gram(H))
     return max(float(loss), 0.0)
+
+
+def _added(total: Array | None, more: Array, dtype: Any) -> Array:
+    if total is None:
+        return more.astype(dtype, copy=False)
+    total += more
+    return total
 
 
 def _weighted(W: Array, weights: Array) -> Array:

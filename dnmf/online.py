@@ -8,17 +8,29 @@ algorithm 1); for other divergences Lefevre, Bach and Fevotte (WASPAA 2011), alg
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from dnmf.block import Block
 from dnmf.kernels import compute_dtype
-from dnmf.objective import Basis, Objective, Stats
+from dnmf.objective import Objective
+from dnmf.sums import Basis, Stats, guess_from
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+REFRESH = 4
+"""Updates after which components get their scale, and weights a new guess of where they start."""
+
+PARTS, WORTH_PARTS = 2, 2**16
+"""Parts that a batch, and the pixels of H, are worked on in, and the entries of H from which it is
+worth it. However many threads there are: sums over other parts have other bits."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,11 @@ def batches_of(rows: Array, size: int) -> list[Array]:
 
 
 def follow(
-    objective: Objective, running: Running, block: Block, batches: Iterable[tuple[Array, float]]
+    objective: Objective,
+    running: Running,
+    block: Block,
+    batches: Iterable[tuple[Array, float]],
+    threads: int = 1,
 ) -> Running:
     """Take a block's batches one after the other.
 
@@ -59,20 +75,49 @@ def follow(
     ----------
     objective : Objective
     running : Running
+        Sums are kept in the dtype of its H.
     block : Block
     batches : iterable of (rows, keep)
         Rows of the block, and the share of the running sums that is kept when they are added.
+    threads : int
+        How many may work on a batch; the bits do not depend on it.
     """
     dtype = compute_dtype(block.X.dtype)
-    H, total, updates = running.H, running.stats, running.updates
-    for rows, keep in batches:
-        stats, _ = objective.measure(block.take(rows), Basis.of(H, dtype))
-        if not stats.T.any():
-            continue  # nothing but dark or missing pixels: nothing to learn
-        total = stats if total is None else total.scaled(keep) + stats
-        H = objective.alive(objective.improve(H, total, sweeps=1))
-        updates += 1
+    H, total, updates = running.H, copy.deepcopy(running.stats), running.updates
+    guess: Array | None = None
+    parts = PARTS if H.size >= WORTH_PARTS else 1
+    pixels = [slice(*bounds) for bounds in _cut(H.shape[1], parts)]
+    with ThreadPoolExecutor(threads) as pool:
+        each = pool.map if parts > 1 and threads > 1 else map
+        for rows, keep in batches:
+            if total is not None and updates % REFRESH == 0:
+                H = objective.balance(H, total)
+            basis = Basis.of(H, dtype, guess)
+            if guess is None or updates % REFRESH == 0:
+                guess = guess_from(basis.G)
+                basis = replace(basis, guess=guess)
+            measure = partial(_sums, objective, block, basis, H.dtype)
+            new = list(each(measure, (rows[a:b] for a, b in _cut(len(rows), parts))))
+            if not any(part.T.any() for part in new):
+                continue  # nothing but dark or missing pixels: nothing to learn
+            total = new[0].blend(1, new[1:]) if total is None else total.blend(keep, new)
+            improve = partial(_improved, objective, H, total)
+            H = objective.alive(np.concatenate(list(each(improve, pixels)), axis=1))
+            updates += 1
     return replace(running, H=H, stats=total, updates=updates, objective=objective)
+
+
+def _cut(n: int, parts: int) -> list[tuple[int, int]]:
+    edges = [n * part // parts for part in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+def _sums(objective: Objective, block: Block, basis: Basis, dtype: Any, rows: Array) -> Stats:
+    return objective.measure(block.take(rows), basis, weights=False, dtype=dtype)[0]
+
+
+def _improved(objective: Objective, H: Array, stats: Stats, pixels: slice) -> Array:
+    return objective.improve(H[:, pixels], objective.columns(stats, pixels), sweeps=1)
 
 
 def follow_block(

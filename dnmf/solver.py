@@ -21,10 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from dnmf.block import NO_WEIGHT, Block
-from dnmf.blockwise import Blocks
+from dnmf.blockwise import Blocks, blocks_per_task
 from dnmf.errors import DataError
 from dnmf.initialization import initial_H, take_sample, warm_up
-from dnmf.objective import OVERFLOW, SQUARED, Basis, Objective, Stats
+from dnmf.objective import OVERFLOW, SQUARED, Objective
+from dnmf.sums import Basis, Stats
 from dnmf.threads import one_blas_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -122,7 +123,12 @@ class Recorder(Protocol):
 
 
 def start(
-    blocks: Blocks, objective: Objective, n_components: int, seed: int, init: str = "random"
+    blocks: Blocks,
+    objective: Objective,
+    n_components: int,
+    seed: int,
+    init: str = "random",
+    tol: float = 1e-4,
 ) -> State:
     """Make the first state: H drawn or from singular vectors, warmed up on a sample of the images.
 
@@ -134,12 +140,14 @@ def start(
     seed : int
     init : str
         ``"random"`` or one of the ``"nndsvd"`` family.
+    tol : float
+        Of the passes to follow: where they may end early, the warm-up may.
     """
     with one_blas_thread():
         sample, reads = take_sample(blocks, seed)
         H, more = initial_H(blocks, sample, n_components, seed, init)
         if len(sample):
-            H = warm_up(objective, H, sample, seed)
+            H = warm_up(objective, H, sample, seed, tol)
     return State.at(H, reads + more)
 
 
@@ -274,13 +282,13 @@ def measure(
     """
     basis = Basis.for_pixels(Y, blocks.dtype)
     task = partial(_pass_block, objective=objective, basis=basis, sink=sink)
-    return blocks.map_sum(task, only)
+    return blocks.map_sum(task, only, group=blocks_per_task(blocks, len(Y)))
 
 
 def _pass_block(
     block: Block, *, objective: Objective, basis: Basis, sink: WeightSink | None
 ) -> Stats:
-    stats, W = objective.measure(block, basis)
-    if sink is not None:
+    stats, W = objective.measure(block, basis, weights=sink is not None)
+    if sink is not None and W is not None:
         sink(W, block.start)
     return stats

@@ -14,6 +14,9 @@ from functools import cache
 from typing import Any
 
 import threadpoolctl
+from dask.system import CPU_COUNT
+
+__all__ = ["CPU_COUNT", "one_blas_thread"]
 
 _lock = threading.Lock()
 _depth = 0
