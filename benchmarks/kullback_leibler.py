@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import sklearn
-from mnist_tutorial import load
+from common import load
 from sklearn import decomposition
 
 import dnmf

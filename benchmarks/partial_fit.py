@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from mnist_tutorial import load
+from common import load
 from sklearn import decomposition
 
 import dnmf

@@ -19,8 +19,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NO_WEIGHT = "all sample weights are zero; at least one image needs a positive weight"
 
-STRIP_ROWS = 1024
-"""Images that become floating point at a time: a strip stays in cache, a block would not."""
+STRIP_PIXELS, STRIP_ROWS = 2**23, (128, 1024)
+"""Pixels that become floating point at a time, and the images that these may be: a strip stays in
+cache, or in 32 MiB of float32, where a block would not."""
 
 
 class Invalid(NamedTuple):
@@ -87,13 +88,19 @@ class Block:
         return Block(self.X[rows], self.start, observed, weights)
 
     def strips(self, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Strip]]:
-        """Convert the block, `STRIP_ROWS` images at a time."""
-        for first in range(0, len(self), STRIP_ROWS):
-            rows = slice(first, min(first + STRIP_ROWS, len(self)))
+        """Convert the block, a strip of images at a time."""
+        step = strip_rows(self.X.shape[1])
+        for first in range(0, len(self), step):
+            rows = slice(first, min(first + step, len(self)))
             part = self.take(rows)
             X = np.ascontiguousarray(part.X, dtype=dtype)
             weights = np.ones(len(X)) if part.weights is None else part.weights
             yield rows, Strip(X, part.observed, part.weights, *squared_norms(X, weights))
+
+
+def strip_rows(n_pixels: int) -> int:
+    """Choose the images of a strip, by their pixels alone: the bits depend on it."""
+    return min(max(STRIP_PIXELS // n_pixels, STRIP_ROWS[0]), STRIP_ROWS[1])
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class NMF(FittedNMF):
         may be 0.
     tol : float, default 1e-4
         Stop when a pass lowers the objective by less than this share; 0 runs all `max_iter` passes.
+        The larger it is, the sooner ends the warm-up; 0.01 asks for a rough answer.
     max_iter : int, default 200
         Most full passes over X.
     random_state : int, RandomState or None, default None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dnmf.block import Block, find_invalid, valid_pixels
-from dnmf.blockwise import Blocks, LocalBlocks
+from dnmf.blockwise import Blocks, LocalBlocks, groups_of
 from dnmf.errors import DataError
 from dnmf.kernels import compute_dtype
 from dnmf.objective import OVERFLOW, MaskedQuadratic, Objective, Quadratic
@@ -31,6 +31,9 @@ SAMPLE_BYTES = 2**27
 SAMPLE_ROWS = 100_000
 """Images that the sample may hold: enough for hundreds of components."""
 
+SAMPLE_AT_ONCE = 8
+"""Blocks whose share of the sample is under way to the driver at any time."""
+
 SAMPLE_BLOCKS = 32
 """Blocks that a sample of part of a corpus is drawn from, so that an ordered corpus is not
 represented by one corner of it."""
@@ -39,16 +42,20 @@ ROUND = 360
 """H updates of a round: their number matters more than the images behind each."""
 
 MAX_ROUNDS, ROUND_GAIN, LEAST_TOL, ROUGH_TOL = 12, 5, 5e-5, 1e-2
-"""The warm-up ends with the round that lowers the loss by less than ten times `tol`, which counts
+"""The warm-up ends with the round that lowers the loss by less than five times `tol`, which counts
 as 5e-5 at least; 1e-2 asks for a rough answer, after one round. A round costs about as much as a
 pass over the sample and gains far more."""
+
+MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
+"""Work of all rounds, if not one alone is more: a minute on a few cores. Images and components so
+large are left to the passes, which have a cluster. Ten sweeps over d weights take 20 d^2."""
 
 PROBE_ROWS = 2048
 """Images of the sample that rounds are judged by."""
 
 SHORT = 256
-"""Updates first on squared error, then on the divergence, where that is another: each costs more
-there."""
+"""Updates at least, and an epoch, first on squared error, then on the divergence, where that is
+another: each costs more there."""
 
 FORGET = (0.5, 0.95)
 """Forgetting factor of the running sums at the first and the last update of a round: the first sums
@@ -90,7 +97,10 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     available = sum(blocks.ranges[i][1] - blocks.ranges[i][0] for i in chosen)
     share = min(1.0, wanted / available)
     pick = partial(_pick_rows, share=share, seed=seed, positive=blocks.rules.positive)
-    return _join(blocks.map_parts(pick, chosen)), available / n
+    parts: list[Block] = []
+    for some in groups_of(chosen, SAMPLE_AT_ONCE):
+        parts += blocks.map_parts(pick, some)
+    return _join(parts), available / n
 
 
 def _choose_blocks(
@@ -296,11 +306,15 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     if not isinstance(objective, Quadratic):
         # Squared error is the cheap way from a poor H to a fair one.
         plain = Quadratic() if sample.observed is None else MaskedQuadratic()
-        H = objective.alive(online_round(plain, H, sample, rng, SHORT))
-        return online_round(objective, H, sample, rng, SHORT)
+        for part in (plain, objective):
+            epoch = len(sample) // part.round_rows(len(H))
+            H = objective.alive(online_round(part, H, sample, rng, max(SHORT, epoch)))
+        return H
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     least, before = ROUND_GAIN * max(tol, LEAST_TOL), np.inf
-    for _ in range(1 if tol >= ROUGH_TOL else MAX_ROUNDS):
+    flops = ROUND * objective.round_rows(len(H)) * (4 * H.size + SOLVE_FLOPS * len(H) ** 2)
+    most = min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1))
+    for _ in range(1 if tol >= ROUGH_TOL else most):
         H = online_round(objective, H, sample, rng, ROUND)
         loss = loss_of(objective, H, probe)
         if loss >= (1 - least) * before:

@@ -42,6 +42,9 @@ OVERFLOW = (
 )
 
 W_TOLERANCE, W_SWEEPS = 3e-4, 50
+"""An image ends with the sweep that gains less than this share of its loss, or after so many; three
+or four are usual."""
+
 W_RELAXATION = 1.1
 """Of the steps on W: one sweep in four less."""
 
@@ -49,7 +52,7 @@ ROUND_ROWS = 192
 """Images of a batch in the warm-up: the fewest that do not make its products slow."""
 
 H_TOLERANCE, H_SWEEPS = 1e-6, 10
-"""A row ends with the sweep that gains less than this share of its loss, or after so many."""
+"""The same for pixels, in the H step."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 import numpy as np
 from scipy.optimize import nnls
 
@@ -49,3 +52,10 @@ def fit_of(X, d, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return dnmf.NMF(d, random_state=0, **options).fit(X)
+
+
+def travelled(thing: Any) -> Any:
+    """Pickle and unpickle, with arrays read-only and off their alignment as in a message."""
+    buffers: list[pickle.PickleBuffer] = []
+    message = pickle.dumps(thing, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(message, buffers=[memoryview(b"x" + bytes(b.raw()))[1:] for b in buffers])

@@ -20,7 +20,8 @@ from dnmf.blockwise import FAN_IN, DaskBlocks, LocalBlocks, add_up
 from dnmf.divergence import Multiplicative
 from dnmf.errors import BlockError, DataError
 from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED, Basis, MaskedQuadratic
+from dnmf.objective import SQUARED, MaskedQuadratic
+from dnmf.sums import Basis
 from dnmf.threads import one_blas_thread
 
 ROWS = 128  # of a block of the `corpus` fixture

@@ -17,7 +17,7 @@ from dnmf.block import Block
 from dnmf.divergence import Multiplicative
 from dnmf.errors import DataError
 from dnmf.kernels import FLOOR, divergences
-from dnmf.objective import Basis
+from dnmf.sums import Basis
 
 BETAS = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 

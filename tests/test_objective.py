@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 
@@ -12,13 +11,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference import loss, weights
+from reference import loss, travelled, weights
 
 from dnmf import block, kernels
 from dnmf.block import Block, find_invalid
+from dnmf.divergence import Multiplicative
 from dnmf.errors import DataError
-from dnmf.kernels import gram, solve_nnls
-from dnmf.objective import SQUARED, Basis, Stats, quadratic_loss
+from dnmf.kernels import gram
+from dnmf.nnls import solve_nnls
+from dnmf.objective import SQUARED, W_RELAXATION, MaskedQuadratic, quadratic_loss
+from dnmf.sums import Basis
 
 
 def matrices(rows: int, columns: int):
@@ -35,26 +37,28 @@ problems = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(5, 12)).
 @given(problems)
 def test_sweeps_lead_to_the_exact_minimum(problem):
     X, H = problem
-    A, W = X @ H.T, np.zeros((len(X), len(H)))
-    solve_nnls(A, gram(H), 0.5 * (X**2).sum(axis=1), W, 1e-14, 200_000)
-    scale = loss(X, 0 * W, H)
+    A, W = H @ X.T, np.zeros((len(H), len(X)))
+    solve_nnls(A, gram(H), 0.5 * (X**2).sum(axis=1), W, 1e-14, 200_000, W_RELAXATION)
+    scale = loss(X, 0 * W.T, H)
     assert (W >= 0).all()
-    assert loss(X, W, H) <= loss(X, weights(X, H), H) + 1e-5 * scale
+    assert loss(X, W.T, H) <= loss(X, weights(X, H), H) + 1e-5 * scale
 
 
-@given(problems)
-def test_few_sweeps_come_close(problem):
+@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+@given(problem=problems)
+def test_few_sweeps_come_close(begin, problem):
     X, H = problem
-    _, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
+    _, W = SQUARED.measure(Block(X), begin(H, np.dtype(float)))
     scale = loss(X, 0 * W, H)
     # Nearly collinear rows of H make coordinate descent slow, and its sweeps are bounded.
     assert loss(X, W, H) <= loss(X, weights(X, H), H) + 0.05 * scale
     assert loss(X, W, H) <= scale * (1 + 1e-12)
 
 
-def test_weights_are_exact_for_components_of_images(digits):
+@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+def test_weights_are_exact_for_components_of_images(digits, begin):
     H = digits[-10:].astype(float)
-    _, W = SQUARED.measure(Block(digits[:100]), Basis.of(H, np.dtype(float)))
+    _, W = SQUARED.measure(Block(digits[:100]), begin(H, np.dtype(float)))
     exact = loss(digits[:100], weights(digits[:100], H), H)
     assert loss(digits[:100], W, H) == pytest.approx(exact, rel=1e-4)
 
@@ -66,6 +70,28 @@ def test_stats_are_what_they_say(problem):
     np.testing.assert_allclose(stats.S, W.T @ W, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(stats.T, W.T @ X, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(stats.xx, np.sum(X**2, axis=0))
+
+
+@pytest.mark.parametrize("objective", [SQUARED, MaskedQuadratic(l1_W=2.0), Multiplicative(1.0)])
+def test_sums_need_no_weights_kept(digits, objective):
+    one, basis = Block(digits), Basis.for_pixels(digits[::100] / 255, digits.dtype)
+    stats, W = objective.measure(one, basis)
+    bare, nothing = objective.measure(one, basis, weights=False)
+    assert nothing is None
+    assert W.shape == (len(digits), len(basis.H))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(vars(stats).values(), vars(bare).values(), strict=True)
+    )
+    short, _ = objective.measure(one, basis, dtype=np.float32)
+    for name in ("S", "T"):
+        assert getattr(stats, name).dtype == np.float64
+        assert getattr(short, name).dtype == np.float32
+        np.testing.assert_allclose(getattr(short, name), getattr(stats, name), rtol=1e-5, atol=1e-3)
+    none, W = objective.measure(Block(digits[:0]), basis)
+    assert W.shape == (0, len(basis.H))
+    assert all(
+        a.shape == b.shape and not a.any() for a, b in ((none.S, stats.S), (none.T, stats.T))
+    )
 
 
 @given(problems, st.integers(0, 12))
@@ -128,22 +154,20 @@ def test_weights_beyond_float32_are_refused():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [1, 3, 8])
 def test_arrays_that_have_travelled_give_the_same_bits(digits, dtype, d):
-    def travelled(A):
-        """Read-only and off its alignment, as an array in a message may be."""
-        content = b"x" + A.tobytes()
-        return np.frombuffer(content, np.uint8)[1:].view(A.dtype).reshape(A.shape)
-
+    plain = travelled(np.ones(9, dtype))
+    assert (plain.flags.aligned, plain.flags.writeable) == (False, False)  # as messages leave it
     H = np.random.default_rng(0).random((d, 784))
-    basis = Basis.of(H, np.dtype(dtype))
+    basis = Basis.for_pixels(H, np.dtype(dtype))
     stats, W = SQUARED.measure(Block(digits), basis)
-    stats_far, W_far = SQUARED.measure(Block(digits), Basis(travelled(basis.H), travelled(basis.G)))
+    basis_far = travelled(basis)
+    stats_far, W_far = SQUARED.measure(Block(digits), basis_far)
     assert (W_far == W).all()
     assert (stats_far.T == stats.T).all()
-    far = Stats(*map(travelled, (stats.S, stats.T, stats.xx)))
+    far = travelled(stats)
     assert (SQUARED.improve(H, far) == SQUARED.improve(H, stats)).all()
     assert quadratic_loss(far, H) == quadratic_loss(stats, H)
-    arrays = (far.S, far.T, far.xx, *vars(pickle.loads(pickle.dumps(basis))).values())
-    for array in arrays:
+    assert (basis_far.guess == basis.guess).all()
+    for array in (far.S, far.T, far.xx, basis_far.H, basis_far.G, basis_far.guess):
         assert array.flags.aligned
         assert array.flags.writeable
 
@@ -151,24 +175,31 @@ def test_arrays_that_have_travelled_give_the_same_bits(digits, dtype, d):
 def test_strips_do_not_show(monkeypatch, digits):
     basis = Basis.of(np.random.default_rng(0).random((5, 784)), np.dtype(float))
     whole, W = SQUARED.measure(Block(digits), basis)
-    monkeypatch.setattr(block, "STRIP_ROWS", 64)
+    monkeypatch.setattr(block, "STRIP_ROWS", (64, 64))
     strips, W_strips = SQUARED.measure(Block(digits), basis)
     np.testing.assert_allclose(strips.T, whole.T, rtol=1e-10)
     np.testing.assert_allclose(W_strips, W, rtol=1e-7, atol=1e-9)
 
 
-def test_blank_images_and_dead_components_have_zero_weights():
+@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+def test_blank_images_and_dead_components_have_zero_weights(begin):
     X = np.array([[0.0, 0, 0], [1, 2, 3]])
     H = np.array([[1.0, 1, 1], [0, 0, 0]])
-    stats, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
+    stats, W = SQUARED.measure(Block(X), begin(H, np.dtype(float)))
     assert W[0].tolist() == [0, 0]
     assert W[1, 1] == 0
     assert np.isfinite(SQUARED.improve(H, stats)).all()
 
 
-def test_gram_does_not_depend_on_sharing_a_buffer():
-    A = np.random.default_rng(0).random((30, 500)).astype(np.float32)
-    assert (gram(A) == A @ A.copy().T).all()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gram_gives_the_same_bits_however_its_argument_lies_in_memory(dtype):
+    A = np.random.default_rng(0).random((30, 500)).astype(dtype)
+    G, apart = gram(A), np.empty((30, 1001), dtype)
+    assert (G == G.T).all()
+    np.testing.assert_allclose(G, A.astype(float) @ A.T.astype(float), rtol=1e-6)
+    for lies in (apart[:, :500], apart[:, 1:1001:2], apart[:, 1:501], np.empty_like(A, order="F")):
+        lies[:] = A
+        assert (gram(lies) == G).all()
 
 
 @given(st.integers(0, 6), st.integers(0, 4), st.sampled_from([-1.0, np.nan, np.inf, -np.inf]))
@@ -199,12 +230,14 @@ FRESH = """
 import zlib, numpy as np
 from dnmf.block import Block
 from dnmf.divergence import Multiplicative
-from dnmf.objective import SQUARED, Basis, MaskedQuadratic
+from dnmf.objective import SQUARED, MaskedQuadratic
+from dnmf.sums import Basis
 rng = np.random.default_rng(0)
 X, H, seen = rng.random((200, 60)), rng.random((5, 60)), rng.random((200, 60)) > 0.3
 for objective in (SQUARED, MaskedQuadratic(l2_W=0.1), Multiplicative(1.0), Multiplicative(1.5)):
     masked = () if objective is SQUARED else (0, seen)
-    stats, W = objective.measure(Block(X * (seen if masked else 1), *masked), Basis.of(H, X.dtype))
+    basis = Basis.for_pixels(H, X.dtype)
+    stats, W = objective.measure(Block(X * (seen if masked else 1), *masked), basis)
     print(zlib.crc32(W.tobytes()), zlib.crc32(stats.T.tobytes()))
 """
 

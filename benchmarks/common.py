@@ -1,0 +1,94 @@
+"""What the benchmarks share: the MNIST images, what a run ran on, and equal threads for all.
+
+Not a benchmark of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import threadpoolctl
+from dask.system import CPU_COUNT
+
+from dnmf.sources import open_source
+
+PACKAGES = (
+    "dnmf",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "numba",
+    "dask",
+    "torch",
+    "nmf-torch",
+    "torchnmf",
+)
+POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def load(folder: Path) -> np.ndarray:
+    """Read all 70,000 x 784 pixels, uint8."""
+    files = [folder / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
+    source = open_source(files)
+    return source.read(0, len(source)).reshape(len(source), -1)
+
+
+def about() -> dict[str, object]:
+    """Name what a figure depends on besides the code: the machine, its threads and the versions."""
+    return {
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "threads": CPU_COUNT,
+        "pools": ", ".join(sorted(_pools())),
+        "load average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        **dict(_versions()),
+    }
+
+
+def pin(threads: int) -> None:
+    """Start the script again on so many CPUs, unless it has just these.
+
+    BLAS, OpenMP, torch and Dask count the CPUs of the process when they are imported: so every
+    package has the same threads, and none has to be told.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        if threads != os.cpu_count():
+            sys.exit(f"{platform.system()} cannot pin a process: use --threads {os.cpu_count()}")
+        return
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < threads:
+        sys.exit(f"--threads {threads}, but this process may use {len(cpus)} CPUs")
+    wanted = dict.fromkeys(POOLS, str(threads))
+    if len(cpus) == threads and wanted.items() <= os.environ.items():
+        return
+    os.sched_setaffinity(0, cpus[:threads])
+    os.environ.update(wanted)
+    os.execv(sys.executable, sys.orig_argv)
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def _pools() -> set[str]:
+    pools = threadpoolctl.threadpool_info()
+    return {f"{pool['internal_api']} {pool['num_threads']}" for pool in pools}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.processor())

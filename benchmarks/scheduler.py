@@ -1,0 +1,258 @@
+"""What a pass costs a Dask scheduler, and what follows for large clusters.
+
+    python benchmarks/scheduler.py tasks [--tasks 10000 100000] [--group 1] [--workers 2]
+    python benchmarks/scheduler.py broadcast [--workers 1 2 4]
+    python benchmarks/scheduler.py tree [--workers 2]
+    python benchmarks/scheduler.py model JSON... [-d 64] [--store-gb-per-s GB]
+
+`tasks` runs dnmf's own graph around tasks that do nothing, `broadcast` sends H as a pass does,
+`tree` adds up sums of real size; scheduler and workers are processes of their own, on the loopback.
+`--json FILE` adds the figures to FILE. `model` takes such files and one with {"rates": {"64x784":
+images/s/core, ...}, "read_mb_per_s": pixels, per core, "source": whose}. It predicts, in seconds:
+
+    pass      = tasks * begin + max(compute, tasks * run, bytes / store) + broadcast + tree
+    compute   = leaves / workers, rounded up, * (images * (1 / rate + p / read) + result)
+    broadcast = MB of H * (first + round * log3 workers, rounded up)
+    tree      = 8 * levels * result           result = sum * MB of sums
+    leaves    = blocks / blocks per task      tasks  = 8 / 7 leaves
+
+`begin`: the graph is built, sent and taken in, and no task runs yet. `run`: CPU of the scheduler
+from then on; with `most_workers` or more the workers wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+from common import about
+from dask.delayed import delayed
+from distributed import Client
+from out_of_core import tasks_left
+
+from dnmf.block import Block
+from dnmf.blockwise import DaskBlocks, blocks_per_task, even_ranges
+from dnmf.cluster import compute_with
+from dnmf.layout import choose_block_rows
+from dnmf.objective import Basis, Stats
+
+Row = dict[str, Any]
+Load = list[tuple[float, float, float]]
+BASES = ((100, 784), (12, 65536), (115, 65536), (763, 65536))
+SUMS, RESULTS, REPEATS = ((100, 784), (32, 65536)), 64, 5
+SIZES, PIXELS, GROUPS = (1e6, 1e9), (784, 65536), (1, 8, 64, 512, 4096)
+WORKERS = (1, 4, 16, 64, 256, 1024, 4096)
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[tuple[Client, list[float], Load]]:
+    """Start a scheduler and workers; note the client's calls and the scheduler's load."""
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        calls, load = [], []
+        scheduler = start(stack, folder, "scheduler --port 0")
+        for _ in range(workers):
+            start(stack, folder, "worker --nthreads 1 --no-nanny")
+        client = stack.enter_context(Client(scheduler_file=f"{folder}/scheduler.json"))
+        stack.callback(client.shutdown)
+        client.wait_for_workers(workers)
+        blocks_of(64).map_sum(len)  # not timed: imports
+        client.scatter = partial(noted, calls, client.scatter)
+        client.compute = partial(noted, calls, client.compute)
+        threading.Thread(target=watch, args=(scheduler.pid, load), daemon=True).start()
+        yield client, calls, load
+
+
+def start(stack: ExitStack, folder: str, command: str) -> subprocess.Popen[bytes]:
+    options = "--host 127.0.0.1 --no-dashboard --scheduler-file scheduler.json"
+    line = [sys.executable, "-m", "dask", *command.split(), *options.split()]
+    environment = os.environ | {"DASK_LOGGING__DISTRIBUTED": "error"}
+    process = stack.enter_context(subprocess.Popen(line, env=environment, cwd=folder))
+    stack.callback(process.terminate)
+    return process
+
+
+def noted(times: list[float], call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Note when a call began and ended."""
+    times.append(time.time())
+    result = call(*args, **options)
+    times.append(time.time())
+    return result
+
+
+def watch(pid: int, load: Load) -> None:
+    """Note time, CPU seconds and resident MB of a process every 20 ms until it ends."""
+    process = psutil.Process(pid)
+    with suppress(psutil.Error):
+        while True:
+            cpu, memory = process.cpu_times(), process.memory_info()
+            load.append((time.time(), cpu.user + cpu.system, memory.rss / 1e6))
+            time.sleep(0.02)
+
+
+def blocks_of(n: int) -> DaskBlocks:
+    """Give blocks of one pixel."""
+    load = [partial(np.zeros, (1, 1), np.uint8) for _ in range(n)]
+    return DaskBlocks((n, 1), np.dtype(np.uint8), even_ranges(n, 1), load)
+
+
+def measure(a: argparse.Namespace) -> dict[str, list[Row]]:
+    rows: list[Row] = []
+    for workers in a.workers:
+        with cluster(workers) as on:
+            rows += [{"workers": workers} | row for row in a.rows(a, *on)]
+    return {a.command: rows}
+
+
+def measure_tasks(a: Any, client: Client, calls: list[float], load: Load) -> Iterator[Row]:
+    for leaves in a.tasks:
+        blocks, first, began = blocks_of(leaves * a.group), len(load), time.time()
+        if blocks.map_sum(len, group=a.group) != leaves * a.group:
+            raise AssertionError("a pass lost a block")
+        end, left, events = time.time(), tasks_left(client), client.get_events("scheduler")
+        time.sleep(1)
+        graph = [e["metrics"] for _, e in events if e.get("action") == "update-graph"][-1]
+        n, ready = graph["tasks"], graph["start_timestamp_seconds"] + graph["duration_seconds"]
+        build, send, take_in, run = np.diff([*calls[-3:], ready, end])
+        row = {"group": a.group, "tasks": n, "build": build, "send": send, "take_in": take_in}
+        moments, cpu, rss = np.transpose(load[first:])
+        cpu_begin, cpu_run = 1e3 / n * np.diff(np.interp([began, ready, end + 1], moments, cpu))
+        row |= {"run": run, "all": end - began, "ms": 1e3 / n * (end - began), "left": left}
+        row |= {"ms_cpu_begin": cpu_begin, "ms_cpu_run": cpu_run}
+        yield row | {"rss_before": rss[0], "rss_peak": rss.max(), "rss_after": rss[-1]}
+
+
+def measure_broadcast(a: Any, client: Client, calls: list[float], load: Load) -> Iterator[Row]:
+    for d, p in BASES:
+        H = np.random.default_rng(0).random((d, p), np.float32)
+        for _ in range(REPEATS):
+            compute_with(client, Basis.of(H, H.dtype), delayed(type, pure=False))
+            tasks_left(client)
+        seconds = np.median(np.diff(calls[-4 * REPEATS :])[::4])
+        row = {"d": d, "p": p, "mb": H.nbytes / 1e6, "seconds": seconds}
+        yield row | {"rss_peak": max(rss for *_, rss in load)}
+
+
+def measure_tree(a: Any, client: Client, calls: list[float], load: Load) -> Iterator[Row]:
+    for d, p in SUMS:
+        times: list[float] = []
+        for home in (True, False) * REPEATS:
+            noted(times, blocks_of(RESULTS).map_sum, partial(make_sums, d, p, home))
+        seconds, without = (np.median(np.diff(times)[first::4]) for first in (0, 2))
+        row = {"results": RESULTS, "d": d, "p": p, "mb": sum_mb(d, p), "seconds": seconds}
+        yield row | {"without": without, "ms_per_result": 1e3 * (seconds - without) / RESULTS}
+
+
+def make_sums(d: int, p: int, home: bool, block: Block) -> Stats | int:
+    """Make sums, and let them go unless they are to be sent home."""
+    stats = Stats(np.ones((d, d)), np.ones((d, p)), np.ones(p), len(block))
+    return stats if home else len(block)
+
+
+def sum_mb(d: int, p: int) -> float:
+    return 8 * (d * d + d * p + p) / 1e6
+
+
+def coefficients(known: Row) -> Iterator[tuple[str, float, str]]:
+    """Derive what the model needs: name, value, source."""
+    tasks = max(known["tasks"], key=lambda row: row["tasks"])
+    n, where = tasks["tasks"], f"tasks, {tasks['tasks']:,}"
+    yield "begin", (tasks["build"] + tasks["send"] + tasks["take_in"]) / n, f"{where}: s per task"
+    yield "run", tasks["ms_cpu_run"] / 1e3, f"{where}: s per task"
+    yield "memory", (tasks["rss_peak"] - tasks["rss_before"]) / n, f"{where}: MB per task"
+    sent = {row["workers"]: row["seconds"] / row["mb"] for row in known["broadcast"]}  # the largest
+    yield "first", sent[1], "broadcast, largest, 1 worker: s/MB"
+    yield "round", sent[2] - sent[1], "broadcast, largest, 2 workers: s/MB more"
+    largest = known["tree"][-1]
+    yield "sum", largest["ms_per_result"] / largest["mb"] / 1e3, "tree, largest: s/MB of a result"
+    if known["store_gb_per_s"]:
+        yield "store", known["store_gb_per_s"] * 1e3, "--store-gb-per-s: MB/s"
+    yield "read", known["read_mb_per_s"], f"{known['source']}: MB/s/core"
+    yield from (
+        (name, rate, f"{known['source']}: images/s/core") for name, rate in known["rates"].items()
+    )
+
+
+def predict(k: dict[str, float], size: float, d: int, p: int, group: int, workers: int) -> Row:
+    """Predict a pass over so many MB of pixels, in seconds; for group 0 as dnmf groups blocks."""
+    rows = choose_block_rows(int(size * 1e6 / p), p)
+    like = SimpleNamespace(shape=(0, p), ranges=[(0, rows)] * 10**5, dtype=np.dtype("u1"))
+    group = group or blocks_per_task(like, d)
+    leaves, result = math.ceil(size * 1e6 / p / rows / group), k["sum"] * sum_mb(d, p)
+    leaf = group * rows * (1 / k[f"{d}x{p}"] + 1e-6 * p / k["read"]) + result
+    tasks, rounds = leaves * 8 / 7, math.ceil(math.log(workers, 3))
+    limits = {"compute": math.ceil(leaves / workers) * leaf, "scheduler": tasks * k["run"]}
+    limits["store"] = size / k.get("store", math.inf)
+    rest = {"begin": tasks * k["begin"], "tree": 8 * math.ceil(math.log(leaves, 8)) * result}
+    rest["broadcast"] = d * p * 4e-6 * (k["first"] + k["round"] * rounds)
+    limit, whole = max(limits, key=limits.get), max(limits.values()) + sum(rest.values())
+    row = {"TB": size / 1e6, "p": p, "group": group, "workers": workers, "tasks": tasks}
+    row |= {"pass": whole, "limit": limit} | limits | rest | {"leaf": leaf}
+    return row | {"most_workers": leaf / k["run"] * 7 / 8, "rss_mb": tasks * k["memory"]}
+
+
+def model(a: argparse.Namespace) -> dict[str, list[Row]]:
+    known: Row = {"store_gb_per_s": a.store_gb_per_s}
+    for file in a.files:
+        known |= json.loads(file.read_text())
+    rows, found = [], list(coefficients(known))
+    k = {name: value for name, value, _ in found}
+    for size, p in product(SIZES, (p for p in PIXELS if f"{a.d}x{p}" in k)):
+        rows += [predict(k, size, a.d, p, 0, workers) for workers in WORKERS]
+        rows += [predict(k, size, a.d, p, group, WORKERS[-1]) for group in GROUPS]
+    named = [dict(zip(("name", "value", "source"), one, strict=True)) for one in found]
+    return {"coefficients": named, "model": rows}
+
+
+def table(rows: list[Row]) -> None:
+    """Print rows in markdown: seconds, MB and numbers, unless a name says otherwise."""
+    print(f"\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        print("|", " | ".join(c if isinstance(c, str) else f"{c:,.4g}" for c in row.values()), "|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    measures = {"tasks": measure_tasks, "broadcast": measure_broadcast, "tree": measure_tree}
+    for name, rows in measures.items():
+        workers = [1, 2, 4] if name == "broadcast" else [2]
+        command = commands.add_parser(name)
+        command.set_defaults(run=measure, rows=rows)
+        command.add_argument("--workers", type=int, nargs="+", default=workers)
+        if name == "tasks":
+            command.add_argument("--tasks", type=int, nargs="+", default=[10_000, 100_000])
+            command.add_argument("--group", type=int, default=1)
+    command = commands.add_parser("model")
+    command.set_defaults(run=model)
+    command.add_argument("files", type=Path, nargs="+", metavar="JSON")
+    command.add_argument("-d", type=int, default=64)
+    command.add_argument("--store-gb-per-s", type=float)
+    for command in commands.choices.values():
+        command.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    sections = arguments.run(arguments)
+    for rows in sections.values():
+        table(rows)
+    if file := arguments.json:
+        before = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(before | {"about": about()} | sections, indent=1))
+
+
+if __name__ == "__main__":
+    main()
