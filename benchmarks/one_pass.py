@@ -31,8 +31,8 @@ from dnmf.threads import one_blas_thread
 SIDE = 2048
 FLOAT = np.dtype(np.float32)
 HEAD = """\
-| d | pass, s | sgemm alone, s | share | one thread: two products, s | W solves, s | zero weights | \
-loss above exact |
+| d | pass, s | sgemm alone, s | share | one thread: two products, s | W solves, s | \
+zero weights | loss above exact |
 |---|---|---|---|---|---|---|---|"""
 
 

@@ -8,7 +8,7 @@
 `tasks` runs dnmf's own graph around tasks that do nothing, `broadcast` sends H as a pass does,
 `tree` adds up sums of real size; scheduler and workers are processes of their own, on the loopback.
 `--json FILE` adds the figures to FILE. `model` takes such files and one with {"rates": {"64x784":
-images/s/core, ...}, "read_mb_per_s": pixels, per core, "source": whose}. It predicts, in seconds:
+images/s/core, ...}, "read_mb_per_s": pixels per core, "source": whose}, and predicts in seconds:
 
     pass      = tasks * begin + max(compute, tasks * run, bytes / store) + broadcast + tree
     compute   = leaves / workers, rounded up, * (images * (1 / rate + p / read) + result)
@@ -50,22 +50,20 @@ from dnmf.block import Block
 from dnmf.blockwise import DaskBlocks, blocks_per_task, even_ranges
 from dnmf.cluster import compute_with
 from dnmf.layout import choose_block_rows
-from dnmf.objective import Basis, Stats
+from dnmf.sums import Basis, Stats
 
 Row = dict[str, Any]
-Load = list[tuple[float, float, float]]
 BASES = ((100, 784), (12, 65536), (115, 65536), (763, 65536))
 SUMS, RESULTS, REPEATS = ((100, 784), (32, 65536)), 64, 5
-SIZES, PIXELS, GROUPS = (1e6, 1e9), (784, 65536), (1, 8, 64, 512, 4096)
-WORKERS = (1, 4, 16, 64, 256, 1024, 4096)
+SIZES, PIXELS = (1e6, 1e9), (784, 65536)
+WORKERS, GROUPS = (1, 4, 16, 64, 256, 1024, 4096), (1, 8, 64, 512, 4096)
 
 
 @contextmanager
-def cluster(workers: int) -> Iterator[tuple[Client, list[float], Load]]:
+def cluster(workers: int) -> Iterator[tuple[Client, list[float], list[Any]]]:
     """Start a scheduler and workers; note the client's calls and the scheduler's load."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        calls, load = [], []
-        scheduler = start(stack, folder, "scheduler --port 0")
+        calls, load, scheduler = [], [], start(stack, folder, "scheduler --port 0")
         for _ in range(workers):
             start(stack, folder, "worker --nthreads 1 --no-nanny")
         client = stack.enter_context(Client(scheduler_file=f"{folder}/scheduler.json"))
@@ -81,32 +79,30 @@ def cluster(workers: int) -> Iterator[tuple[Client, list[float], Load]]:
 def start(stack: ExitStack, folder: str, command: str) -> subprocess.Popen[bytes]:
     options = "--host 127.0.0.1 --no-dashboard --scheduler-file scheduler.json"
     line = [sys.executable, "-m", "dask", *command.split(), *options.split()]
-    environment = os.environ | {"DASK_LOGGING__DISTRIBUTED": "error"}
-    process = stack.enter_context(subprocess.Popen(line, env=environment, cwd=folder))
-    stack.callback(process.terminate)
+    quiet = os.environ | {"DASK_LOGGING__DISTRIBUTED": "error"}
+    process = stack.enter_context(subprocess.Popen(line, env=quiet, cwd=folder))
+    stack.callback(process.kill)
     return process
 
 
 def noted(times: list[float], call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Note when a call began and ended."""
     times.append(time.time())
     result = call(*args, **options)
     times.append(time.time())
     return result
 
 
-def watch(pid: int, load: Load) -> None:
+def watch(pid: int, load: list[Any]) -> None:
     """Note time, CPU seconds and resident MB of a process every 20 ms until it ends."""
     process = psutil.Process(pid)
     with suppress(psutil.Error):
         while True:
-            cpu, memory = process.cpu_times(), process.memory_info()
-            load.append((time.time(), cpu.user + cpu.system, memory.rss / 1e6))
+            cpu, memory = sum(process.cpu_times()[:2]), process.memory_info().rss / 1e6
+            load.append((time.time(), cpu, memory))
             time.sleep(0.02)
 
 
 def blocks_of(n: int) -> DaskBlocks:
-    """Give blocks of one pixel."""
     load = [partial(np.zeros, (1, 1), np.uint8) for _ in range(n)]
     return DaskBlocks((n, 1), np.dtype(np.uint8), even_ranges(n, 1), load)
 
@@ -119,47 +115,45 @@ def measure(a: argparse.Namespace) -> dict[str, list[Row]]:
     return {a.command: rows}
 
 
-def measure_tasks(a: Any, client: Client, calls: list[float], load: Load) -> Iterator[Row]:
+def measure_tasks(a: Any, client: Client, calls: list[float], load: list[Any]) -> Iterator[Row]:
     for leaves in a.tasks:
         blocks, first, began = blocks_of(leaves * a.group), len(load), time.time()
-        if blocks.map_sum(len, group=a.group) != leaves * a.group:
-            raise AssertionError("a pass lost a block")
-        end, left, events = time.time(), tasks_left(client), client.get_events("scheduler")
+        counted, end = blocks.map_sum(len, group=a.group), time.time()
+        left, events = tasks_left(client), client.get_events("scheduler")
         time.sleep(1)
         graph = [e["metrics"] for _, e in events if e.get("action") == "update-graph"][-1]
         n, ready = graph["tasks"], graph["start_timestamp_seconds"] + graph["duration_seconds"]
-        build, send, take_in, run = np.diff([*calls[-3:], ready, end])
-        row = {"group": a.group, "tasks": n, "build": build, "send": send, "take_in": take_in}
-        moments, cpu, rss = np.transpose(load[first:])
-        cpu_begin, cpu_run = 1e3 / n * np.diff(np.interp([began, ready, end + 1], moments, cpu))
-        row |= {"run": run, "all": end - began, "ms": 1e3 / n * (end - began), "left": left}
-        row |= {"ms_cpu_begin": cpu_begin, "ms_cpu_run": cpu_run}
+        steps, (moments, cpu, rss) = np.diff([*calls[-3:], ready, end]), np.transpose(load[first:])
+        spent = np.diff(np.interp([began, ready, end + 1], moments, cpu)) * 1e3 / n
+        row = {"blocks": counted, "tasks": n, "left": left}
+        row |= dict(zip(("build", "send", "take_in", "run"), steps, strict=True))
+        row |= {"all": end - began, "ms": 1e3 / n * (end - began)}
+        row |= {"ms_cpu_begin": spent[0], "ms_cpu_run": spent[1]}
         yield row | {"rss_before": rss[0], "rss_peak": rss.max(), "rss_after": rss[-1]}
 
 
-def measure_broadcast(a: Any, client: Client, calls: list[float], load: Load) -> Iterator[Row]:
+def measure_broadcast(a: Any, client: Client, calls: list[float], load: list[Any]) -> Iterator[Row]:
     for d, p in BASES:
         H = np.random.default_rng(0).random((d, p), np.float32)
         for _ in range(REPEATS):
             compute_with(client, Basis.of(H, H.dtype), delayed(type, pure=False))
             tasks_left(client)
-        seconds = np.median(np.diff(calls[-4 * REPEATS :])[::4])
+        seconds = min(np.diff(calls[-4 * REPEATS :])[::4])
         row = {"d": d, "p": p, "mb": H.nbytes / 1e6, "seconds": seconds}
         yield row | {"rss_peak": max(rss for *_, rss in load)}
 
 
-def measure_tree(a: Any, client: Client, calls: list[float], load: Load) -> Iterator[Row]:
+def measure_tree(a: Any, client: Client, calls: list[float], load: list[Any]) -> Iterator[Row]:
     for d, p in SUMS:
         times: list[float] = []
         for home in (True, False) * REPEATS:
             noted(times, blocks_of(RESULTS).map_sum, partial(make_sums, d, p, home))
-        seconds, without = (np.median(np.diff(times)[first::4]) for first in (0, 2))
+        seconds, without = (min(np.diff(times)[first::4]) for first in (0, 2))
         row = {"results": RESULTS, "d": d, "p": p, "mb": sum_mb(d, p), "seconds": seconds}
         yield row | {"without": without, "ms_per_result": 1e3 * (seconds - without) / RESULTS}
 
 
 def make_sums(d: int, p: int, home: bool, block: Block) -> Stats | int:
-    """Make sums, and let them go unless they are to be sent home."""
     stats = Stats(np.ones((d, d)), np.ones((d, p)), np.ones(p), len(block))
     return stats if home else len(block)
 
@@ -183,9 +177,8 @@ def coefficients(known: Row) -> Iterator[tuple[str, float, str]]:
     if known["store_gb_per_s"]:
         yield "store", known["store_gb_per_s"] * 1e3, "--store-gb-per-s: MB/s"
     yield "read", known["read_mb_per_s"], f"{known['source']}: MB/s/core"
-    yield from (
-        (name, rate, f"{known['source']}: images/s/core") for name, rate in known["rates"].items()
-    )
+    for name, rate in known["rates"].items():
+        yield name, rate, f"{known['source']}: images/s/core"
 
 
 def predict(k: dict[str, float], size: float, d: int, p: int, group: int, workers: int) -> Row:
@@ -200,9 +193,9 @@ def predict(k: dict[str, float], size: float, d: int, p: int, group: int, worker
     limits["store"] = size / k.get("store", math.inf)
     rest = {"begin": tasks * k["begin"], "tree": 8 * math.ceil(math.log(leaves, 8)) * result}
     rest["broadcast"] = d * p * 4e-6 * (k["first"] + k["round"] * rounds)
-    limit, whole = max(limits, key=limits.get), max(limits.values()) + sum(rest.values())
     row = {"TB": size / 1e6, "p": p, "group": group, "workers": workers, "tasks": tasks}
-    row |= {"pass": whole, "limit": limit} | limits | rest | {"leaf": leaf}
+    row["pass"] = max(limits.values()) + sum(rest.values())
+    row |= {"limit": max(limits, key=limits.get)} | limits | rest | {"leaf": leaf}
     return row | {"most_workers": leaf / k["run"] * 7 / 8, "rss_mb": tasks * k["memory"]}
 
 
@@ -229,15 +222,14 @@ def table(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, dest="command")
-    measures = {"tasks": measure_tasks, "broadcast": measure_broadcast, "tree": measure_tree}
-    for name, rows in measures.items():
-        workers = [1, 2, 4] if name == "broadcast" else [2]
-        command = commands.add_parser(name)
+    for rows in (measure_tasks, measure_broadcast, measure_tree):
+        command = commands.add_parser(rows.__name__.removeprefix("measure_"))
         command.set_defaults(run=measure, rows=rows)
-        command.add_argument("--workers", type=int, nargs="+", default=workers)
-        if name == "tasks":
-            command.add_argument("--tasks", type=int, nargs="+", default=[10_000, 100_000])
-            command.add_argument("--group", type=int, default=1)
+        command.add_argument("--workers", type=int, nargs="+", default=[2])
+    commands.choices["broadcast"].set_defaults(workers=[1, 2, 4])
+    tasks = commands.choices["tasks"]
+    tasks.add_argument("--tasks", type=int, nargs="+", default=[10_000, 100_000])
+    tasks.add_argument("--group", type=int, default=1)
     command = commands.add_parser("model")
     command.set_defaults(run=model)
     command.add_argument("files", type=Path, nargs="+", metavar="JSON")
@@ -245,13 +237,13 @@ def main() -> None:
     command.add_argument("--store-gb-per-s", type=float)
     for command in commands.choices.values():
         command.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    sections = arguments.run(arguments)
+    a = parser.parse_args()
+    sections = a.run(a)
     for rows in sections.values():
         table(rows)
-    if file := arguments.json:
-        before = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps(before | {"about": about()} | sections, indent=1))
+    if a.json:
+        before = json.loads(a.json.read_text()) if a.json.exists() else {}
+        a.json.write_text(json.dumps(before | {"about": about()} | sections, indent=1))
 
 
 if __name__ == "__main__":

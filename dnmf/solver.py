@@ -191,13 +191,16 @@ def solve(
     DataError
         A pixel is negative, NaN or infinite; names the first.
     """
+    waiting = 0  # passes since weights were kept: a pass that is thrown away has none to keep
     with one_blas_thread():
         while (reason := stop_reason(state, tol, max_iter)) is None:
-            due = recorder is not None and (state.n_iter + 1) % every == 0
+            waiting += 1
+            due = recorder is not None and waiting >= every
             sink = recorder.weight_sink() if recorder is not None and due else None
             state = advance(objective, state, measure(blocks, objective, state.Y, sink))
             if recorder is not None:
                 recorder.keep(state, weights=due and state.accepted)
+                waiting = 0 if due and state.accepted else waiting
             on_pass(state)
         if recorder is not None:
             if not recorder.has_weights:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,3 +61,24 @@ def travelled(thing: Any) -> Any:
     buffers: list[pickle.PickleBuffer] = []
     message = pickle.dumps(thing, protocol=5, buffer_callback=buffers.append)
     return pickle.loads(message, buffers=[memoryview(b"x" + bytes(b.raw()))[1:] for b in buffers])
+
+
+class CountingReads:
+    """A Zarr-like matrix that counts how often each row is read."""
+
+    def __init__(self, X: np.ndarray) -> None:
+        self.X, self.reads, self.lock = X, np.zeros(len(X), int), threading.Lock()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        with self.lock:
+            self.reads[start:stop] += 1
+        return self.X[start:stop]
+
+
+def counted(X: np.ndarray, rows: int) -> tuple[CountingReads, Any]:
+    """Cut X into blocks whose reads are counted."""
+    from dnmf.blockwise import DaskBlocks, even_ranges
+
+    counting, ranges = CountingReads(X), even_ranges(len(X), rows)
+    load = [partial(counting.read, *bounds) for bounds in ranges]
+    return counting, DaskBlocks(X.shape, X.dtype, ranges, load)

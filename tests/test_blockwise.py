@@ -13,14 +13,16 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from reference import counted
 
 import dnmf
 from dnmf import inputs
-from dnmf.blockwise import FAN_IN, DaskBlocks, LocalBlocks, add_up
+from dnmf.blockwise import LocalBlocks
 from dnmf.divergence import Multiplicative
 from dnmf.errors import BlockError, DataError
 from dnmf.inputs import blocks_of
 from dnmf.objective import SQUARED, MaskedQuadratic
+from dnmf.outcomes import FAN_IN, Outcome, add_up
 from dnmf.sums import Basis
 from dnmf.threads import one_blas_thread
 
@@ -147,27 +149,8 @@ def test_local_bits_do_not_depend_on_threads(digits, known):
     assert (run_pass(one).T == known[False, SQUARED, np.float32].T).all()
 
 
-class CountingReads:
-    """A Zarr-like matrix that counts how often each row is read."""
-
-    def __init__(self, X):
-        self.X, self.reads, self.lock = X, np.zeros(len(X), int), threading.Lock()
-
-    def read(self, start, stop):
-        with self.lock:
-            self.reads[start:stop] += 1
-        return self.X[start:stop]
-
-
-def counted(digits):
-    counting = CountingReads(digits)
-    ranges = even(digits).ranges
-    load = [partial(counting.read, *r) for r in ranges]
-    return counting, DaskBlocks(digits.shape, digits.dtype, ranges, load)
-
-
 def test_a_pass_reads_every_row_exactly_once(digits):
-    counting, blocks = counted(digits)
+    counting, blocks = counted(digits, ROWS)
     run_pass(blocks)
     assert (counting.reads == 1).all()
 
@@ -175,7 +158,7 @@ def test_a_pass_reads_every_row_exactly_once(digits):
 def test_a_fit_reads_what_it_says(digits):
     from dnmf.solver import solve, start
 
-    counting, blocks = counted(digits)
+    counting, blocks = counted(digits, ROWS)
     state = start(blocks, SQUARED, 4, seed=0)
     state, _ = solve(blocks, state, tol=0, max_iter=5)
     assert state.n_reads == counting.reads.mean() == 6
@@ -226,7 +209,7 @@ def test_streamed_sum_is_the_same_tree_as_the_graph(n):
     parts = [np.float64(v) for v in values]
     while len(parts) > 1:
         parts = [sum(parts[i + 1 : i + FAN_IN], parts[i]) for i in range(0, len(parts), FAN_IN)]
-    assert add_up(iter(values)) == parts[0]
+    assert add_up(Outcome(v) for v in values).value == parts[0]
 
 
 def fit_slowly(folder):

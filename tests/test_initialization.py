@@ -5,13 +5,32 @@ from __future__ import annotations
 import dask.array as da
 import numpy as np
 import pytest
+from reference import loss, weights
 from sklearn.decomposition._nmf import _initialize_nmf
 
-from dnmf import initialization
+from dnmf import initialization, online
 from dnmf.block import Block
-from dnmf.initialization import online_updates, random_H, take_sample
+from dnmf.divergence import Multiplicative
+from dnmf.initialization import (
+    MAX_ROUNDS,
+    ROUGH_TOL,
+    ROUND,
+    ROUND_GAIN,
+    loss_of,
+    online_round,
+    random_H,
+    take_sample,
+    warm_up,
+)
 from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED, Basis, quadratic_loss
+from dnmf.objective import SQUARED, MaskedQuadratic, Quadratic
+from dnmf.threads import one_blas_thread
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_fit():
+    with one_blas_thread():
+        yield
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -25,17 +44,102 @@ def test_random_H_of_nothing_is_zero():
     assert (random_H(Block(np.zeros((3, 4))), 2, 0) == 0).all()
 
 
-def loss_of(X, H):
-    return quadratic_loss(SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))[0], H)
-
-
-def test_online_updates_beat_many_passes_from_random(digits):
+def test_the_warm_up_beats_many_passes_from_random(digits):
     from dnmf.solver import State, solve
 
     H = random_H(Block(digits), 16, 0)
     passes, _ = solve(blocks_of(digits), State.at(H), tol=0, max_iter=20)
-    better = online_updates(SQUARED, H, Block(digits), 0)
-    assert loss_of(digits, better) < passes.losses[-1] < loss_of(digits, H)
+    better = warm_up(SQUARED, H, Block(digits), 0, 1e-4)
+    losses = [loss_of(SQUARED, H, Block(digits)) for H in (better, passes.H, H)]
+    assert losses == sorted(losses)
+    assert losses[1] == pytest.approx(passes.losses[-1], rel=1e-3)
+
+
+def test_the_loss_of_components_is_that_of_exact_weights(digits):
+    X, H = digits[:200], digits[-8:].astype(float)
+    exact = loss(X, weights(X, H), H)
+    for objective in (SQUARED, MaskedQuadratic()):
+        assert loss_of(objective, H, Block(X)) == pytest.approx(exact, rel=1e-4)
+    penalised, penalty = Quadratic(l1_H=3.0, l2_H=2.0), 200 * (3 * H.sum() + (H**2).sum())
+    assert loss_of(penalised, H, Block(X)) == pytest.approx(exact + penalty, rel=1e-4)
+
+
+class TestRounds:
+    @pytest.fixture
+    def rounds(self, monkeypatch):
+        """Count the rounds of a warm-up, which are left as they are."""
+        counted = []
+
+        def counting(*args):
+            counted.append(args[-1])
+            return online_round(*args)
+
+        monkeypatch.setattr(initialization, "online_round", counting)
+        return counted
+
+    def run(self, digits, tol, objective=SQUARED, d=10, seed=0):
+        return warm_up(objective, random_H(Block(digits), d, 0), Block(digits), seed, tol)
+
+    def test_a_rough_answer_takes_one(self, digits, rounds):
+        for tol in (ROUGH_TOL, 0.5):
+            self.run(digits, tol)
+        assert rounds == [ROUND, ROUND]
+
+    def test_a_smaller_tol_takes_more(self, digits, rounds):
+        counts = []
+        for tol in (ROUGH_TOL, 1e-3, 1e-5):
+            rounds.clear()
+            self.run(digits, tol)
+            counts.append(len(rounds))
+        assert counts == sorted(counts)
+        assert counts[0] == 1 < counts[1]
+        assert counts[2] <= MAX_ROUNDS
+
+    def test_they_go_on_while_one_gains(self, digits, rounds, monkeypatch):
+        falling = iter(np.geomspace(1, 0.5, MAX_ROUNDS + 1))
+        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
+        self.run(digits, 1e-4)
+        assert len(rounds) == MAX_ROUNDS
+
+    def test_they_end_with_one_that_gains_little(self, digits, rounds, monkeypatch):
+        tol, enough = 1e-3, 1 - 1.01e-3 * ROUND_GAIN
+        falling = iter([1, 0.9, 0.9 * enough, 0.9 * enough * (1 - 0.99e-3 * ROUND_GAIN)])
+        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
+        self.run(digits, tol)
+        assert len(rounds) == 4
+        assert next(falling, None) is None
+
+    def test_the_passes_are_left_what_is_dear(self, digits, rounds, monkeypatch):
+        monkeypatch.setattr(initialization, "MAX_FLOPS", 1.0)
+        self.run(digits, 1e-6)
+        assert len(rounds) == 1
+
+    @pytest.mark.parametrize(
+        "objective",
+        [SQUARED, MaskedQuadratic(), Quadratic(l1_W=5.0, l1_H=0.1), Multiplicative(1.0)],
+    )
+    def test_a_seed_gives_the_same_bits(self, digits, objective):
+        X = digits[:200]
+        one, again, other = (self.run(X, 1e-2, objective, 5, seed) for seed in (3, 3, 4))
+        assert (one == again).all()
+        assert (one != other).any()
+        assert (one >= 0).all()
+
+    def test_threads_do_not_show(self, digits, monkeypatch):
+        monkeypatch.setattr(online, "WORTH_PARTS", 1)
+        runs = []
+        for threads in (1, 2):
+            monkeypatch.setattr(initialization, "CPU_COUNT", threads)
+            runs.append(self.run(digits, 1e-2))
+        assert (runs[0] == runs[1]).all()
+
+    def test_a_sample_smaller_than_a_batch(self, digits):
+        few = digits[:3]
+        H = self.run(few, 1e-4)
+        assert np.isfinite(H).all()
+        assert loss_of(SQUARED, H, Block(few)) < 1e-5 * loss(
+            few, np.zeros((3, 1)), np.zeros((1, 784))
+        )
 
 
 def test_the_sample_is_everything_when_it_fits(digits):

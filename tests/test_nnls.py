@@ -10,8 +10,8 @@ from reference import weights
 
 from dnmf.kernels import gram
 from dnmf.nnls import LANES, solve_nnls
-from dnmf.objective import W_RELAXATION, W_TOLERANCE
-from dnmf.sums import W_SWEEPS, guess_from
+from dnmf.objective import W_RELAXATION, W_SWEEPS, W_TOLERANCE
+from dnmf.sums import guess_from
 
 PIXELS = 160
 STARTS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import loss, weights
-from sklearn import decomposition
+from reference import counted, loss, weights
+from sklearn import datasets, decomposition
 
 from dnmf.errors import DataError
 from dnmf.inputs import blocks_of
@@ -43,6 +43,39 @@ def test_it_finds_what_scikit_learn_finds_in_a_fraction_of_the_iterations(digits
     assert ours.error <= 1.001 * theirs.reconstruction_err_
     assert reason == CONVERGED
     assert ours.n_iter < 20
+
+
+def low_rank():
+    """Twenty sparse components and 5 % noise."""
+    rng = np.random.default_rng(0)
+    W, H = (rng.random(shape) * (rng.random(shape) < 0.3) for shape in ((3000, 20), (20, 200)))
+    X = W @ H
+    return np.abs(X + 0.05 * np.sqrt(np.mean(X**2)) * rng.standard_normal(X.shape))
+
+
+CORPORA = {
+    "digits, few components": (lambda: datasets.load_digits().data, 16),
+    "digits, many components": (lambda: datasets.load_digits().data, 40),
+    "low rank": (low_rank, 20),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_reads_do_what_hundreds_of_passes_do(name, dtype):
+    """A fit that stops of itself is within a thousandth of where 200 passes lead."""
+    make, d = CORPORA[name]
+    X = make().astype(dtype)
+    counting, blocks = counted(X, rows=300)
+    first = start(blocks, SQUARED, d, seed=0)
+    state, reason = solve(blocks, first, tol=1e-4, max_iter=200)
+    assert state.n_reads == counting.reads.mean() == counting.reads.max() <= 8
+    assert reason == CONVERGED
+    far, _ = solve(blocks_of(X), first, tol=0, max_iter=200)
+    assert far.n_iter == 200
+    assert state.error <= 1.001 * far.error
+    # The loss that a fit reports is that of its H: exact weights are hardly better.
+    assert loss(X, weights(X, state.H), state.H) >= (1 - 1e-3) * state.losses[-1]
 
 
 def test_exact_factors_are_found():
