@@ -83,7 +83,8 @@ def follow(
         How many may work on a batch; the bits do not depend on it.
     """
     dtype = compute_dtype(block.X.dtype)
-    H, total, updates = running.H, copy.deepcopy(running.stats), running.updates
+    # Copies: arrays that came in a message may lie anywhere, and round otherwise, or be another's.
+    H, total, updates = running.H.copy(order="C"), copy.deepcopy(running.stats), running.updates
     guess: Array | None = None
     parts = PARTS if H.size >= WORTH_PARTS else 1
     pixels = [slice(*bounds) for bounds in _cut(H.shape[1], parts)]

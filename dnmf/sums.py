@@ -80,10 +80,11 @@ def guess_from(G: Array) -> Array:
     G : ndarray of shape (d, d)
         ``H H^T``, of these components or of some much like them.
     """
-    sizes = np.sqrt(G.diagonal())
-    rates = np.divide(1, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-    scale = np.outer(rates, rates)
-    ridged = G * scale + G.dtype.type(RIDGE) * np.eye(len(G), dtype=G.dtype)
+    squares = G.diagonal()
+    # Next to nothing, a component has no direction, and its guess no bounds: weights start at zero.
+    some = squares > 1e3 * np.finfo(G.dtype).tiny
+    rates = np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=some)
+    ridged = G * rates[:, None] * rates + G.dtype.type(RIDGE) * np.eye(len(G), dtype=G.dtype)
     factor = np.linalg.cholesky(ridged)
     half: Array = solve_triangular(factor, np.diag(rates), lower=True, check_finite=False)
     return half.T @ half

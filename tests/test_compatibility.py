@@ -271,7 +271,7 @@ def test_reconstruction_err_leaves_out_penalties(X):
     for options, beta in (({}, 2), (MU, 1)):
         model = fit_of(X, 3, alpha_W=0.01, **options)
         value = _beta_divergence(X, model.transform(X), model.components_, beta, square_root=True)
-        assert model.reconstruction_err_ == pytest.approx(value, rel=1e-3)
+        assert model.reconstruction_err_ == pytest.approx(value, rel=5e-3)
 
 
 def test_feature_names(X):

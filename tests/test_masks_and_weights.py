@@ -72,7 +72,8 @@ def test_masked_values_never_matter(digits, hidden, beta_loss):
     assert (again == W).all()
     assert (W[5] == 0).all()
     wild = np.where(hidden, -np.inf, digits.astype(np.float32))
-    assert np.allclose(models[0].transform(wild, hidden), W, rtol=1e-5, atol=1e-4)
+    # Blocks of another size round otherwise, and weights are solved to a tolerance.
+    assert np.allclose(models[0].transform(wild, hidden), W, rtol=5e-3, atol=1e-4 * W.max())
 
 
 @pytest.mark.parametrize("beta_loss", LOSSES)
