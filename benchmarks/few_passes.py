@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from dnmf.inputs import blocks_of
 from dnmf.objective import SQUARED
-from dnmf.solver import State, advance, measure, start
+from dnmf.solver import State, advance, run_pass, start
 from dnmf.threads import one_blas_thread
 
 READS, PASSES = 8, 200
@@ -71,7 +71,7 @@ def errors(X: np.ndarray, d: int, seed: int) -> tuple[float, float]:
     state: State = start(blocks, SQUARED, d, seed)
     with one_blas_thread():
         while state.n_iter < PASSES:
-            state = advance(SQUARED, state, measure(blocks, SQUARED, state.Y))
+            state = advance(SQUARED, state, run_pass(blocks, SQUARED, state.Y))
             early = state.error if state.n_reads <= READS else early
     return early, state.error
 

@@ -88,12 +88,18 @@ class Block:
         return Block(self.X[rows], self.start, observed, weights)
 
     def strips(self, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Strip]]:
-        """Convert the block, a strip of images at a time."""
-        step = strip_rows(self.X.shape[1])
+        """Convert the block, a strip of images at a time; each in the place of the one before."""
+        step = max(min(strip_rows(self.X.shape[1]), len(self)), 1)
+        place = None
+        if self.X.dtype != dtype or not self.X.flags.c_contiguous:
+            place = np.empty((step, self.X.shape[1]), dtype)
         for first in range(0, len(self), step):
             rows = slice(first, min(first + step, len(self)))
             part = self.take(rows)
-            X = np.ascontiguousarray(part.X, dtype=dtype)
+            X = part.X
+            if place is not None:
+                X = place[: len(part)]
+                np.copyto(X, part.X, casting="same_kind")
             weights = np.ones(len(X)) if part.weights is None else part.weights
             yield rows, Strip(X, part.observed, part.weights, *squared_norms(X, weights))
 

@@ -1,9 +1,9 @@
 """A pass over X: a function of each block, and the sum of its results in a fixed order.
 
-The only Dask code on the way of a fit. Two engines with one face (`Blocks`): `LocalBlocks` runs
-over slices of a NumPy array on threads; `DaskBlocks` runs one task per block on whatever scheduler
-is active. Both sum in the same tree, which depends on the number of blocks and on nothing else, so
-the bits do not depend on the engine, the workers or the order in which blocks finish.
+Two engines with one face (`Blocks`): `LocalBlocks` runs over slices of a NumPy array on threads;
+`dask_blocks.DaskBlocks` runs tasks of some blocks each on whatever scheduler is active. Both sum in
+the same tree, which depends on the number of blocks and on nothing else, so the bits do not depend
+on the engine, the workers or the order in which blocks finish.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from dnmf.block import PLAIN, Rules
-from dnmf.cluster import active_client, compute_with
 from dnmf.layout import choose_block_rows
 from dnmf.outcomes import (
-    FAN_IN,
     Aside,
     Outcome,
     Task,
-    add,
     add_up,
     image_number,
     run_blocks,
@@ -42,8 +39,21 @@ TASK_FLOPS = 2e10
 PIXELS_PER_SUM = 4
 """Bytes of pixels a task should read for each byte of the sums that it sends on."""
 
-LEAST_TASKS = 16
-"""Tasks of a pass, where there are as many blocks: work for a few workers, whatever the size."""
+LEAST_TASKS, MOST_TASKS = 16, 100_000
+"""Tasks of a pass: work for a few workers where there are as many blocks, and no more than one
+scheduler hands out in two minutes."""
+
+
+class Finish(Protocol[Result]):
+    """What is made of a sum; picklable."""
+
+    def cut(self, result: Result, /) -> Result:
+        """Take what is needed of a result, or of a sum of results: the one or the other first."""
+        ...
+
+    def __call__(self, total: Result, /) -> Any:
+        """Make something of the sum."""
+        ...
 
 
 class Blocks(Protocol):
@@ -105,6 +115,16 @@ class Blocks(Protocol):
         """Apply `task` to some blocks, unchecked, and bring home what it returns, not added up."""
         ...
 
+    def map_finish(
+        self, task: Task[Result], finish: Sequence[Finish[Result]], *, group: int = 1
+    ) -> list[Any]:
+        """Do as `map_sum`, and bring home what each of some functions makes of the sum.
+
+        Results are cut where they come to be, for each function what it needs; each cut is added
+        up on its own, and finished where it lies.
+        """
+        ...
+
 
 def blocks_per_task(blocks: Blocks, n_components: int) -> int:
     """Choose how many blocks one task of a pass takes, from sizes alone: the bits depend on it.
@@ -116,7 +136,8 @@ def blocks_per_task(blocks: Blocks, n_components: int) -> int:
     work = TASK_FLOPS / (4 * pixels * n_components)
     sums = 8 * n_components * (n_components + p)
     weight = PIXELS_PER_SUM * sums / (pixels * blocks.dtype.itemsize)
-    return max(1, min(round(max(work, weight)), len(blocks.ranges) // LEAST_TASKS))
+    n = len(blocks.ranges)
+    return max(1, min(round(max(work, weight)), n // LEAST_TASKS), -(-n // MOST_TASKS))
 
 
 def groups_of(blocks: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -170,6 +191,13 @@ class LocalBlocks:
         outcomes = self._each(lambda block: run_task(*self._part(block), rules, task), only)
         return [value_of(outcome, image_number) for outcome in outcomes]
 
+    def map_finish(
+        self, task: Task[Result], finish: Sequence[Finish[Result]], *, group: int = 1
+    ) -> list[Any]:
+        """Apply a task to every block, and functions to the sum; see `Blocks.map_finish`."""
+        total = self.map_sum(task, group=group)
+        return list(self._each(lambda end: end(end.cut(total)), finish))
+
     def _part(self, block: int) -> tuple[Array, int, Aside]:
         start, stop = self.ranges[block]
         rows = slice(start, stop)
@@ -201,112 +229,6 @@ def _in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-@dataclass
-class DaskBlocks:
-    """Blocks that tasks read or are given; see `Blocks`.
-
-    Attributes
-    ----------
-    shape, dtype, ranges
-        As in `Blocks`.
-    load : sequence
-        For each block a picklable function that reads it, or a Dask ``Delayed`` of it.
-    image : callable
-        Names the image of a row, for errors.
-    """
-
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    ranges: Sequence[tuple[int, int]]
-    load: Sequence[Any]
-    image: Callable[[int], str] = image_number
-    weights: Sequence[Any] | None = None
-    masks: Sequence[Any] | None = None
-    rules: Rules = PLAIN
-
-    def map_sum(
-        self,
-        task: Task[Result],
-        only: Sequence[int] | None = None,
-        *,
-        check: bool = True,
-        group: int = 1,
-    ) -> Result:
-        """Apply a task to every block on the active Dask scheduler; see `Blocks.map_sum`."""
-        from dask.delayed import delayed
-
-        add_some = delayed(add, pure=False)
-        wanted = range(len(self.ranges)) if only is None else only
-        # Blocks that are results of other tasks must all be there before a task can start.
-        together = group if all(callable(load) for load in self.load) else 1
-        rules = replace(self.rules, check=check)
-
-        def graph(shared: Any) -> Any:
-            parts = self._tasks(groups_of(wanted, together), rules, shared)
-            if together < group:
-                parts = [add_some(some) for some in groups_of(parts, group)]
-            while len(parts) > 1:
-                parts = [add_some(some) for some in groups_of(parts, FAN_IN)]
-            return parts[0]
-
-        total: Outcome[Result] = _compute(task, graph)
-        return value_of(total, self.image)
-
-    def map_parts(self, task: Task[Result], only: Sequence[int]) -> list[Result]:
-        """Apply a task to some blocks on the active scheduler; see `Blocks.map_parts`."""
-        rules, groups = replace(self.rules, check=False), groups_of(only, 1)
-        outcomes = _compute(task, lambda shared: self._tasks(groups, rules, shared))
-        return [value_of(outcome, self.image) for outcome in outcomes]
-
-    def _tasks(self, groups: Sequence[Sequence[int]], rules: Rules, task: Any) -> list[Any]:
-        from dask.delayed import delayed
-
-        run = delayed(_run_group, pure=False)
-        return [
-            run([self._inputs(i) for i in some], [self.ranges[i][0] for i in some], rules, task)
-            for some in groups
-        ]
-
-    def _inputs(self, i: int) -> tuple[Any, Any, Any]:
-        aligned = (None if part is None else part[i] for part in (self.weights, self.masks))
-        return (self.load[i], *aligned)
-
-
-def _compute(task: Any, graph: Callable[[Any], Any]) -> Any:
-    """Compute what a graph gives, around one copy of the task per worker."""
-    from dask.base import compute
-    from dask.delayed import delayed
-
-    client = active_client()
-    if client is not None:
-        return compute_with(client, task, graph)
-    return compute(graph(delayed(task, traverse=False)))[0]
-
-
-def _run_group(
-    inputs: Sequence[Sequence[Any]], starts: Sequence[int], rules: Rules, task: Task[Result]
-) -> Outcome[Result]:
-    with one_blas_thread():
-        return run_blocks(_read_ahead(inputs, starts), rules, task)
-
-
-def _read_ahead(
-    inputs: Sequence[Sequence[Any]], starts: Sequence[int]
-) -> Iterator[tuple[Array, int, Aside]]:
-    """Read blocks, the next one while the caller computes with one."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_read, inputs[0])
-        for i, start in enumerate(starts):
-            X, weights, mask = ahead.result()
-            if i + 1 < len(inputs):
-                ahead = reader.submit(_read, inputs[i + 1])
-            yield np.asarray(X), start, (weights, mask)
-
-
-def _read(parts: Sequence[Any]) -> list[Any]:
-    return [part() if callable(part) else part for part in parts]
 
 
 def even_ranges(n: int, rows: int) -> list[tuple[int, int]]:

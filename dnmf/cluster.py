@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,25 @@ def active_client() -> Client | None:
     return owner if isinstance(owner, Client) else None
 
 
-def compute_with(client: Client, shared: Any, graph: Callable[[Any], Any]) -> Any:
+def workers_of(client: Client) -> list[tuple[int, float, str]]:
+    """Say for each worker how many threads it has, and at how many bytes Dask stops giving it work.
+
+    Infinite where its memory is not limited. Its address comes last.
+    """
+    from dask import config
+
+    shares = (config.get(f"distributed.worker.memory.{name}", 0) for name in ("pause", "terminate"))
+    share = next((share for share in shares if share), 1.0)
+    known = client.scheduler_info(n_workers=-1)["workers"].items()
+    return [
+        (each["nthreads"], share * each["memory_limit"] or math.inf, address)
+        for address, each in known
+    ]
+
+
+def compute_with(
+    client: Client, shared: Any, graph: Callable[..., list[Any]], apart: Sequence[Any] = ()
+) -> list[Any]:
     """Compute a graph around an object that every worker gets one copy of.
 
     The copy has a key of its own, so that the scheduler forgets the graph when the copy goes. It
@@ -132,7 +151,9 @@ def compute_with(client: Client, shared: Any, graph: Callable[[Any], Any]) -> An
     client : Client
     shared : object
     graph : callable
-        Makes the Delayed to compute from the future of the object.
+        Makes the Delayed to compute from the futures of the object and of those apart.
+    apart : sequence
+        Objects that some worker gets, each any.
 
     Raises
     ------
@@ -145,7 +166,7 @@ def compute_with(client: Client, shared: Any, graph: Callable[[Any], Any]) -> An
         for _ in range(ATTEMPTS):
             client.wait_for_workers(1)
             try:
-                return _attempt(client, shared, graph)
+                return _attempt(client, shared, graph, apart)
             except CancelledError as error:
                 if client.status != "running":
                     raise ClusterError(f"the Dask scheduler was lost ({error})") from error
@@ -155,17 +176,21 @@ def compute_with(client: Client, shared: Any, graph: Callable[[Any], Any]) -> An
     )
 
 
-def _attempt(client: Client, shared: Any, graph: Callable[[Any], Any]) -> Any:
+def _attempt(
+    client: Client, shared: Any, graph: Callable[..., list[Any]], apart: Sequence[Any]
+) -> list[Any]:
     """Compute once; the futures go when it ends, however it ends, and with them the graph."""
-    copy = client.scatter([shared], broadcast=True, hash=False)[0]
-    futures = client.compute(graph(copy))
+    copies = client.scatter([shared], broadcast=True, hash=False)
+    if apart:
+        copies += client.scatter(list(apart), hash=False)
+    futures = client.compute(graph(*copies))
     try:
-        return client.gather(futures)
+        return list(client.gather(futures))
     except BaseException:
         client.cancel(futures)  # its tasks are not left running
         raise
     finally:
-        del copy, futures  # a traceback that is kept would keep them
+        del copies, futures  # a traceback that is kept would keep them
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import zarr.errors
 from dnmf.errors import BlockError, CorpusError
 from dnmf.layout import FORMAT, VERSION, corpus_array, crc32c, stored_bytes
 from dnmf.output import RECORD, absolute
+from dnmf.words import size, times
 
 if TYPE_CHECKING:
     import dask.array
@@ -211,7 +212,8 @@ class Corpus:
         rows = tuple(b - a for a, b in map(self.block_range, range(self.n_blocks)))
         lazy: da.Array = da.map_blocks(
             _read_dask_block,
-            corpus=self,
+            # Not the corpus itself: a scheduler unpacks graphs, and need not see the images.
+            reopen=partial(_reopen, *self._address),
             chunks=(rows, (self.shape[1],)),
             dtype=self.dtype,
             meta=np.empty((0, 0), self.dtype),
@@ -221,19 +223,23 @@ class Corpus:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tasks carry the path alone; a process opens it once however many blocks it reads.
-        return _reopen, (absolute(self.path), self.fingerprint, json.dumps(self.storage_options))
+        return _reopen, self._address
+
+    @property
+    def _address(self) -> tuple[str, int, str]:
+        return absolute(self.path), self.fingerprint, json.dumps(self.storage_options)
 
     def __repr__(self) -> str:
         return (
-            f"<Corpus {self.path}: {len(self):,} images of {_times(self.image_shape)} "
-            f"{self.dtype}, {_size(self.nbytes)} in {self.n_blocks} blocks>"
+            f"<Corpus {self.path}: {len(self):,} images of {times(self.image_shape)} "
+            f"{self.dtype}, {size(self.nbytes)} in {self.n_blocks} blocks>"
         )
 
     def _repr_html_(self) -> str:
         rows = {
             "Corpus": self.path,
-            "Images": f"{len(self):,} of {_times(self.image_shape)} {self.dtype}",
-            "Pixels": f"{_size(self.nbytes)} ({_size(self.stored_bytes)} stored)",
+            "Images": f"{len(self):,} of {times(self.image_shape)} {self.dtype}",
+            "Pixels": f"{size(self.nbytes)} ({size(self.stored_bytes)} stored)",
             "Blocks": f"{self.n_blocks} of up to {self.block_rows:,} images",
         }
         cells = "".join(
@@ -267,8 +273,8 @@ class Corpus:
         )
 
 
-def _read_dask_block(corpus: Corpus, block_id: tuple[int, ...]) -> Array:
-    return corpus.read_block(block_id[0])
+def _read_dask_block(reopen: Callable[[], Corpus], block_id: tuple[int, ...]) -> Array:
+    return reopen().read_block(block_id[0])
 
 
 @lru_cache(maxsize=8)
@@ -287,15 +293,3 @@ def _read_manifest(group: zarr.Group, path: str, expected: int) -> Array:
     if crc32c(manifest) != expected:
         raise CorpusError(f"{path}: the manifest is damaged or lost; ingest again")
     return manifest
-
-
-def _size(n_bytes: int) -> str:
-    """Write a number of bytes as people say it."""
-    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
-        if n_bytes >= 10**power:
-            return f"{n_bytes / 10**power:,.1f} {unit}"
-    return f"{n_bytes} bytes"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

@@ -8,7 +8,7 @@ a cluster next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -89,18 +89,29 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
         Share of X that was read.
     """
     n, p = blocks.shape
-    wanted = min(n, SAMPLE_ROWS, max(SAMPLE_BYTES // (p * blocks.dtype.itemsize), 1))
+    wanted = sample_rows(n, p, blocks.dtype.itemsize)
     if wanted == n and isinstance(blocks, LocalBlocks) and blocks.is_plain:
         return _usable(Block(blocks.array, 0, None, blocks.weights), blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
     chosen = _choose_blocks(blocks.ranges, wanted, rng)
-    available = sum(blocks.ranges[i][1] - blocks.ranges[i][0] for i in chosen)
+    available = _rows_of(blocks, chosen)
     share = min(1.0, wanted / available)
     pick = partial(_pick_rows, share=share, seed=seed, positive=blocks.rules.positive)
-    parts: list[Block] = []
-    for some in groups_of(chosen, SAMPLE_AT_ONCE):
-        parts += blocks.map_parts(pick, some)
-    return _join(parts), available / n
+    groups = groups_of(chosen, SAMPLE_AT_ONCE)
+    parts = (part for some in groups for part in blocks.map_parts(pick, some))
+    return _join(parts, wanted + len(chosen), p), available / n
+
+
+def sample_rows(n: int, p: int, itemsize: int) -> int:
+    """Choose the images of the sample."""
+    return min(n, SAMPLE_ROWS, max(SAMPLE_BYTES // (p * itemsize), 1))
+
+
+def sample_reads(blocks: Blocks) -> float:
+    """Compute the share of X that a sample reads, with the blocks that seed 0 chooses."""
+    wanted = sample_rows(*blocks.shape, blocks.dtype.itemsize)
+    chosen = _choose_blocks(blocks.ranges, wanted, np.random.default_rng([0, 0]))
+    return _rows_of(blocks, chosen) / blocks.shape[0]
 
 
 def _choose_blocks(
@@ -117,6 +128,10 @@ def _choose_blocks(
     return sorted(chosen)
 
 
+def _rows_of(blocks: Blocks, chosen: Sequence[int]) -> int:
+    return sum(stop - start for start, stop in (blocks.ranges[i] for i in chosen))
+
+
 def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Block:
     """Draw a share of a block's rows; the draw depends on the seed and the block alone."""
     rng = np.random.default_rng([seed, 1, block.start])
@@ -125,15 +140,21 @@ def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Bloc
     return _usable(block.take(rows), positive)
 
 
-def _join(parts: Sequence[Block]) -> Block:
-    X = np.concatenate([part.X for part in parts])
-    observed, weights = None, None
-    if any(part.observed is not None for part in parts):
-        seen = (np.ones(b.X.shape, bool) if b.observed is None else b.observed for b in parts)
-        observed = np.concatenate(list(seen))
-    if parts[0].weights is not None:
-        weights = np.concatenate([part.weights for part in parts if part.weights is not None])
-    return Block(X, 0, observed, weights)
+def _join(parts: Iterable[Block], most: int, p: int) -> Block:
+    """Put parts together as they come, so that no two copies of them all are held."""
+    X = observed = None
+    weights, n = [], 0
+    for part in parts:
+        rows = slice(n, n + len(part))
+        X = np.empty((most, p), part.X.dtype) if X is None else X
+        X[rows], n = part.X, rows.stop
+        if part.observed is not None:
+            observed = np.ones((most, p), bool) if observed is None else observed
+            observed[rows] = part.observed
+        weights += [] if part.weights is None else [part.weights]
+    assert X is not None  # there is no X without a block
+    seen = None if observed is None else observed[:n]
+    return Block(X[:n], 0, seen, np.concatenate(weights) if weights else None)
 
 
 def _usable(block: Block, positive: bool) -> Block:
@@ -203,7 +224,7 @@ def nndsvd_H(blocks: Blocks, sample: Block, n_components: int, seed: int, fill: 
         size = 1.0 if j == 0 else shares[best]
         norm = np.linalg.norm(parts[best])
         H[j] = np.sqrt(value * size) * (parts[best] / norm if norm else 0)
-    H[1e-6 * H.max(initial=0) > H] = 0
+    H[1e-6 * np.max(H, initial=0) > H] = 0
     if fill != "nndsvd":
         mean, empty = mean_of(sample), H == 0
         rng = np.random.RandomState(seed)
@@ -271,7 +292,8 @@ def _halves(block: Block, *, V: Array) -> Array:
 def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
     """Read the first block of a stream, all that is known of it at its start."""
     pick = partial(_pick_rows, share=1.0, seed=0, positive=blocks.rules.positive)
-    sample = _join(blocks.map_parts(pick, [0]))
+    start, stop = blocks.ranges[0]
+    sample = _join(blocks.map_parts(pick, [0]), stop - start, blocks.shape[1])
     mask = None if sample.observed is None else ~sample.observed
     return LocalBlocks(sample.X, sample.weights, mask, blocks.rules), sample
 
@@ -307,20 +329,38 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         # Squared error is the cheap way from a poor H to a fair one.
         plain = Quadratic() if sample.observed is None else MaskedQuadratic()
         for part in (plain, objective):
-            epoch = len(sample) // part.round_rows(len(H))
-            H = objective.alive(online_round(part, H, sample, rng, max(SHORT, epoch)))
+            updates = _short(part, len(H), len(sample))
+            H = objective.alive(online_round(part, H, sample, rng, updates))
         return H
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     least, before = ROUND_GAIN * max(tol, LEAST_TOL), np.inf
-    flops = ROUND * objective.round_rows(len(H)) * (4 * H.size + SOLVE_FLOPS * len(H) ** 2)
-    most = min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1))
-    for _ in range(1 if tol >= ROUGH_TOL else most):
+    d, p = H.shape
+    for _ in range(_most_rounds(objective, d, p, tol)):
         H = online_round(objective, H, sample, rng, ROUND)
         loss = loss_of(objective, H, probe)
         if loss >= (1 - least) * before:
             break
         before = loss
     return H
+
+
+def updates_between(objective: Objective, d: int, blocks: Blocks, tol: float) -> tuple[int, int]:
+    """Say how many updates of H a warm-up makes, at least and at most."""
+    n, p = blocks.shape
+    if not isinstance(objective, Quadratic):
+        # Those on squared error cost next to nothing beside the objective's own.
+        return (_short(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
+    most = _most_rounds(objective, d, p, tol)
+    return ROUND * min(2, most), ROUND * most
+
+
+def _short(objective: Objective, d: int, n_sample: int) -> int:
+    return max(SHORT, n_sample // objective.round_rows(d))
+
+
+def _most_rounds(objective: Objective, d: int, p: int, tol: float) -> int:
+    flops = ROUND * objective.round_rows(d) * (4 * d * p + SOLVE_FLOPS * d**2)
+    return 1 if tol >= ROUGH_TOL else min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1))
 
 
 def loss_of(objective: Objective, H: Array, block: Block) -> float:

@@ -12,8 +12,9 @@ import zarr.errors
 from sklearn.utils.validation import validate_data
 
 from dnmf.block import NO_WEIGHT, PLAIN, Block, Rules
-from dnmf.blockwise import Blocks, DaskBlocks, LocalBlocks, even_ranges
+from dnmf.blockwise import Blocks, LocalBlocks, even_ranges
 from dnmf.corpus import Corpus
+from dnmf.dask_blocks import DaskBlocks, Part
 from dnmf.errors import DataError
 from dnmf.layout import choose_block_rows, crc32c
 
@@ -132,7 +133,7 @@ def _same_shape(name: str, aligned: Any, shape: Any) -> None:
         )
 
 
-def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Sequence[Any] | None:
+def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Part:
     """Cut an array beside X where X is cut."""
     if aligned is None:
         return None
@@ -141,7 +142,7 @@ def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Sequence[Any] | N
         cut = aligned.rechunk((rows, *((width,) for width in aligned.shape[1:])))
         return cast(Sequence[Any], cut.to_delayed(optimize_graph=True).ravel().tolist())
     if is_zarr(aligned):
-        return [partial(_read_rows, aligned, start, stop) for start, stop in ranges]
+        return partial(_read_rows, aligned, ranges)
     return [np.asarray(aligned[start:stop]) for start, stop in ranges]
 
 
@@ -274,19 +275,18 @@ def _check_dask(X: da.Array) -> da.Array:
 
 def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
     indices = range(corpus.n_blocks)
-    load = [partial(corpus.read_block, i) for i in indices]
     return DaskBlocks(
         corpus.shape,
         corpus.dtype,
         [corpus.block_range(i) for i in indices],
-        load,
+        corpus.read_block,
         lambda row: f"image {row} ({corpus.id_of(row)})",
     )
 
 
 def _blocks_of_zarr(X: Any) -> DaskBlocks:
     ranges = even_ranges(X.shape[0], _zarr_block_rows(X))
-    load = [partial(_read_rows, X, start, stop) for start, stop in ranges]
+    load = partial(_read_rows, X, ranges)
     return DaskBlocks(tuple(X.shape), np.dtype(X.dtype), ranges, load)
 
 
@@ -297,8 +297,8 @@ def _blocks_of_dask(X: da.Array) -> DaskBlocks:
     return DaskBlocks(X.shape, X.dtype, ranges, X.to_delayed(optimize_graph=True).ravel().tolist())
 
 
-def _read_rows(X: Any, start: int, stop: int) -> Array:
-    return np.asarray(X[start:stop])
+def _read_rows(X: Any, ranges: Sequence[tuple[int, int]], block: int) -> Array:
+    return np.asarray(X[slice(*ranges[block])])
 
 
 def _zarr_block_rows(X: Any) -> int:

@@ -25,7 +25,7 @@ LANES = 512
 STRAGGLERS = 2
 """Images that are not done go on alone when they are this many times fewer than the lanes."""
 
-GROUP = 8
+GROUP = 16
 """Components between two products that bring gradients up to date."""
 
 

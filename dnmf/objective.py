@@ -106,9 +106,10 @@ class Objective(ABC):
         """
 
     def columns(self, stats: Stats, pixels: slice) -> Stats:
-        """Select the sums that the H step needs for some of the pixels."""
+        """Select the sums that belong to some of the pixels; the first ones have what all share."""
         S = stats.S if self._shape_of_S(1, 2) == (1, 1) else stats.S[:, pixels]
-        return replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
+        part = replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
+        return part if pixels.start == 0 else replace(part, divergence=0.0, penalty=0.0)
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""

@@ -9,7 +9,7 @@ algorithm 1); for other divergences Lefevre, Bach and Fevotte (WASPAA 2011), alg
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dnmf.block import Block
-from dnmf.kernels import compute_dtype
+from dnmf.kernels import compute_dtype, gram
 from dnmf.objective import Objective
 from dnmf.sums import Basis, Stats, guess_from
 
@@ -85,27 +85,42 @@ def follow(
     dtype = compute_dtype(block.X.dtype)
     # Copies: arrays that came in a message may lie anywhere, and round otherwise, or be another's.
     H, total, updates = running.H.copy(order="C"), copy.deepcopy(running.stats), running.updates
+    G: Array | None = None
     guess: Array | None = None
     parts = PARTS if H.size >= WORTH_PARTS else 1
     pixels = [slice(*bounds) for bounds in _cut(H.shape[1], parts)]
-    with ThreadPoolExecutor(threads) as pool:
-        each = pool.map if parts > 1 and threads > 1 else map
+    with ThreadPoolExecutor(1) as pool:
+        each = partial(_both, pool) if parts > 1 and threads > 1 else _one_by_one
         for rows, keep in batches:
             if total is not None and updates % REFRESH == 0:
-                H = objective.balance(H, total)
-            basis = Basis.of(H, dtype, guess)
+                H, G = objective.balance(H, total), None
+            basis = Basis.of(H, dtype) if G is None else Basis(H.astype(dtype, copy=False), G)
             if guess is None or updates % REFRESH == 0:
                 guess = guess_from(basis.G)
-                basis = replace(basis, guess=guess)
+            basis = replace(basis, guess=guess)
             measure = partial(_sums, objective, block, basis, H.dtype)
-            new = list(each(measure, (rows[a:b] for a, b in _cut(len(rows), parts))))
+            new = each(measure, [rows[a:b] for a, b in _cut(len(rows), parts)])
             if not any(part.T.any() for part in new):
                 continue  # nothing but dark or missing pixels: nothing to learn
-            total = new[0].blend(1, new[1:]) if total is None else total.blend(keep, new)
-            improve = partial(_improved, objective, H, total)
-            H = objective.alive(np.concatenate(list(each(improve, pixels)), axis=1))
+            if total is None:
+                total, new, keep = new[0].blend(1, new[1:]), [], 1.0
+            total = total.blend(keep, new, of=("S",))
+            improve = partial(_improved, objective, H, total, new, keep, dtype)
+            columns, grams = zip(*each(improve, pixels), strict=True)
+            improved = np.concatenate(columns, axis=1)
+            H = objective.alive(improved)
+            G = sum(grams[1:], grams[0]) if H is improved else None
             updates += 1
     return replace(running, H=H, stats=total, updates=updates, objective=objective)
+
+
+def _one_by_one(run: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    return [run(part) for part in parts]
+
+
+def _both(pool: ThreadPoolExecutor, run: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    other = pool.submit(run, parts[1])
+    return [run(parts[0]), other.result()]
 
 
 def _cut(n: int, parts: int) -> list[tuple[int, int]]:
@@ -117,8 +132,20 @@ def _sums(objective: Objective, block: Block, basis: Basis, dtype: Any, rows: Ar
     return objective.measure(block.take(rows), basis, weights=False, dtype=dtype)[0]
 
 
-def _improved(objective: Objective, H: Array, stats: Stats, pixels: slice) -> Array:
-    return objective.improve(H[:, pixels], objective.columns(stats, pixels), sweeps=1)
+def _improved(
+    objective: Objective,
+    H: Array,
+    total: Stats,
+    new: Sequence[Stats],
+    keep: float,
+    dtype: np.dtype[Any],
+    pixels: slice,
+) -> tuple[Array, Array]:
+    """Bring the sums of some pixels up to date, and improve H there; give its Gram matrix, too."""
+    part = objective.columns(total, pixels)
+    part.blend(keep, [objective.columns(more, pixels) for more in new], of=("T", "xx"))
+    improved = objective.improve(H[:, pixels], part, sweeps=1)
+    return improved, gram(np.ascontiguousarray(improved, dtype=dtype))
 
 
 def follow_block(

@@ -25,6 +25,7 @@ from dnmf.blockwise import Blocks, blocks_per_task
 from dnmf.errors import DataError
 from dnmf.initialization import initial_H, take_sample, warm_up
 from dnmf.objective import OVERFLOW, SQUARED, Objective
+from dnmf.step import Step, joined, steps
 from dnmf.sums import Basis, Stats
 from dnmf.threads import one_blas_thread
 
@@ -197,7 +198,7 @@ def solve(
             waiting += 1
             due = recorder is not None and waiting >= every
             sink = recorder.weight_sink() if recorder is not None and due else None
-            state = advance(objective, state, measure(blocks, objective, state.Y, sink))
+            state = advance(objective, state, run_pass(blocks, objective, state.Y, sink))
             if recorder is not None:
                 recorder.keep(state, weights=due and state.accepted)
                 waiting = 0 if due and state.accepted else waiting
@@ -223,23 +224,22 @@ def stop_reason(state: State, tol: float, max_iter: int) -> str | None:
     return MAX_ITER if state.n_iter >= max_iter else None
 
 
-def advance(objective: Objective, state: State, stats: Stats) -> State:
-    """Follow a pass: improve H on its sums, extrapolate, or step back when the loss rose.
+def advance(objective: Objective, state: State, step: Step) -> State:
+    """Follow a pass: take its step and extrapolate, or step back when the loss rose.
 
     Parameters
     ----------
     objective : Objective
     state : State
-    stats : Stats
+    step : Step
         Of the pass over X at ``state.Y``.
     """
-    if stats.rows <= 0:
+    if step.rows <= 0:
         raise DataError(NO_WEIGHT)
-    improved = objective.improve(state.Y, stats)
-    H, divergence, loss = objective.outcome(stats, state.Y, improved)
+    improved, loss = step.H, step.loss
     if not (np.isfinite(loss) and np.isfinite(improved).all()):
         raise DataError(OVERFLOW)
-    known = replace(state, n_reads=state.n_reads + 1, xx=float(stats.xx.sum()))
+    known = replace(state, n_reads=state.n_reads + 1, xx=step.xx)
     if state.losses and loss > state.losses[-1]:
         return replace(
             known,
@@ -253,15 +253,32 @@ def advance(objective: Objective, state: State, stats: Stats) -> State:
     further = improved + state.beta * (improved - state.Z)
     return replace(
         known,
-        H=H,
+        H=improved if objective.exact else state.Y,
         Z=improved,
         Y=np.maximum(objective.keeps * improved, further),
         beta=min(beta_max, BETA_GROWTH * state.beta),
         beta_max=beta_max,
         losses=(*state.losses, loss),
-        divergence=divergence,
+        divergence=step.divergence,
         accepted=True,
     )
+
+
+def run_pass(
+    blocks: Blocks, objective: Objective, Y: Array, sink: WeightSink | None = None
+) -> Step:
+    """Run one pass over X at Y, a read of X, and the H step on its sums, where these lie.
+
+    Parameters
+    ----------
+    blocks, objective, Y, sink
+        As in `measure`.
+    """
+    ends = steps(objective, Y)
+    group = blocks_per_task(blocks, len(Y))
+    if len(ends) > 1:
+        return joined(blocks.map_finish(_pass(blocks, objective, Y, sink), ends, group=group))
+    return ends[0](measure(blocks, objective, Y, sink))
 
 
 def measure(
@@ -283,9 +300,15 @@ def measure(
     only : list of int, optional
         Blocks to read; all by default.
     """
-    basis = Basis.for_pixels(Y, blocks.dtype)
-    task = partial(_pass_block, objective=objective, basis=basis, sink=sink)
+    task = _pass(blocks, objective, Y, sink)
     return blocks.map_sum(task, only, group=blocks_per_task(blocks, len(Y)))
+
+
+def _pass(
+    blocks: Blocks, objective: Objective, Y: Array, sink: WeightSink | None
+) -> Callable[[Block], Stats]:
+    basis = Basis.for_pixels(Y, blocks.dtype)
+    return partial(_pass_block, objective=objective, basis=basis, sink=sink)
 
 
 def _pass_block(

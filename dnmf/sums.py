@@ -129,9 +129,19 @@ class Stats(_Travels):
         """Weigh all the images behind the sums by a factor."""
         return Stats(*(factor * value for value in vars(self).values()))
 
-    def blend(self, keep: float, parts: Sequence[Stats]) -> Stats:
-        """Scale these sums and add others, in the arrays of these: faster than new ones."""
-        for name in ("S", "T", "xx"):
+    def blend(
+        self, keep: float, parts: Sequence[Stats], of: Sequence[str] = ("S", "T", "xx")
+    ) -> Stats:
+        """Scale these sums and add others, in the arrays of these: faster than new ones.
+
+        Parameters
+        ----------
+        keep : float
+        parts : sequence of Stats
+        of : sequence of str
+            Arrays to bring up to date; the others wait for another call.
+        """
+        for name in of:
             mine = getattr(self, name)
             mine *= keep
             for part in parts:

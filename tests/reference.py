@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,8 +76,8 @@ class CountingReads:
 
 def counted(X: np.ndarray, rows: int) -> tuple[CountingReads, Any]:
     """Cut X into blocks whose reads are counted."""
-    from dnmf.blockwise import DaskBlocks, even_ranges
+    from dnmf.blockwise import even_ranges
+    from dnmf.dask_blocks import DaskBlocks
 
     counting, ranges = CountingReads(X), even_ranges(len(X), rows)
-    load = [partial(counting.read, *bounds) for bounds in ranges]
-    return counting, DaskBlocks(X.shape, X.dtype, ranges, load)
+    return counting, DaskBlocks(X.shape, X.dtype, ranges, lambda i: counting.read(*ranges[i]))

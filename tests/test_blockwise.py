@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
+import cloudpickle
 import dask
 import dask.array as da
 import numpy as np
@@ -17,7 +20,8 @@ from reference import counted
 
 import dnmf
 from dnmf import inputs
-from dnmf.blockwise import LocalBlocks
+from dnmf.blockwise import MOST_TASKS, LocalBlocks, blocks_per_task, even_ranges
+from dnmf.dask_blocks import DaskBlocks, Graph, _tree
 from dnmf.divergence import Multiplicative
 from dnmf.errors import BlockError, DataError
 from dnmf.inputs import blocks_of
@@ -247,6 +251,59 @@ def test_the_only_worker_is_killed_and_comes_back(tmp_path, caplog):
     assert losses == fit_slowly(tmp_path)
 
 
+class TestGraphs:
+    """What a scheduler gets: it has no images, and little memory for each task."""
+
+    def test_unpack_where_no_corpus_is(self, digits, tmp_path):
+        np.save(tmp_path / "x.npy", digits)
+        corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=100)
+        model = dnmf.NMF(3, max_iter=1, tol=0).fit(digits)
+        graphs = [model.transform(corpus).__dask_graph__(), graph_of(blocks_of(corpus), 1)]
+        sent = [cloudpickle.dumps(dict(graph)) for graph in graphs]
+        (tmp_path / "c.zarr").rename(tmp_path / "elsewhere")
+        for graph, message in zip(graphs, sent, strict=True):
+            assert pickle.loads(message).keys() == dict(graph).keys()
+
+    @pytest.mark.parametrize("group", [1, 5])
+    def test_tasks_are_small(self, group):
+        n = 50_000
+        blocks = DaskBlocks((n, 4), np.dtype("u1"), even_ranges(n, 1), np.zeros)
+        tasks = graph_of(blocks, group)
+        assert n / group <= len(tasks) <= 8 / 7 * n / group + FAN_IN
+        assert len(cloudpickle.dumps(tasks)) < (100 + 10 * group) * len(tasks)
+
+    def test_groups_grow_with_a_corpus_of_very_many_blocks(self):
+        few, many = (
+            SimpleNamespace(shape=(n, 784), ranges=range(n), dtype=np.dtype("u1"))
+            for n in (10**5, 10**7)
+        )
+        for blocks in (few, many):
+            blocks.ranges = Ranges(len(blocks.ranges), 20_000)
+        few, many = blocks_per_task(few, 64), blocks_per_task(many, 64)
+        assert few < 10
+        assert 10**7 / many <= MOST_TASKS
+
+
+class Ranges:
+    """Very many blocks of some rows each, not kept."""
+
+    def __init__(self, count, rows):
+        self.count, self.rows = count, rows
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        return i * self.rows, (i + 1) * self.rows
+
+
+def graph_of(blocks, group):
+    graph = Graph()
+    leaves = blocks._leaves(graph, graph.put(None), range(len(blocks.ranges)), group)
+    _tree(graph, leaves)
+    return graph.tasks
+
+
 class TestBadInput:
     def bad(self, digits):
         X = digits.astype(np.float32)
@@ -265,8 +322,7 @@ class TestBadInput:
         np.save(tmp_path / "faces.npy", digits[:300].astype(np.float32))
         corpus = dnmf.ingest(tmp_path / "faces.npy", path, block_rows=100)
         blocks = blocks_of(corpus)
-        spoil = partial(_spoiled, blocks.load[1])
-        blocks.load[1] = spoil
+        blocks.load = partial(_spoiled, blocks.load, 1)
         with pytest.raises(DataError, match=r"NaN .* nan at pixel 5 of image 103 \(faces:103\)"):
             run_pass(blocks)
 
@@ -299,9 +355,10 @@ class TestBadInput:
             blocks_of(X)
 
 
-def _spoiled(load):
-    X = load()
-    X[3, 5] = np.nan
+def _spoiled(load, block, i):
+    X = load(i)
+    if i == block:
+        X[3, 5] = np.nan
     return X
 
 

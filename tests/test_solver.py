@@ -12,7 +12,7 @@ from sklearn import datasets, decomposition
 from dnmf.errors import DataError
 from dnmf.inputs import blocks_of
 from dnmf.objective import SQUARED
-from dnmf.solver import CONVERGED, MAX_ITER, State, advance, measure, solve, start, stop_reason
+from dnmf.solver import CONVERGED, MAX_ITER, State, advance, run_pass, solve, start, stop_reason
 
 
 def run(X, d=5, seed=0, **limits):
@@ -160,7 +160,6 @@ def test_pixels_beyond_the_range_of_float32_are_refused():
 def test_advance_is_pure(digits):
     state, _ = run(digits, max_iter=1)
     H, Y = state.H.copy(), state.Y.copy()
-    stats = measure(blocks_of(digits), SQUARED, Y)
-    advance(SQUARED, state, stats)
+    advance(SQUARED, state, run_pass(blocks_of(digits), SQUARED, Y))
     assert (state.H == H).all()
     assert (state.Y == Y).all()
