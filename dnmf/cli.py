@@ -14,16 +14,19 @@ from dnmf.errors import DnmfError
 from dnmf.flags import (
     CLUSTER,
     INITS,
-    LOSSES,
-    Loss,
     Rows,
     Size,
     cluster_options,
+    components_option,
     force_option,
     json_option,
+    loss_option,
     mask_option,
+    solver_of,
+    tol_option,
 )
 from dnmf.version import __version__
+from dnmf.words import times
 
 
 class _Group(click.Group):
@@ -133,18 +136,39 @@ def info(path: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("corpus")
+@components_option
+@tol_option
+@loss_option
+@mask_option
+@click.option("--trial/--no-trial", default=True, help="Run parts of it, to predict its time.")
+@json_option
+@cluster_options
+def plan(corpus: str, mask: str | None, trial: bool, as_json: bool, **options: Any) -> None:
+    """Say what a fit of CORPUS would take: memory, tasks, reads and, after ten seconds, time.
+
+    Give the cluster as to fit. Exit status 1 means that the fit would not fit, and be refused.
+    """
+    from dnmf import NMF, open_corpus
+    from dnmf.cluster import cluster
+    from dnmf.inputs import open_mask
+
+    where = {name: options.pop(name) for name in CLUSTER}
+    images = open_corpus(corpus)
+    nmf = NMF(solver=solver_of(options["beta_loss"]), random_state=0, **options)
+    nmf.check_parameters()
+    hidden = open_mask(mask, images.shape) if mask is not None else None
+    with cluster(**where):
+        planned = nmf.plan(images, hidden, trial=trial)
+    click.echo(json_.dumps(planned.as_dict()) if as_json else str(planned))
+    sys.exit(planned.lack is not None)
+
+
+@main.command()
+@click.argument("corpus")
 @click.argument("model")
-@click.option(
-    "-k", "--components", "n_components", type=int, required=True, help="Number of components."
-)
+@components_option
 @click.option("--max-iter", type=int, default=200, show_default=True, help="Most passes.")
-@click.option(
-    "--tol",
-    type=float,
-    default=1e-4,
-    show_default=True,
-    help="Stop when a pass lowers the loss by less than this share; 0 runs all passes.",
-)
+@tol_option
 @click.option(
     "--seed",
     "random_state",
@@ -153,14 +177,7 @@ def info(path: str, as_json: bool) -> None:
     show_default=True,
     help="Seed of the random start.",
 )
-@click.option(
-    "--loss",
-    "beta_loss",
-    type=Loss(),
-    default=LOSSES[0],
-    show_default=True,
-    help=f"{', '.join(LOSSES)}, the beginning of one of these, or a beta.",
-)
+@loss_option
 @click.option(
     "--init", type=click.Choice(INITS), default="random", show_default=True, help="Start of H."
 )
@@ -202,8 +219,7 @@ def fit(
         options["alpha_H"] = "same"
     images = open_corpus(corpus)
     report = PassReport(len(images), options["tol"], options["max_iter"])
-    solver = "cd" if options["beta_loss"] in ("frobenius", 2) else "mu"
-    nmf = NMF(solver=solver, checkpoint=model, on_pass=report, **options)
+    nmf = NMF(solver=solver_of(options["beta_loss"]), checkpoint=model, on_pass=report, **options)
     nmf.check_parameters()
     hidden = open_mask(mask, images.shape) if mask is not None else None
     if force:
@@ -346,7 +362,7 @@ def _share(facts: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return " x ".join(map(str, value))
+        return times(value)
     if isinstance(value, float):
         return f"{value:,.8g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -9,6 +9,7 @@
     │   └── BlockError                    one block of it is missing or damaged
     ├── CheckpointError (OSError)         a path that holds no usable model, or another fit's
     ├── OutputExistsError (FileExistsError)  something is already where a result should go
+    ├── CapacityError (MemoryError)       a fit that is too large for where it would run
     └── ClusterError (ConnectionError)       no cluster answers
 
 A message says what was found, what is allowed, and what to do.
@@ -49,6 +50,10 @@ class CheckpointError(DnmfError, OSError):
 
 class OutputExistsError(DnmfError, FileExistsError):
     """Something is already where a result should go."""
+
+
+class CapacityError(DnmfError, MemoryError):
+    """A fit is too large for the memory of where it would run."""
 
 
 class ClusterError(DnmfError, ConnectionError):

@@ -16,9 +16,11 @@ from dnmf.checkpoint import Fit, open_checkpoint
 from dnmf.errors import CheckpointError
 from dnmf.fitted import FittedNMF
 from dnmf.inputs import blocks_of, validated
+from dnmf.memory import require_memory
 from dnmf.online import Running, follow_block
+from dnmf.planning import Plan, plan_fit
 from dnmf.solver import MAX_ITER, State, solve
-from dnmf.validation import check_parameters, require
+from dnmf.validation import check_parameters, components_of, objective_of, require
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -201,12 +203,15 @@ class NMF(FittedNMF):
             W or H does not have the dtype of X.
         CheckpointError
             `checkpoint` belongs to another fit.
+        CapacityError (a MemoryError)
+            A worker, or this process, has less memory than the fit needs; `plan` tells more.
         """
         self.check_parameters()
         X = validated(self, X, reset=True)
         blocks = blocks_of(X, sample_weight, mask, self.rules())
         objective = self.objective(mask)
         fit = describe_fit(self, X, blocks, H)
+        require_memory(blocks, objective, fit.n_components)
         recorder, state = begin_fit(self, fit, blocks, objective, H, W)
         # H of a resumed fit is that of the seed the fit began with.
         fit = recorder.fit if recorder is not None else fit
@@ -284,6 +289,30 @@ class NMF(FittedNMF):
         self._set_fitted(fit, State.at(running.H), "partial_fit")
         self._running, self.n_steps_ = running, running.updates
         return self
+
+    def plan(self, X: Any, mask: Any = None, *, trial: bool = True) -> Plan:
+        """Say what `fit` would take of memory and time where it would run; X as in `fit`.
+
+        Parameters
+        ----------
+        X, mask
+            As in `fit`.
+        trial : bool, default True
+            Whether to run parts of the fit for about ten seconds: without, no times are known.
+
+        Returns
+        -------
+        dnmf.planning.Plan
+            Its attributes are the figures; `print` shows them.
+        """
+        self.check_parameters()
+        X = validated(NMF(), X, reset=True)  # another, which is thrown away: nothing is fitted
+        blocks = blocks_of(X, mask=mask, rules=self.rules())
+        objective = objective_of(
+            self, blocks.shape[1], mask is not None or self.missing == "ignore"
+        )
+        d = components_of(self, blocks, None)
+        return plan_fit(blocks, objective, d, self.tol, trial=trial)
 
     def check_parameters(self) -> None:
         """Raise ParameterError (a ValueError) for a parameter out of its range, as `fit` does."""

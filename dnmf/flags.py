@@ -84,6 +84,29 @@ class Loss(click.ParamType[float | str]):
             self.fail(f"{value!r} is no loss; take one of {', '.join(LOSSES)} or a number")
 
 
+def solver_of(loss: float | str) -> str:
+    """Choose the solver that a loss needs."""
+    return "cd" if loss in ("frobenius", 2) else "mu"
+
+
+components_option = click.option(
+    "-k", "--components", "n_components", type=int, required=True, help="Number of components."
+)
+tol_option = click.option(
+    "--tol",
+    type=float,
+    default=1e-4,
+    show_default=True,
+    help="Stop when a pass lowers the loss by less than this share; 0 runs all passes.",
+)
+loss_option = click.option(
+    "--loss",
+    "beta_loss",
+    type=Loss(),
+    default=LOSSES[0],
+    show_default=True,
+    help=f"{', '.join(LOSSES)}, the beginning of one of these, or a beta.",
+)
 mask_option = click.option(
     "--mask",
     metavar="ZARR",

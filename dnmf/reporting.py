@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TextIO
 
 from dnmf.solver import State
+from dnmf.words import clock
 
 
 class PassReport:
@@ -94,12 +95,3 @@ def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:
     if ratio >= 1:
         return most
     return min(most, math.ceil(math.log(tol / changes[-1]) / math.log(ratio)))
-
-
-def clock(seconds: float) -> str:
-    """Write a duration as people say it."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
