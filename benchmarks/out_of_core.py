@@ -6,9 +6,10 @@
         [--bare-seconds 60] [--json FILE]
 
 `build` turns and shifts MNIST digits at random, `build-large` adds up smooth parts and noise; block
-i of either depends on the seed and i alone. `fit` runs `dnmf.NMF` on single-threaded worker
-processes of limited memory. Before each pass and after the last it gives the same blocks and the
-same H to as many plain processes, which read and measure them without Dask: "bare" in the table.
+i of either depends on the seed and i alone. `fit` prints what `dnmf plan` says, then runs
+`dnmf.NMF` on single-threaded worker processes of limited memory. Before each pass and after the
+last it gives the same blocks and the same H to as many plain processes, which read and measure them
+without Dask: "bare" in the table.
 """
 
 from __future__ import annotations
@@ -287,7 +288,7 @@ def told_of_start(tell: Callable[[Any], None]) -> Any:
     return mock.patch.object(beginning, "start", start)
 
 
-def fit(a: argparse.Namespace) -> Log:
+def fit(a: argparse.Namespace) -> tuple[Log, dict[str, Any]]:
     from distributed import Client, LocalCluster
 
     corpus = dnmf.open_corpus(a.corpus)
@@ -300,24 +301,29 @@ def fit(a: argparse.Namespace) -> Log:
     ):
         log = Log(len(corpus), client, monitor, bare)
         options = {"init": "random", "random_state": 0, "tol": 0, "max_iter": a.passes}
+        model = dnmf.NMF(a.d, **options, on_pass=log.step)
+        plan = model.plan(corpus)
+        print(f"{plan}\n\n{HEADER}", flush=True)
+        monitor.take()
+        log.began = time.perf_counter()
         with told_of_start(log.step):
-            dnmf.NMF(a.d, **options, on_pass=log.step).fit(corpus)
-    return log
+            model.fit(corpus)
+    return log, plan.as_dict()
 
 
 def run_fit(a: argparse.Namespace) -> None:
     print(f"{dnmf.open_corpus(a.corpus)!r}, d = {a.d}, {a.workers} workers of {a.memory}\n")
-    print(HEADER)
     machine = about() | {"memory": psutil.virtual_memory().total}
     machine |= {name: version(name) for name in ("distributed", "zarr")}
-    log = fit(a)
+    log, plan = fit(a)
     ratios = log.ratios()
     print("\ndask / bare, pass by pass:", *(f"{ratio:.3f}" for ratio in ratios))
     print(f"median {statistics.median(ratios):.3f} (target 0.85)")
     if a.json:
         given = {name: value for name, value in vars(a).items() if name not in ("run", "json")}
         given["corpus"] = Path(a.corpus).name
-        result = {"about": machine, "arguments": given, "steps": log.rows, "ratios": ratios}
+        result = {"about": machine, "arguments": given, "plan": plan, "steps": log.rows}
+        result["ratios"] = ratios
         a.json.write_text(json.dumps(result, indent=1))
 
 

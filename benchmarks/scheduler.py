@@ -42,13 +42,12 @@ from typing import Any
 import numpy as np
 import psutil
 from common import about
-from dask.delayed import delayed
 from distributed import Client
 from out_of_core import tasks_left
 
 from dnmf.block import Block
-from dnmf.blockwise import DaskBlocks, blocks_per_task, even_ranges
-from dnmf.cluster import compute_with
+from dnmf.blockwise import blocks_per_task, even_ranges
+from dnmf.dask_blocks import DaskBlocks
 from dnmf.layout import choose_block_rows
 from dnmf.sums import Basis, Stats
 
@@ -103,8 +102,11 @@ def watch(pid: int, load: list[Any]) -> None:
 
 
 def blocks_of(n: int) -> DaskBlocks:
-    load = [partial(np.zeros, (1, 1), np.uint8) for _ in range(n)]
-    return DaskBlocks((n, 1), np.dtype(np.uint8), even_ranges(n, 1), load)
+    return DaskBlocks((n, 1), np.dtype(np.uint8), even_ranges(n, 1), empty)
+
+
+def empty(block: int) -> Any:
+    return np.zeros((1, 1), np.uint8)
 
 
 def measure(a: argparse.Namespace) -> dict[str, list[Row]]:
@@ -136,7 +138,7 @@ def measure_broadcast(a: Any, client: Client, calls: list[float], load: list[Any
     for d, p in BASES:
         H = np.random.default_rng(0).random((d, p), np.float32)
         for _ in range(REPEATS):
-            compute_with(client, Basis.of(H, H.dtype), delayed(type, pure=False))
+            blocks_of(1).map_sum(partial(carry, Basis.of(H, H.dtype)))
             tasks_left(client)
         seconds = min(np.diff(calls[-4 * REPEATS :])[::4])
         row = {"d": d, "p": p, "mb": H.nbytes / 1e6, "seconds": seconds}
@@ -156,6 +158,10 @@ def measure_tree(a: Any, client: Client, calls: list[float], load: list[Any]) ->
 def make_sums(d: int, p: int, home: bool, block: Block) -> Stats | int:
     stats = Stats(np.ones((d, d)), np.ones((d, p)), np.ones(p), len(block))
     return stats if home else len(block)
+
+
+def carry(basis: Basis, block: Block) -> int:
+    return len(basis.H)
 
 
 def sum_mb(d: int, p: int) -> float:
@@ -181,12 +187,26 @@ def coefficients(known: Row) -> Iterator[tuple[str, float, str]]:
         yield name, rate, f"{known['source']}: images/s/core"
 
 
+class Alike:
+    """So many blocks of as many rows, not kept."""
+
+    def __init__(self, count: int, rows: int) -> None:
+        self.count, self.rows = count, rows
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> tuple[int, int]:
+        return 0, self.rows
+
+
 def predict(k: dict[str, float], size: float, d: int, p: int, group: int, workers: int) -> Row:
     """Predict a pass over so many MB of pixels, in seconds; for group 0 as dnmf groups blocks."""
     rows = choose_block_rows(int(size * 1e6 / p), p)
-    like = SimpleNamespace(shape=(0, p), ranges=[(0, rows)] * 10**5, dtype=np.dtype("u1"))
+    blocks = math.ceil(size * 1e6 / p / rows)
+    like = SimpleNamespace(shape=(0, p), ranges=Alike(blocks, rows), dtype=np.dtype("u1"))
     group = group or blocks_per_task(like, d)
-    leaves, result = math.ceil(size * 1e6 / p / rows / group), k["sum"] * sum_mb(d, p)
+    leaves, result = math.ceil(blocks / group), k["sum"] * sum_mb(d, p)
     leaf = group * rows * (1 / k[f"{d}x{p}"] + 1e-6 * p / k["read"]) + result
     tasks, rounds = leaves * 8 / 7, math.ceil(math.log(workers, 3))
     limits = {"compute": math.ceil(leaves / workers) * leaf, "scheduler": tasks * k["run"]}
