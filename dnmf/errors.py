@@ -9,6 +9,7 @@
     │   └── BlockError                    one block of it is missing or damaged
     ├── CheckpointError (OSError)         a path that holds no usable model, or another fit's
     ├── OutputExistsError (FileExistsError)  something is already where a result should go
+    ├── SpaceError (OSError)              a disk has not the room for what is to be written
     ├── CapacityError (MemoryError)       a fit that is too large for where it would run
     └── ClusterError (ConnectionError)       no cluster answers
 
@@ -50,6 +51,10 @@ class CheckpointError(DnmfError, OSError):
 
 class OutputExistsError(DnmfError, FileExistsError):
     """Something is already where a result should go."""
+
+
+class SpaceError(DnmfError, OSError):
+    """A disk has not the room for what is to be written."""
 
 
 class CapacityError(DnmfError, MemoryError):

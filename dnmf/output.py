@@ -7,6 +7,7 @@ replaced: `--force` cannot delete a folder of somebody's images.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,10 @@ from typing import Any
 import zarr
 import zarr.errors
 
-from dnmf.errors import OutputExistsError
+from dnmf.errors import OutputExistsError, SpaceError
+from dnmf.words import size
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 RECORD = "dnmf"
 """Name of the attribute that says what a store is."""
@@ -120,6 +124,39 @@ def remove_store(path: str | os.PathLike[str], kind: str) -> None:
         zarr.open_group(target, mode="w", zarr_format=3)  # empties it
     else:
         shutil.rmtree(target)
+
+
+def require_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
+    """Raise SpaceError unless the disk of a path, which need not exist yet, has room for bytes.
+
+    Nothing is known of the room behind a URL.
+    """
+    target = os.fspath(path)
+    if is_url(target):
+        return
+    place = Path(absolute(target))
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise SpaceError(
+            f"{what} at {target} takes up to {size(needed)}, and the disk has {size(free)} free: "
+            "make room, or choose a path on another disk"
+        )
+
+
+@contextmanager
+def full_disk_named(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn a full disk, or a quota that is used up, into SpaceError; a task's error, too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or isinstance(error, SpaceError):
+            raise
+        raise SpaceError(
+            f"the disk is full: {what} at {os.fspath(path)} could not be written "
+            f"({error.strerror}); make room, then run the same again"
+        ) from error
 
 
 def _remove(building: Path) -> None:
