@@ -150,7 +150,7 @@ class Sizes:
 
     def driver(self, held: float, threads: int = 0) -> int:
         """Bytes of the driver, which holds some already; with threads, it runs the tasks too."""
-        tasks = threads * (self.task + 2 * self.result) + (FAN_IN if threads else 0) * self.result
+        tasks = threads * self.task + (FAN_IN if threads else 0) * self.result
         return int(held + LOADED + SLACK * max(self.start, self.passes + tasks))
 
 

@@ -25,28 +25,26 @@ LANES = 512
 STRAGGLERS = 2
 """Images that are not done go on alone when they are this many times fewer than the lanes."""
 
-GROUP = 16
-"""Components between two products that bring gradients up to date."""
+PANEL, GROUP, CHUNK = 64, 16, 8
+"""Components between two products that bring gradients up to date, the more the faster these are;
+components of a panel that follow each other step by step; steps that reach the rest of the panel
+at a time."""
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def sweep_group(a, g, G, w, live, relax, step, gains, overlaps):  # type: ignore[no-untyped-def]
-    """Take one step in each component of a group, for all lanes that live; g becomes gradients.
+def sweep_group(g, G, w, live, relax, steps, gains):  # type: ignore[no-untyped-def]
+    """Take one step in each component of a group, for all lanes that live; adds what they gain.
 
-    g holds ``G w`` on entry. Adds what the steps gain and, from before them, ``w (a + g)``.
+    g holds their gradients, downhill, and is kept up to date; steps are written down.
     """
     number = g.dtype.type  # a float64 constant would make everything here float64
     zero, half, over = number(0), number(0.5), number(relax)
     for j in range(len(w)):
-        for i in range(len(live)):
-            g[j, i] = a[j, i] - g[j, i]
-            overlaps[i] += w[j, i] * (a[j, i] + g[j, i])
-    for j in range(len(w)):
-        curve = G[j, j]
+        curve, mine, down, step = G[j, j], w[j], g[j], steps[j]
         if curve <= 0:
+            step[:] = zero
             continue
         rate, bend = over / curve, half * curve
-        mine, down = w[j], g[j]
         for i in range(len(live)):
             step[i] = live[i] * (max(mine[i] + rate * down[i], zero) - mine[i])
             gains[i] += step[i] * (down[i] - bend * step[i])
@@ -58,20 +56,48 @@ def sweep_group(a, g, G, w, live, relax, step, gains, overlaps):  # type: ignore
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
+def carry(g, G, steps):  # type: ignore[no-untyped-def]
+    """Bring gradients up to date with the steps of a whole group: ``g -= G steps``.
+
+    `CHUNK` steps at a time, so that a gradient is fetched and stored once for all of them. BLAS is
+    slower on matrices as flat as these.
+    """
+    for m in range(len(g)):
+        row, other = G[m], g[m]
+        for k in range(0, GROUP, CHUNK):
+            c0, c1, c2, c3 = row[k], row[k + 1], row[k + 2], row[k + 3]
+            c4, c5, c6, c7 = row[k + 4], row[k + 5], row[k + 6], row[k + 7]
+            s0, s1, s2, s3 = steps[k], steps[k + 1], steps[k + 2], steps[k + 3]
+            s4, s5, s6, s7 = steps[k + 4], steps[k + 5], steps[k + 6], steps[k + 7]
+            for i in range(len(other)):
+                near = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i]
+                other[i] -= near + (c4 * s4[i] + c5 * s5[i] + c6 * s6[i] + c7 * s7[i])
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
 def sweep(a, G, energy, w, live, tolerance, relax, from_zero):  # type: ignore[no-untyped-def]
     """Sweep over all components once; lanes that gained too little live no longer."""
     d, lanes = w.shape
-    step = np.empty(lanes, a.dtype)
+    steps = np.empty((GROUP, lanes), a.dtype)
     gains, overlaps = np.zeros(lanes, a.dtype), np.zeros(lanes, a.dtype)
-    for low in range(0, d, GROUP):
-        high = min(low + GROUP, d)
+    for low in range(0, d, PANEL):
+        high = min(low + PANEL, d)
         g = np.zeros((high - low, lanes), a.dtype)
         if not from_zero:
             np.dot(G[low:high], w, g)
         elif low > 0:
             np.dot(G[low:high, :low].copy(), w[:low], g)
-        block = G[low:high, low:high]
-        sweep_group(a[low:high], g, block, w[low:high], live, relax, step, gains, overlaps)
+        for j in range(low, high):
+            mine, linear, down = w[j], a[j], g[j - low]
+            for i in range(lanes):
+                down[i] = linear[i] - down[i]
+                overlaps[i] += mine[i] * (linear[i] + down[i])
+        for first in range(low, high, GROUP):
+            last = min(first + GROUP, high)
+            near, block = g[first - low : last - low], G[first:last, first:last]
+            sweep_group(near, block, w[first:last], live, relax, steps, gains)
+            if last < high:
+                carry(g[last - low :], G[last:high, first:last], steps)
     for i in range(lanes):
         # The loss while w moved, which it does less and less. Below rounding it may come out
         # negative; gains there are noise.
@@ -85,7 +111,7 @@ def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[n
     """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every column, in place in W.
 
     Cyclic coordinate descent, which on all images at once is the HALS of Cichocki and Phan (2009,
-    eq. 17), `LANES` images in step. Gradients are brought up to date for a `GROUP` of components
+    eq. 17), `LANES` images in step. Gradients are brought up to date for a `PANEL` of components
     at a time, by one matrix product with all weights: nearly all the work is BLAS's, and the path
     of every image is that of coordinate descent on it alone.
 
