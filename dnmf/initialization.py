@@ -9,6 +9,7 @@ a cluster next to nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,28 +39,33 @@ SAMPLE_BLOCKS = 32
 """Blocks that a sample of part of a corpus is drawn from, so that an ordered corpus is not
 represented by one corner of it."""
 
-ROUND = 360
-"""H updates of a round: their number matters more than the images behind each."""
+ROUND, ROUGH = 360, (260, 2.2)
+"""H updates of a round: their number matters more than the images behind each. Of the only round
+for a rough answer fewer: so many at least, and so many for each component."""
 
-MAX_ROUNDS, ROUND_GAIN, LEAST_TOL, ROUGH_TOL = 12, 5, 5e-5, 1e-2
-"""The warm-up ends with the round that lowers the loss by less than five times `tol`, which counts
-as 5e-5 at least; 1e-2 asks for a rough answer, after one round. A round costs about as much as a
-pass over the sample and gains far more."""
+MAX_ROUNDS, ROUND_GAIN, PATIENCE, LEAST_TOL, ROUGH_TOL = 12, 3, 2, 5e-5, 1e-2
+"""The warm-up ends when two rounds in a row, as one may by chance, have lowered the loss by less
+than three times `tol`, which counts as 5e-5 at least; 1e-2 asks for a rough answer, after one
+round. A round costs about as much as a pass over the sample and gains far more."""
+
+ROUND_STEPS = 10_000
+"""On the weights of an image at most in an update, sweeps times components: where components are
+very many and much alike, to solve to the end takes many times as long and lowers the loss less."""
 
 MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
 """Work of all rounds, if not one alone is more: a minute on a few cores. Images and components so
 large are left to the passes, which have a cluster. Ten sweeps over d weights take 20 d^2."""
 
-PROBE_ROWS = 2048
+PROBE_ROWS = 8192
 """Images of the sample that rounds are judged by."""
 
 SHORT = 256
 """Updates at least, and an epoch, first on squared error, then on the divergence, where that is
 another: each costs more there."""
 
-FORGET = (0.5, 0.95)
+FORGET = (0.5, 0.99)
 """Forgetting factor of the running sums at the first and the last update of a round: the first sums
-come from a poor H and should fade fast, the last should average over more images than a batch. To
+come from a poor H and should fade fast, the last should average over many images, or H jitters. To
 start over with each round moves H further than to go on averaging."""
 
 POWER_STEPS = 7
@@ -308,7 +314,7 @@ def initial_H(
 
 
 def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float) -> Array:
-    """Improve H on the sample by rounds of online updates, until one gains little.
+    """Improve H on the sample by rounds of online updates, until they gain little.
 
     Parameters
     ----------
@@ -317,8 +323,8 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     sample : Block
     seed : int
     tol : float
-        Of the passes that follow. Rounds go on while one lowers the loss on some of the sample by
-        `ROUND_GAIN` times as much.
+        Of the passes that follow. Rounds go on while they lower the loss on some of the sample by
+        `ROUND_GAIN` times as much, or nearly; the best H of all counts.
 
     Returns
     -------
@@ -333,15 +339,21 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
             H = objective.alive(online_round(part, H, sample, rng, updates))
         return H
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
-    least, before = ROUND_GAIN * max(tol, LEAST_TOL), np.inf
     d, p = H.shape
-    for _ in range(_most_rounds(objective, d, p, tol)):
-        H = online_round(objective, H, sample, rng, ROUND)
+    quick = replace(objective, sweeps=min(objective.sweeps, max(ROUND_STEPS // d, 1)))
+    most, updates = _rounds(objective, d, p, tol)
+    best, lowest, idle = H, np.inf, 0
+    for _ in range(most):
+        H = online_round(quick, H, sample, rng, updates)
+        if most == 1:
+            return H
         loss = loss_of(objective, H, probe)
-        if loss >= (1 - least) * before:
+        idle = idle + 1 if loss >= (1 - ROUND_GAIN * max(tol, LEAST_TOL)) * lowest else 0
+        if loss < lowest:
+            best, lowest = H, loss
+        if idle == PATIENCE:
             break
-        before = loss
-    return H
+    return best
 
 
 def updates_between(objective: Objective, d: int, blocks: Blocks, tol: float) -> tuple[int, int]:
@@ -350,17 +362,21 @@ def updates_between(objective: Objective, d: int, blocks: Blocks, tol: float) ->
     if not isinstance(objective, Quadratic):
         # Those on squared error cost next to nothing beside the objective's own.
         return (_short(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
-    most = _most_rounds(objective, d, p, tol)
-    return ROUND * min(2, most), ROUND * most
+    most, updates = _rounds(objective, d, p, tol)
+    return updates * min(1 + PATIENCE, most), updates * most
 
 
 def _short(objective: Objective, d: int, n_sample: int) -> int:
     return max(SHORT, n_sample // objective.round_rows(d))
 
 
-def _most_rounds(objective: Objective, d: int, p: int, tol: float) -> int:
+def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]:
+    """Choose how many rounds there may be, and the updates of each."""
+    if tol >= ROUGH_TOL:
+        least, each = ROUGH
+        return 1, max(least, round(each * d))
     flops = ROUND * objective.round_rows(d) * (4 * d * p + SOLVE_FLOPS * d**2)
-    return 1 if tol >= ROUGH_TOL else min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1))
+    return min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1)), ROUND
 
 
 def loss_of(objective: Objective, H: Array, block: Block) -> float:

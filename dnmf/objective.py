@@ -67,6 +67,8 @@ class Objective(ABC):
         Penalties on the weights of one image.
     l1_H, l2_H : float
         Penalties on H, per image behind it.
+    sweeps : int
+        Over the weights of an image at most, where the loss is squared error.
     """
 
     beta: float = 2.0
@@ -74,6 +76,7 @@ class Objective(ABC):
     l2_W: float = 0.0
     l1_H: float = 0.0
     l2_H: float = 0.0
+    sweeps: int = W_SWEEPS
 
     exact: ClassVar[bool] = False
     """Whether the loss after an H step is known from the sums it was made of."""
@@ -250,7 +253,7 @@ class Quadratic(Objective):
             A -= basis.H.dtype.type(self.l1_W)
         W = np.zeros_like(A) if basis.guess is None else np.maximum(basis.guess @ A, 0)
         G = _ridge(basis.G, self.l2_W)
-        solve_nnls(A, G, 0.5 * strip.norms, W, W_TOLERANCE, W_SWEEPS, W_RELAXATION)
+        solve_nnls(A, G, 0.5 * strip.norms, W, W_TOLERANCE, self.sweeps, W_RELAXATION)
         return W.T
 
     def balance(self, H: Array, stats: Stats) -> Array:
@@ -300,7 +303,7 @@ class MaskedQuadratic(Quadratic):
         A = (strip.X @ basis.H.T).astype(np.float64) - self.l1_W
         H, W = basis.H.astype(np.float64), np.zeros_like(A)
         energy = 0.5 * strip.norms
-        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, W_TOLERANCE, W_SWEEPS)
+        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, W_TOLERANCE, self.sweeps)
         return W.astype(basis.H.dtype)
 
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:

@@ -13,8 +13,8 @@ from dnmf.block import Block
 from dnmf.divergence import Multiplicative
 from dnmf.initialization import (
     MAX_ROUNDS,
+    ROUGH,
     ROUGH_TOL,
-    ROUND,
     ROUND_GAIN,
     loss_of,
     online_round,
@@ -83,7 +83,7 @@ class TestRounds:
     def test_a_rough_answer_takes_one(self, digits, rounds):
         for tol in (ROUGH_TOL, 0.5):
             self.run(digits, tol)
-        assert rounds == [ROUND, ROUND]
+        assert rounds == [ROUGH[0]] * 2
 
     def test_a_smaller_tol_takes_more(self, digits, rounds):
         counts = []
@@ -101,13 +101,25 @@ class TestRounds:
         self.run(digits, 1e-4)
         assert len(rounds) == MAX_ROUNDS
 
-    def test_they_end_with_one_that_gains_little(self, digits, rounds, monkeypatch):
+    def test_they_end_with_two_in_a_row_that_gain_little(self, digits, rounds, monkeypatch):
         tol, enough = 1e-3, 1 - 1.01e-3 * ROUND_GAIN
-        falling = iter([1, 0.9, 0.9 * enough, 0.9 * enough * (1 - 0.99e-3 * ROUND_GAIN)])
+        little = 1 - 0.99e-3 * ROUND_GAIN
+        falls = [1, 0.9, little, enough, little, little]
+        falling = iter(np.cumprod(falls))
         monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
         self.run(digits, tol)
-        assert len(rounds) == 4
+        assert len(rounds) == len(falls)
         assert next(falling, None) is None
+
+    def test_the_best_of_them_counts(self, digits, monkeypatch):
+        made, losses = [], iter([3, 1, 2, 2])
+        monkeypatch.setattr(
+            initialization, "online_round", lambda *args: made.append(args[1] + 1) or made[-1]
+        )
+        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(losses))
+        H = self.run(digits, 1e-4)
+        assert len(made) == 4
+        assert (made[1] == H).all()
 
     def test_the_passes_are_left_what_is_dear(self, digits, rounds, monkeypatch):
         monkeypatch.setattr(initialization, "MAX_FLOPS", 1.0)
