@@ -12,13 +12,14 @@ from dnmf.block import Block
 from dnmf.blockwise import Blocks
 from dnmf.checkpoint import FORMAT, Checkpoint, Fit, create_checkpoint, open_checkpoint
 from dnmf.errors import CheckpointError, ParameterError
-from dnmf.initialization import first_block, initial_H, random_H
+from dnmf.initialization import initial_H, random_H
 from dnmf.inputs import fingerprints_of
 from dnmf.kernels import compute_dtype
 from dnmf.layout import crc32c
 from dnmf.objective import Objective
 from dnmf.online import Running
 from dnmf.output import is_absent, remove_store
+from dnmf.sample import first_block
 from dnmf.solver import State, measure, start
 from dnmf.validation import (
     check_start,

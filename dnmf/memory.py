@@ -16,10 +16,11 @@ from dnmf.block import strip_rows
 from dnmf.blockwise import Blocks, LocalBlocks, blocks_per_task
 from dnmf.cluster import active_client, workers_of
 from dnmf.errors import CapacityError
-from dnmf.initialization import PROBE_ROWS, SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
+from dnmf.initialization import PROBE_ROWS
 from dnmf.kernels import compute_dtype
 from dnmf.objective import MaskedQuadratic, Objective, Quadratic
 from dnmf.outcomes import FAN_IN
+from dnmf.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
 from dnmf.threads import CPU_COUNT
 from dnmf.words import size
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dnmf.blockwise import Blocks
-from dnmf.initialization import sample_reads
 from dnmf.memory import Room, Sizes
 from dnmf.objective import Objective
+from dnmf.sample import sample_reads
 from dnmf.trial import Trial, try_fit
 from dnmf.words import clock, size
 

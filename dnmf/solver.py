@@ -23,8 +23,9 @@ import numpy as np
 from dnmf.block import NO_WEIGHT, Block
 from dnmf.blockwise import Blocks, blocks_per_task
 from dnmf.errors import DataError
-from dnmf.initialization import initial_H, take_sample, warm_up
+from dnmf.initialization import initial_H, warm_up
 from dnmf.objective import OVERFLOW, SQUARED, Objective
+from dnmf.sample import take_sample
 from dnmf.step import Step, joined, steps
 from dnmf.sums import Basis, Stats
 from dnmf.threads import one_blas_thread

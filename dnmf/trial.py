@@ -12,8 +12,9 @@ import numpy as np
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks, blocks_per_task
-from dnmf.initialization import first_block, online_round, random_H, updates_between
+from dnmf.initialization import online_round, random_H, updates_between
 from dnmf.objective import Objective
+from dnmf.sample import first_block
 from dnmf.solver import measure
 from dnmf.threads import one_blas_thread
 

@@ -93,8 +93,9 @@ def test_init_random_is_the_same_draw(X, seed):
 def test_init_nndsvd_is_the_same_start(digits, init, columns, monkeypatch):
     from sklearn.decomposition import _nmf
 
-    from dnmf.initialization import nndsvd_H, take_sample
+    from dnmf.initialization import nndsvd_H
     from dnmf.inputs import blocks_of
+    from dnmf.sample import take_sample
 
     def exact_svd(X, k, random_state):
         U, S, V = np.linalg.svd(X, full_matrices=False)
@@ -112,8 +113,9 @@ def test_init_nndsvd_is_the_same_start(digits, init, columns, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 def test_init_nndsvd_takes_three_reads_and_is_exact(digits, kind):
-    from dnmf.initialization import singular_vectors, take_sample
+    from dnmf.initialization import singular_vectors
     from dnmf.inputs import blocks_of
+    from dnmf.sample import take_sample
 
     X = digits.astype(float)
     blocks = blocks_of(X if kind == "numpy" else da.from_array(X, chunks=(128, -1)))

@@ -19,11 +19,11 @@ from dnmf.initialization import (
     loss_of,
     online_round,
     random_H,
-    take_sample,
     warm_up,
 )
 from dnmf.inputs import blocks_of
 from dnmf.objective import SQUARED, MaskedQuadratic, Quadratic
+from dnmf.sample import take_sample
 from dnmf.threads import one_blas_thread
 
 
@@ -168,8 +168,8 @@ def test_memory_is_not_copied(digits):
 class TestPartOfACorpus:
     @pytest.fixture
     def blocks(self, digits, monkeypatch):
-        monkeypatch.setattr(initialization, "SAMPLE_ROWS", 100)
-        monkeypatch.setattr(initialization, "SAMPLE_BLOCKS", 5)
+        monkeypatch.setattr("dnmf.sample.SAMPLE_ROWS", 100)
+        monkeypatch.setattr("dnmf.sample.SAMPLE_BLOCKS", 5)
         numbered = np.arange(700, dtype=np.uint16)[:, None].repeat(3, axis=1)
         return blocks_of(da.from_array(numbered, chunks=(50, -1)))
 
@@ -187,7 +187,7 @@ class TestPartOfACorpus:
         assert set(first[0].X[:, 0]) != set(other[0].X[:, 0])
 
     def test_leaves_out_bad_images(self, monkeypatch):
-        monkeypatch.setattr(initialization, "SAMPLE_ROWS", 40)
+        monkeypatch.setattr("dnmf.sample.SAMPLE_ROWS", 40)
         X = np.ones((60, 3))
         X[::2, 1] = np.nan
         sample, _ = take_sample(blocks_of(da.from_array(X, chunks=(30, -1))), seed=0)
