@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,15 +12,18 @@ import numpy as np
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks
-from dnmf.checkpoint import FORMAT, Checkpoint, Fit, create_checkpoint, open_checkpoint
+from dnmf.checkpoint import FORMAT, Checkpoint, create_checkpoint, open_checkpoint
+from dnmf.claim import claimed
 from dnmf.errors import CheckpointError, ParameterError
+from dnmf.identity import Fit
 from dnmf.initialization import initial_H, random_H
 from dnmf.inputs import fingerprints_of
 from dnmf.kernels import compute_dtype
 from dnmf.layout import crc32c
 from dnmf.objective import Objective
 from dnmf.online import Running
-from dnmf.output import is_absent, remove_store
+from dnmf.output import bytes_at, is_absent, remove_store, require_space
+from dnmf.retention import checkpoint_bytes
 from dnmf.sample import first_block
 from dnmf.solver import State, measure, start
 from dnmf.validation import (
@@ -64,6 +69,21 @@ def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
     )
 
 
+@contextmanager
+def recorded(
+    model: Any, fit: Fit, blocks: Blocks, objective: Objective, H: Any, W: Any
+) -> Iterator[tuple[Checkpoint | None, State]]:
+    """Give where a fit begins and what it is kept in, which is nobody else's meanwhile."""
+    with claimed(model.checkpoint):
+        recorder, state = begin_fit(model, fit, blocks, objective, H, W)
+        try:
+            yield recorder, state
+        except BaseException:
+            if recorder is not None:
+                recorder.give_up()
+            raise
+
+
 def begin_fit(
     model: Any, fit: Fit, blocks: Blocks, objective: Objective, H: Any, W: Any
 ) -> tuple[Checkpoint | None, State]:
@@ -71,10 +91,13 @@ def begin_fit(
     if model.checkpoint is None:
         return None, _first_state(model, fit, blocks, objective, H, W)
     require_even_blocks(blocks)
-    if is_absent(model.checkpoint):
+    keep = model.checkpoint_keep
+    needed = checkpoint_bytes(blocks, fit.n_components, keep, model.max_iter)
+    require_space(model.checkpoint, needed - bytes_at(model.checkpoint), "a checkpoint")
+    if is_absent(model.checkpoint) and model.resume_from is None:
         state = _first_state(model, fit, blocks, objective, H, W)
-        return create_checkpoint(model.checkpoint, fit, state), state
-    recorder = open_checkpoint(model.checkpoint)
+        return create_checkpoint(model.checkpoint, fit, state, keep), state
+    recorder = open_checkpoint(model.checkpoint, model.resume_from, keep)
     if not is_int(model.random_state):  # any seed would do: the one it began with
         fit = replace(fit, seed=recorder.fit.seed)
     differences = recorder.fit.differences(fit)
@@ -86,6 +109,7 @@ def begin_fit(
             f"{model.checkpoint} belongs to another fit: {'; '.join(differences)}; "
             "choose another path, or replace it (--force on the command line)"
         )
+    recorder.drop_later()
     return recorder, recorder.state
 
 

@@ -1,72 +1,65 @@
 """A checkpoint, which is also a model: H, the solver's state and the weights, as plain Zarr.
 
-On disk, a Zarr v3 group with two slots of each kind, so that nothing in use is ever overwritten:
+On disk, a Zarr v3 group:
 
-    state-0, state-1      groups of H, Y and Z, (d, p) float64
-    weights-0, weights-1  (n, d), one chunk per block of X, written by the tasks of the pass
-    attributes: the record, JSON: which slots count, losses, parameters, what X was; written last
+    attributes             what this is and its version; written once
+    pass-000012-1          a committed pass: H, Y, Z, its record (see `dnmf.commits`)
+    weights-000012-3f29..  (n, d), one chunk per block of X, written by the tasks of the pass
 
-The record is one small object and it is replaced in one step (a rename, or a PUT): a process
-killed at any instant leaves the old record with the old slots, or the new with the new.
+Every pass is committed, with its weights where they are due. A commit makes new groups and touches
+no old one; only when it will outlast a power failure do older passes go. What is left of those that
+were not committed, or were being removed, counts for nothing and goes at the next commit.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import zarr
-import zarr.errors
-from zarr.codecs import BloscCodec, Crc32cCodec
 
-from dnmf.errors import CheckpointError
+from dnmf.claim import claimed
+from dnmf.commits import (
+    Objects,
+    commit,
+    committed,
+    name_of,
+    objects_at,
+    pass_of,
+    passes_in,
+    read_array,
+    read_record,
+)
+from dnmf.errors import CheckpointError, SpaceError
+from dnmf.identity import Fit
 from dnmf.layout import crc32c
-from dnmf.output import RECORD, absolute, is_absent, new_store, read_record
-from dnmf.solver import State, WeightSink
+from dnmf.output import RECORD, absolute, full_disk_named, is_absent, new_store
+from dnmf.output import read_record as read_root
+from dnmf.retention import KEEP, tidy
+from dnmf.solver import State, WeightSink, Written
 from dnmf.version import __version__
+from dnmf.weights import (
+    ArraySink,
+    check_weights,
+    new_weights,
+    open_weights,
+    read_weights,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMAT = "dnmf-model"
-VERSION = 2
+VERSION = 3
 STATE = ("H", "Y", "Z")
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What makes two fits the same fit: a checkpoint continues only the fit it belongs to.
-
-    Attributes
-    ----------
-    n_components : int
-    seed : int
-    X : dict
-        Shape, dtype, rows per block, image shape and, for a corpus, its fingerprint.
-    parameters : dict
-        Those of `NMF` that say what is minimised and where it starts.
-    settings : dict
-        Other parameters of `NMF`, which may differ.
-    """
-
-    n_components: int
-    seed: int
-    X: dict[str, Any]
-    parameters: dict[str, Any]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def differences(self, other: Fit) -> list[str]:
-        """List what differs from another fit, in words."""
-        mine, theirs = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
-        groups = ("X", "parameters", "settings")
-        names = [name for name in mine if name not in groups and mine[name] != theirs.get(name)]
-        return [f"{name} was {mine[name]}, is {theirs.get(name)}" for name in names]
 
 
 @dataclass
 class Checkpoint:
-    """A model on disk; made by `create`, `open_checkpoint` or `save_model`.
+    """A model on disk; made by `create_checkpoint` or `open_checkpoint`.
 
     Attributes
     ----------
@@ -75,79 +68,111 @@ class Checkpoint:
     state : State
     stop_reason : str or None
         None while the fit goes on.
-    state_slot : int
-    weights_slot : int or None
+    name : str
+        Of the pass that was committed last; "" before the first.
+    weights_name : str or None
         Which weights belong to ``state.H``; None without any.
+    weights_pass : int
+        The last pass whose weights were kept.
+    checksums : ndarray of shape (blocks,), int64
+        Of the blocks of weights that belong to ``state.H``; empty without any.
+    keep_passes : int
+        How many to keep, and beside them the newest that has weights.
     """
 
     path: str
     fit: Fit
     state: State
     stop_reason: str | None = None
-    state_slot: int = 0
-    weights_slot: int | None = None
-    has_weights: bool = field(init=False)
+    name: str = ""
+    weights_name: str | None = None
+    weights_pass: int = 0
+    checksums: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    keep_passes: int = KEEP
+    _sink: str | None = None
 
-    def __post_init__(self) -> None:
-        self.has_weights = self.weights_slot is not None
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are kept that belong to ``state.H``."""
+        return self.weights_name is not None
 
     def weight_sink(self) -> WeightSink:
-        """Make the array for the next weights, in the slot that is not in use."""
-        slot = _other(self.weights_slot)
-        group = zarr.open_group(self.path, mode="r+")
-        n, d = self.fit.X["shape"][0], self.fit.n_components
-        group.create_array(
-            f"weights-{slot}",
-            shape=(n, d),
-            chunks=(min(self.fit.X["block_rows"], n), d),
-            dtype=self.fit.X["compute_dtype"],
-            fill_value=np.nan,  # a lost chunk must not read as weights of zero
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-            overwrite=True,
-        )
-        return ArraySink(absolute(self.path), f"weights-{slot}")
+        """Make the array for the next weights."""
+        shape = (self.fit.X["shape"][0], self.fit.n_components)
+        rows, dtype = self.fit.X["block_rows"], self.fit.X["compute_dtype"]
+        with self._named(self.state.n_iter + 1):
+            objects = objects_at(self.path)
+            self._sink = new_weights(objects, self.state.n_iter + 1, shape, rows, dtype)
+        return ArraySink(f"{absolute(self.path)}/{self._sink}")
 
-    def keep(self, state: State, *, weights: bool) -> None:
-        """Commit a state, unless that would part H from its weights.
+    def keep(self, state: State, written: Written | None) -> None:
+        """Commit a state.
 
         Parameters
         ----------
         state : State
-        weights : bool
-            Whether the sink holds the weights that belong to ``state.H``. Without them an accepted
-            state waits for a pass that has them; a rejected one has the H, and so the weights, of
-            the commit before it.
+        written : sequence of (int, int), optional
+            What the sink took of the weights that belong to ``state.H``. Without them, a state that
+            was rejected has the H, and so the weights, of the one before; another has none.
         """
-        slot = _other(self.weights_slot) if weights else self.weights_slot
-        self.has_weights = weights or (self.has_weights and not state.accepted)
-        if self.has_weights or state.n_iter == 0:
-            self._commit(state, slot, None)
+        if written is not None:
+            self.checksums = self._checksums(written)
+            self.weights_name, self.weights_pass = self._sink, state.n_iter
+        elif state.accepted:
+            self.checksums, self.weights_name = self.checksums[:0], None
+        self._commit(state, None)
 
     def finish(self, stop_reason: str) -> None:
         """Commit the reason why no pass follows, where it is not known yet."""
         if stop_reason != self.stop_reason:
-            self._commit(self.state, self.weights_slot, stop_reason)
+            self._commit(self.state, stop_reason)
 
-    def _commit(self, state: State, weights_slot: int | None, stop_reason: str | None) -> None:
-        slot = _other(self.state_slot)
-        group = zarr.open_group(self.path, mode="r+")
-        arrays = group.create_group(f"state-{slot}", overwrite=True)
-        for name in STATE:
-            arrays.create_array(
-                name, data=getattr(state, name), compressors=[BloscCodec(), Crc32cCodec()]
+    def _checksums(self, written: Written) -> Array:
+        rows = self.fit.X["block_rows"]
+        starts = sorted(written)
+        if [start for start, _ in starts] != list(range(0, self.fit.X["shape"][0], rows)):
+            raise CheckpointError(
+                f"{self.path}: {len(written)} blocks of weights were written, not all"
             )
-        self.state, self.state_slot, self.weights_slot = state, slot, weights_slot
-        self.stop_reason = stop_reason
-        group.attrs.put({RECORD: self._record()})
+        return np.array([checksum for _, checksum in starts], np.int64)
 
-    def _record(self) -> dict[str, Any]:
+    def _commit(self, state: State, stop_reason: str | None) -> None:
+        self.state, self.stop_reason = state, stop_reason
+        arrays = {name: getattr(state, name) for name in STATE}
+        if self.weights_name is not None:
+            arrays["checksums"] = self.checksums
+        objects = objects_at(self.path)
+        with self._named(state.n_iter):
+            name = name_of(objects, state.n_iter)
+            try:
+                commit(objects, name, arrays, self._record(arrays), self.weights_name)
+            except BaseException:
+                with suppress(OSError):
+                    objects.remove(name)
+                raise
+            self.name = name
+            tidy(objects, self.path, self.keep_passes)
+
+    @contextmanager
+    def _named(self, n_iter: int) -> Iterator[None]:
+        """Say which pass could not be written, and why."""
+        try:
+            with full_disk_named(self.path, f"pass {n_iter}"):
+                yield
+        except (CheckpointError, SpaceError):
+            raise
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: pass {n_iter} could not be written ({error}); those before are "
+                "intact: see to the disk, then run the same again"
+            ) from error
+
+    def _record(self, arrays: dict[str, Array]) -> dict[str, Any]:
         return {
-            "format": FORMAT,
-            "version": VERSION,
             "dnmf": __version__,
-            "state_slot": self.state_slot,
-            "weights_slot": self.weights_slot,
             "stop_reason": self.stop_reason,
+            "weights": self.weights_name,
+            "weights_pass": self.weights_pass,
             "fit": vars(self.fit),
             "losses": list(self.state.losses),
             "divergence": self.state.divergence if self.state.losses else None,
@@ -156,69 +181,113 @@ class Checkpoint:
             "accepted": self.state.accepted,
             "n_reads": self.state.n_reads,
             "xx": self.state.xx,
-            "crc32c": {name: crc32c(getattr(self.state, name)) for name in STATE},
+            "shapes": {name: list(array.shape) for name, array in arrays.items()},
+            "crc32c": {name: crc32c(array) for name, array in arrays.items()},
         }
 
     @property
     def weights(self) -> zarr.Array[Any] | None:
-        """The weights that belong to H, as a Zarr array of shape (n, d); None without any."""
-        if self.weights_slot is None:
-            return None
-        array = zarr.open_group(self.path, mode="r")[f"weights-{self.weights_slot}"]
-        assert isinstance(array, zarr.Array)
-        return array
+        """The weights that belong to H, a Zarr array (n, d), not checked; None without any."""
+        return None if self.weights_name is None else open_weights(self.path, self.weights_name)
+
+    def read_weights(self, block: int) -> Array:
+        """Read a block of the weights that belong to H.
+
+        Raises
+        ------
+        CheckpointError
+            It is missing, altered or in another's place; says which images it is of. Or there are
+            no weights.
+        """
+        if self.weights_name is None:
+            raise CheckpointError(f"{self.path} has no weights; `dnmf transform` makes some")
+        return read_weights(self.path, self.weights_name, block, int(self.checksums[block]))
+
+    def drop_later(self) -> None:
+        """Remove the passes after this one, newest first, so that it is the last."""
+        objects = objects_at(self.path)
+        for name in reversed(committed(objects)):
+            if name == self.name:
+                return
+            objects.remove(name)
+
+    def give_up(self) -> None:
+        """Remove what a fit that failed was about to commit, where that is possible."""
+        with suppress(OSError):
+            tidy(objects_at(self.path), self.path, self.keep_passes)
 
 
-@dataclass(frozen=True)
-class ArraySink:
-    """Writes rows to a Zarr array from inside a task; the array is opened where the task runs."""
-
-    path: str
-    name: str = ""
-
-    def __call__(self, rows: Array, start: int) -> None:
-        """Write rows from `start` on: whole chunks, so safe to repeat."""
-        array = zarr.open_array(
-            self.path, path=self.name, mode="r+", config={"write_empty_chunks": True}
-        )
-        array[start : start + len(rows)] = rows
-
-
-def create_checkpoint(path: str | os.PathLike[str], fit: Fit, state: State) -> Checkpoint:
+def create_checkpoint(
+    path: str | os.PathLike[str], fit: Fit, state: State, keep: int = KEEP
+) -> Checkpoint:
     """Begin a checkpoint at a free place with the first state of a fit."""
     location = os.fspath(path)
-    checkpoint = Checkpoint(location, fit, state)
     with new_store(location, FORMAT) as building:
-        zarr.open_group(building, mode="w", zarr_format=3)
-        checkpoint.path = building
-        checkpoint.keep(state, weights=False)
-    checkpoint.path = location
-    return checkpoint
+        checkpoint = _begin(building, fit, state)
+    return replace(checkpoint, path=location, keep_passes=keep)
 
 
 def save_model(
     path: str | os.PathLike[str], fit: Fit, state: State, stop_reason: str, *, force: bool
 ) -> None:
     """Write a model without weights."""
-    with new_store(path, FORMAT, force=force) as building:
-        zarr.open_group(building, mode="w", zarr_format=3)
-        Checkpoint(building, fit, state)._commit(state, None, stop_reason)
+    with claimed(path), new_store(path, FORMAT, force=force) as building:
+        _begin(building, fit, state, stop_reason)
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a model and check H against its checksum.
+def _begin(path: str, fit: Fit, state: State, stop_reason: str | None = None) -> Checkpoint:
+    with full_disk_named(path, "a model"):
+        group = zarr.open_group(path, mode="w", zarr_format=3)
+        checkpoint = Checkpoint(path, fit, state)
+        checkpoint._commit(state, stop_reason)
+        group.attrs.put({RECORD: {"format": FORMAT, "version": VERSION}})
+    return checkpoint
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], resume_from: int | None = None, keep: int = KEEP
+) -> Checkpoint:
+    """Open a model and check its newest pass, or another, against its checksums.
+
+    Parameters
+    ----------
+    path : str or path
+    resume_from : int, optional
+        Number of the pass; the newest by default.
+    keep : int
+        Passes to keep, if it is written to.
 
     Raises
     ------
     CheckpointError
-        There is none, it is damaged, or of a newer format.
+        There is none, it is damaged, or of another format; names the newest that is intact.
     """
     location = os.fspath(path)
-    record = read_record(location)
+    _require_model(location)
+    objects = objects_at(location)
+    names = committed(objects)
+    wanted = [name for name in names if resume_from in (None, pass_of(name))]
+    if not wanted:
+        which = "no pass" if resume_from is None else f"no pass {resume_from}"
+        there = ", ".join(str(n) for n in sorted({pass_of(name) for name in names})) or "none"
+        raise CheckpointError(
+            f"{location} holds {which}; those there are: {there}. Take one of them, or fit again "
+            "with --force"
+        )
+    try:
+        return replace(_read(objects, location, wanted[-1]), keep_passes=keep)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_advice(objects, location, names)}") from error
+
+
+def _require_model(location: str) -> None:
+    record = read_root(location)
     if record is None or record.get("format") != FORMAT:
         what = "nothing is there" if is_absent(location) else "it holds something else"
         if record is not None:
             what = f"it is a {record.get('format')}"
+        elif os.path.isdir(location) and passes_in(objects_at(location)):
+            what = "its zarr.json is damaged or lost; that of any other model will do"
         raise CheckpointError(
             f"{location} is not a dnmf model: {what}; make one with `dnmf fit CORPUS {location}`"
         )
@@ -227,7 +296,35 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(
             f"{location} has model format {record['version']}; this dnmf reads {VERSION}: {advice}"
         )
-    arrays = {name: _read_state(location, record, name) for name in STATE}
+
+
+def _advice(objects: Objects, path: str, names: list[str]) -> str:
+    for name in reversed(names):
+        with suppress(CheckpointError):
+            _read(objects, path, name)
+            return (
+                f"pass {pass_of(name)} is intact: `dnmf fit --resume-from {pass_of(name)}` "
+                f"(resume_from={pass_of(name)} in Python) goes on from it"
+            )
+    return "no other pass is intact: restore it from a copy, or fit again with --force"
+
+
+def _read(objects: Objects, path: str, name: str) -> Checkpoint:
+    record = read_record(objects, path, name)
+    arrays = {
+        key: read_array(
+            path,
+            f"{name}/{key}",
+            tuple(record["shapes"][key]),
+            "int64" if key == "checksums" else "float64",
+            expected,
+        )
+        for key, expected in record["crc32c"].items()
+    }
+    none = np.zeros(0, np.int64)
+    checksums, weights = arrays.pop("checksums", none), record["weights"]
+    if weights is not None and not objects.names(weights):
+        checksums, weights = none, None  # removed to save space, say; a fit writes them again
     state = State(
         **arrays,
         beta=record["beta"],
@@ -238,31 +335,48 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         n_reads=record["n_reads"],
         xx=record["xx"],
     )
-    weights_slot = record["weights_slot"]
-    if f"weights-{weights_slot}" not in zarr.open_group(location, mode="r"):
-        weights_slot = None  # removed to save space, say; a further fit writes them again
     return Checkpoint(
-        location,
+        path,
         Fit(**record["fit"]),
         state,
         record["stop_reason"],
-        record["state_slot"],
-        weights_slot,
+        name,
+        weights,
+        record["weights_pass"],
+        checksums,
     )
 
 
-def _read_state(path: str, record: dict[str, Any], name: str) -> Array:
-    key = f"state-{record['state_slot']}/{name}"
-    try:
-        array = np.asarray(zarr.open_array(path, path=key, mode="r")[:])
-    except (OSError, ValueError, RuntimeError, zarr.errors.NodeNotFoundError) as error:
-        raise CheckpointError(
-            f"{path}: {key} cannot be read ({error}); fit again with --force"
-        ) from error
-    if crc32c(array) != record["crc32c"][name]:
-        raise CheckpointError(f"{path}: {key} is not what was written; fit again with --force")
-    return array
+def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Read all of a model and say what is damaged: a sentence for each object.
 
+    Parameters
+    ----------
+    path : str or path
 
-def _other(slot: int | None) -> int:
-    return 1 - slot if slot is not None else 0
+    Yields
+    ------
+    str
+        Names the object and, of a block of weights, its number and images.
+
+    Raises
+    ------
+    CheckpointError
+        There is no model.
+    """
+    location = os.fspath(path)
+    _require_model(location)
+    objects = objects_at(location)
+    if not (names := committed(objects)):
+        yield f"{location}: no pass is there"
+    checked: set[str] = set()
+    for name in names:
+        try:
+            checkpoint = _read(objects, location, name)
+        except CheckpointError as error:
+            yield str(error)
+            continue
+        weights = checkpoint.weights_name
+        if weights is not None and weights not in checked:
+            checked.add(weights)
+            yield from check_weights(location, weights, checkpoint.checksums)

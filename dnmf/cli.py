@@ -192,7 +192,20 @@ def plan(corpus: str, mask: str | None, trial: bool, as_json: bool, **options: A
 )
 @mask_option
 @click.option(
-    "--checkpoint-every", type=int, default=1, show_default=True, help="Passes between commits."
+    "--checkpoint-every",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Passes between those that keep their weights.",
+)
+@click.option(
+    "--checkpoint-keep", type=int, default=2, show_default=True, help="Passes to keep on disk."
+)
+@click.option(
+    "--resume-from",
+    type=int,
+    metavar="PASS",
+    help="Go on from this pass, if the last is damaged; those after it are removed.",
 )
 @force_option
 @json_option
@@ -207,6 +220,7 @@ def fit(
     """
     from dnmf import NMF, open_corpus
     from dnmf.checkpoint import FORMAT
+    from dnmf.claim import claimed
     from dnmf.cluster import cluster
     from dnmf.describe import describe
     from dnmf.inputs import open_mask
@@ -223,7 +237,8 @@ def fit(
     nmf.check_parameters()
     hidden = open_mask(mask, images.shape) if mask is not None else None
     if force:
-        remove_store(model, FORMAT)
+        with claimed(model):
+            remove_store(model, FORMAT)
     with cluster(**where) as place:
         say(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
         if not is_absent(model):

@@ -71,9 +71,7 @@ def _model(path: str) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
     state, fit = checkpoint.state, checkpoint.fit
     squared = fit.parameters["beta_loss"] == "frobenius"  # else no share of a norm means anything
-    weights = (
-        None if checkpoint.weights_slot is None else f"{path}/weights-{checkpoint.weights_slot}"
-    )
+    weights = None if checkpoint.weights_name is None else f"{path}/{checkpoint.weights_name}"
     return {
         "kind": "model",
         "path": path,

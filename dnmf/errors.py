@@ -8,6 +8,7 @@
     ├── CorpusError (OSError)             a path that holds no readable corpus
     │   └── BlockError                    one block of it is missing or damaged
     ├── CheckpointError (OSError)         a path that holds no usable model, or another fit's
+    │   └── ClaimError                    a model that another fit is writing to
     ├── OutputExistsError (FileExistsError)  something is already where a result should go
     ├── SpaceError (OSError)              a disk has not the room for what is to be written
     ├── CapacityError (MemoryError)       a fit that is too large for where it would run
@@ -47,6 +48,10 @@ class BlockError(CorpusError):
 
 class CheckpointError(DnmfError, OSError):
     """A path holds no usable model, or the checkpoint of another fit."""
+
+
+class ClaimError(CheckpointError):
+    """Another fit is writing to the model."""
 
 
 class OutputExistsError(DnmfError, FileExistsError):

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from dnmf.beginning import BOUND, begin_fit, begin_stream, describe_fit
-from dnmf.checkpoint import Fit, open_checkpoint
+from dnmf.beginning import BOUND, begin_stream, describe_fit, recorded
+from dnmf.checkpoint import open_checkpoint
 from dnmf.errors import CheckpointError
 from dnmf.fitted import FittedNMF
+from dnmf.identity import Fit
 from dnmf.inputs import blocks_of, validated
 from dnmf.memory import require_memory
 from dnmf.online import Running, follow_block
 from dnmf.planning import Plan, plan_fit
+from dnmf.retention import KEEP, checkpoint_bytes
 from dnmf.solver import MAX_ITER, State, solve
 from dnmf.validation import check_parameters, components_of, objective_of, require
 
@@ -83,7 +85,11 @@ class NMF(FittedNMF):
         Where to keep the state and the weights between passes, as a model that `load` opens. If
         it holds an unfinished fit of the same X and parameters, `fit` goes on where that one was.
     checkpoint_every : int, default 1
-        Passes between those that write their weights to the checkpoint.
+        Passes between those that write their weights to the checkpoint; all write their state.
+    checkpoint_keep : int, default 2
+        Passes that are kept, should storage damage the last, which is also the best.
+    resume_from : int or None, default None
+        Pass in the checkpoint to go on from, if not the last; those after it are removed.
     on_pass : callable or None, default None
         Called with the `dnmf.solver.State` after each pass.
 
@@ -142,6 +148,8 @@ class NMF(FittedNMF):
         batch_size: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
+        checkpoint_keep: int = KEEP,
+        resume_from: int | None = None,
         on_pass: Callable[[State], None] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -162,6 +170,8 @@ class NMF(FittedNMF):
         self.batch_size = batch_size
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.checkpoint_keep = checkpoint_keep
+        self.resume_from = resume_from
         self.on_pass = on_pass
 
     def fit(
@@ -202,7 +212,9 @@ class NMF(FittedNMF):
         DtypeError (a TypeError)
             W or H does not have the dtype of X.
         CheckpointError
-            `checkpoint` belongs to another fit.
+            `checkpoint` belongs to another fit, is damaged, or another process is writing to it.
+        SpaceError
+            Its disk has not the room.
         CapacityError (a MemoryError)
             A worker, or this process, has less memory than the fit needs; `plan` tells more.
         """
@@ -212,19 +224,19 @@ class NMF(FittedNMF):
         objective = self.objective(mask)
         fit = describe_fit(self, X, blocks, H)
         require_memory(blocks, objective, fit.n_components)
-        recorder, state = begin_fit(self, fit, blocks, objective, H, W)
+        with recorded(self, fit, blocks, objective, H, W) as (recorder, state):
+            state, reason = solve(
+                blocks,
+                state,
+                objective=objective,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                on_pass=self._report,
+                recorder=recorder,
+                every=self.checkpoint_every,
+            )
         # H of a resumed fit is that of the seed the fit began with.
         fit = recorder.fit if recorder is not None else fit
-        state, reason = solve(
-            blocks,
-            state,
-            objective=objective,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            on_pass=self._report,
-            recorder=recorder,
-            every=self.checkpoint_every,
-        )
         if reason == MAX_ITER and self.tol > 0:
             warnings.warn(
                 f"Maximum number of iterations {self.max_iter} reached before a pass lowered the "
@@ -312,7 +324,8 @@ class NMF(FittedNMF):
             self, blocks.shape[1], mask is not None or self.missing == "ignore"
         )
         d = components_of(self, blocks, None)
-        return plan_fit(blocks, objective, d, self.tol, trial=trial)
+        disk = checkpoint_bytes(blocks, d, self.checkpoint_keep, self.max_iter)
+        return plan_fit(blocks, objective, d, self.tol, disk, trial=trial)
 
     def check_parameters(self) -> None:
         """Raise ParameterError (a ValueError) for a parameter out of its range, as `fit` does."""

@@ -14,7 +14,6 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks
-from dnmf.checkpoint import ArraySink
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimator import NMF
@@ -25,6 +24,7 @@ from dnmf.objective import Objective
 from dnmf.output import RECORD, absolute, new_store
 from dnmf.sums import Basis
 from dnmf.validation import require_same_pixels
+from dnmf.weights import ArraySink
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Line = tuple[int, int, int, int]

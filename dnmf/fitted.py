@@ -13,8 +13,9 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from dnmf.block import Block, Rules
 from dnmf.blockwise import Blocks
-from dnmf.checkpoint import Fit, save_model
+from dnmf.checkpoint import save_model
 from dnmf.errors import ParameterError
+from dnmf.identity import Fit
 from dnmf.inputs import (
     as_dask,
     blocks_of,

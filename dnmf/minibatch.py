@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dnmf.estimator import NMF
+from dnmf.retention import KEEP
 from dnmf.solver import State
 from dnmf.validation import is_int, require
 
@@ -61,6 +62,8 @@ class MiniBatchNMF(NMF):
         warm_start: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
+        checkpoint_keep: int = KEEP,
+        resume_from: int | None = None,
         on_pass: Callable[[State], None] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -83,6 +86,8 @@ class MiniBatchNMF(NMF):
         self.warm_start = warm_start
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.checkpoint_keep = checkpoint_keep
+        self.resume_from = resume_from
         self.on_pass = on_pass
 
     def check_parameters(self) -> None:

@@ -112,7 +112,9 @@ class Objective(ABC):
         """Select the sums that belong to some of the pixels; the first ones have what all share."""
         S = stats.S if self._shape_of_S(1, 2) == (1, 1) else stats.S[:, pixels]
         part = replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
-        return part if pixels.start == 0 else replace(part, divergence=0.0, penalty=0.0)
+        if pixels.start == 0:
+            return part
+        return replace(part, divergence=0.0, penalty=0.0, written=())
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""

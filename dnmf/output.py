@@ -20,6 +20,7 @@ from typing import Any
 import zarr
 import zarr.errors
 
+from dnmf.durable import sync_folder, sync_tree
 from dnmf.errors import OutputExistsError, SpaceError
 from dnmf.words import size
 
@@ -122,8 +123,24 @@ def remove_store(path: str | os.PathLike[str], kind: str) -> None:
         return
     if is_url(target):
         zarr.open_group(target, mode="w", zarr_format=3)  # empties it
-    else:
-        shutil.rmtree(target)
+    else:  # moved away first: what is at the path is whole at any time
+        final = Path(absolute(target))
+        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        final.rename(old)
+        sync_folder(final.parent)
+        shutil.rmtree(old)
+
+
+def bytes_at(path: str | os.PathLike[str]) -> int:
+    """Add up what a store takes of its disk; 0 where nothing is known of it."""
+    target = os.fspath(path)
+    if is_url(target):
+        return 0
+    return sum(
+        512 * os.lstat(os.path.join(folder, name)).st_blocks
+        for folder, _, files in os.walk(target)
+        for name in [*files, "."]
+    )
 
 
 def require_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
@@ -170,6 +187,7 @@ def _remove(building: Path) -> None:
 
 def _swap_in(building: Path, final: Path) -> None:
     """Put a finished store in place of whatever `check_free` allowed to be there."""
+    sync_tree(building)
     old = building.with_suffix(".old")
     if final.exists():
         final.rename(old)
@@ -179,4 +197,5 @@ def _swap_in(building: Path, final: Path) -> None:
         if old.exists():
             old.rename(final)
         raise
+    sync_folder(final.parent)  # only then may what was there before go
     shutil.rmtree(old, ignore_errors=True)

@@ -39,6 +39,8 @@ class Plan:
         Peaks; of a worker and of the driver with interpreter and libraries.
     worker_limit, driver_limit : float
         What these may take; infinite without a limit.
+    checkpoint_bytes : int
+        Most that a checkpoint takes of a disk while the fit runs.
     lack : str or None
         What is needed and is not there.
     trial : dnmf.trial.Trial or None
@@ -62,6 +64,7 @@ class Plan:
     driver_memory: int
     worker_limit: float
     driver_limit: float
+    checkpoint_bytes: int
     lack: str | None
     trial: Trial | None = None
 
@@ -75,7 +78,13 @@ class Plan:
 
 
 def plan_fit(
-    blocks: Blocks, objective: Objective, n_components: int, tol: float, *, trial: bool = True
+    blocks: Blocks,
+    objective: Objective,
+    n_components: int,
+    tol: float,
+    checkpoint_bytes: int,
+    *,
+    trial: bool = True,
 ) -> Plan:
     """Say what a fit will take.
 
@@ -85,6 +94,8 @@ def plan_fit(
     objective : Objective
     n_components : int
     tol : float
+    checkpoint_bytes : int
+        As in `Plan`.
     trial : bool
         Whether to run parts of the fit for about ten seconds, to predict its time.
     """
@@ -111,6 +122,7 @@ def plan_fit(
         driver_memory=room.driver_bytes(sizes),
         worker_limit=room.worker,
         driver_limit=room.driver,
+        checkpoint_bytes=checkpoint_bytes,
         lack=lack,
         trial=timed,
     )
@@ -133,6 +145,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "worker", f"{size(plan.worker_memory)}{_of(plan.worker_limit)}; {task}"
         task = "H and the sums"
     yield "driver", f"{size(plan.driver_memory)}{_of(plan.driver_limit)}; {task}"
+    yield "disk", f"{size(plan.checkpoint_bytes)} at most, for a checkpoint"
     if plan.lack is not None:
         yield "lacking", f"this fit needs {plan.lack}"
     if plan.trial is not None:

@@ -13,7 +13,7 @@ successive states never rises.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -38,8 +38,12 @@ BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
 
 CONVERGED, MAX_ITER = "converged", "max_iter"
 
-WeightSink = Callable[[Array, int], None]
-"""Takes the weights of a block and its first row; runs in the tasks, must be safe to repeat."""
+WeightSink = Callable[[Array, int], int | None]
+"""Takes the weights of a block and its first row, and may return a checksum; runs in the tasks,
+must be safe to repeat."""
+
+Written = Sequence[tuple[int, int]]
+"""First row and checksum of each block that a sink took."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,23 @@ class Recorder(Protocol):
 
     Attributes
     ----------
-    has_weights : bool
-        Whether weights are kept that belong to the H of the last state it was given.
+    weights_pass : int
+        The last pass whose weights were kept; 0 before the first.
     """
 
-    has_weights: bool
+    weights_pass: int
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are kept that belong to the H of the last state it was given."""
+        ...
 
     def weight_sink(self) -> WeightSink:
         """Give a place for the weights of the pass that is about to run."""
         ...
 
-    def keep(self, state: State, *, weights: bool) -> None:
-        """Take a state, and whether the sink now holds the weights that belong to its H."""
+    def keep(self, state: State, written: Written | None) -> None:
+        """Take a state and, if the sink now holds the weights of its H, what it took."""
         ...
 
     def finish(self, stop_reason: str) -> None:
@@ -193,23 +202,23 @@ def solve(
     DataError
         A pixel is negative, NaN or infinite; names the first.
     """
-    waiting = 0  # passes since weights were kept: a pass that is thrown away has none to keep
     with one_blas_thread():
         while (reason := stop_reason(state, tol, max_iter)) is None:
-            waiting += 1
-            due = recorder is not None and waiting >= every
-            sink = recorder.weight_sink() if recorder is not None and due else None
-            state = advance(objective, state, run_pass(blocks, objective, state.Y, sink))
+            sink = None
+            # A pass that is thrown away has no weights to keep: then the next is due.
+            if recorder is not None and state.n_iter + 1 - recorder.weights_pass >= every:
+                sink = recorder.weight_sink()
+            step = run_pass(blocks, objective, state.Y, sink)
+            state = advance(objective, state, step)
             if recorder is not None:
-                recorder.keep(state, weights=due and state.accepted)
-                waiting = 0 if due and state.accepted else waiting
+                recorder.keep(state, step.written if sink and state.accepted else None)
             on_pass(state)
         if recorder is not None:
             if not recorder.has_weights:
                 # The last pass was not due to write its weights: read once more for those of H.
-                measure(blocks, objective, state.H, recorder.weight_sink())
+                written = measure(blocks, objective, state.H, recorder.weight_sink()).written
                 state = replace(state, n_reads=state.n_reads + 1)
-                recorder.keep(state, weights=True)
+                recorder.keep(state, written)
             recorder.finish(reason)
     return state, reason
 
@@ -316,6 +325,6 @@ def _pass_block(
     block: Block, *, objective: Objective, basis: Basis, sink: WeightSink | None
 ) -> Stats:
     stats, W = objective.measure(block, basis, weights=sink is not None)
-    if sink is not None and W is not None:
-        sink(W, block.start)
-    return stats
+    if sink is None or W is None:
+        return stats
+    return replace(stats, written=((block.start, sink(W, block.start) or 0),))

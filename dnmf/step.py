@@ -36,6 +36,8 @@ class Step:
         Images behind the pass.
     xx : float
         ``||X||^2``.
+    written : tuple of (int, int)
+        As in `Stats`.
     """
 
     H: Array
@@ -43,6 +45,7 @@ class Step:
     loss: float
     rows: float
     xx: float
+    written: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class StepColumns:
         Y = np.require(self.Y, requirements=["C", "A", "W"])
         H = self.objective.improve(Y, stats)
         _, divergence, loss = self.objective.outcome(stats, Y, H)
-        return Step(H, divergence, loss, stats.rows, float(stats.xx.sum()))
+        return Step(H, divergence, loss, stats.rows, float(stats.xx.sum()), stats.written)
 
 
 def steps(objective: Objective, Y: Array) -> list[StepColumns]:
@@ -90,4 +93,4 @@ def joined(parts: Sequence[Step]) -> Step:
     divergence, loss, xx = (
         sum(getattr(part, name) for part in parts) for name in ("divergence", "loss", "xx")
     )
-    return Step(H, divergence, loss, parts[0].rows, xx)
+    return Step(H, divergence, loss, parts[0].rows, xx, parts[0].written)

@@ -109,6 +109,8 @@ class Stats(_Travels):
         ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; 0 for `Quadratic`, which knows better.
     penalty : float
         ``l1_W |W|_1 + l2_W/2 ||W||^2``, the images weighted.
+    written : tuple of (int, int)
+        First row and checksum of each block of weights that was put into a sink.
     """
 
     S: Array
@@ -117,6 +119,7 @@ class Stats(_Travels):
     rows: float = 0.0
     divergence: float = 0.0
     penalty: float = 0.0
+    written: tuple[tuple[int, int], ...] = ()
 
     def __add__(self, other: Stats) -> Stats:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -127,7 +130,8 @@ class Stats(_Travels):
 
     def scaled(self, factor: float) -> Stats:
         """Weigh all the images behind the sums by a factor."""
-        return Stats(*(factor * value for value in vars(self).values()))
+        *sums, written = vars(self).values()
+        return replace(Stats(*(factor * value for value in sums)), written=written)
 
     def blend(
         self, keep: float, parts: Sequence[Stats], of: Sequence[str] = ("S", "T", "xx")
@@ -146,8 +150,9 @@ class Stats(_Travels):
             mine *= keep
             for part in parts:
                 mine += getattr(part, name)
-        rest = (
+        rows, divergence, penalty = (
             keep * getattr(self, name) + sum(getattr(part, name) for part in parts)
             for name in ("rows", "divergence", "penalty")
         )
-        return Stats(self.S, self.T, self.xx, *rest)
+        written = sum((part.written for part in parts), self.written)
+        return Stats(self.S, self.T, self.xx, rows, divergence, penalty, written)

@@ -40,16 +40,23 @@ def check_parameters(model: Any) -> None:
         valid = (is_real(value) and 0 <= value <= most) or (name == "alpha_H" and value == "same")
         words = "a number >= 0" if most > 1 else "a number from 0 to 1"
         require(valid, name, value, f"{words} or 'same'" if name == "alpha_H" else words)
-    for name in ("max_iter", "checkpoint_every", "batch_size"):
-        value = getattr(model, name)
-        valid = (is_int(value) and value >= 1) or (name == "batch_size" and value is None)
-        require(valid, name, value, "an int >= 1" + " or None" * (name == "batch_size"))
+    counts = ("max_iter", "checkpoint_every", "checkpoint_keep", "batch_size", "resume_from")
+    for name in counts:
+        value, least = getattr(model, name), 0 if name == "resume_from" else 1
+        may_be_none = name in ("batch_size", "resume_from")
+        valid = (is_int(value) and value >= least) or (may_be_none and value is None)
+        require(valid, name, value, f"an int >= {least}" + " or None" * may_be_none)
     if is_int(model.random_state):
         seed_of(model.random_state)
     _require_together(model)
 
 
 def _require_together(model: Any) -> None:
+    if model.resume_from is not None and model.checkpoint is None:
+        raise ParameterError(
+            f"resume_from is {model.resume_from}, and there is no checkpoint to resume: give its "
+            "path as checkpoint"
+        )
     if model.solver == "cd" and beta_of(model.beta_loss) != 2:
         raise ParameterError(
             f"Invalid beta_loss parameter: solver 'cd' does not handle beta_loss = "

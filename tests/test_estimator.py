@@ -203,7 +203,7 @@ class TestParameters:
         assert (fit(init="random").components_ == base.components_).all()
         # The rest have their tests in test_compatibility.py and test_masks_and_weights.py.
         ours = {"missing", "warm_start", "forget_factor", "batch_size"}
-        ours |= {"checkpoint", "checkpoint_every", "on_pass"}
+        ours |= {"checkpoint", "checkpoint_every", "checkpoint_keep", "resume_from", "on_pass"}
         assert set(base.get_params()) == set(decomposition.NMF().get_params()) | ours
 
     def test_auto_components_are_the_pixels(self):

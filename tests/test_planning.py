@@ -166,7 +166,7 @@ class TestPlan:
         ran = CliRunner().invoke(main, ["plan", f"{tmp_path}/c.zarr", "-k", "5", "--no-trial"])
         assert ran.exit_code == 0, ran.output
         words = [line.split()[0] for line in ran.stdout.splitlines()]
-        assert words == ["fit", "pass", "driver"]
+        assert words == ["fit", "pass", "driver", "disk"]
         ran = CliRunner().invoke(
             main, ["plan", f"{tmp_path}/c.zarr", "-k", "5", "--workers", "1", "--json"]
         )

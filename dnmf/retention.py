@@ -1,0 +1,61 @@
+"""Which passes of a model are kept, and the room that takes.
+
+The newest ones: since the loss of successive states never rises, the newest is also the best. And
+the newest that has weights, since these may be due in few passes.
+"""
+
+from __future__ import annotations
+
+from dnmf.blockwise import Blocks
+from dnmf.commits import Objects, committed, passes_in, read_record
+from dnmf.errors import CheckpointError
+from dnmf.kernels import compute_dtype
+from dnmf.weights import weights_in
+
+KEEP = 2
+"""Passes that are kept: a second one, should storage damage the newest."""
+
+
+def tidy(objects: Objects, path: str, keep: int) -> None:
+    """Remove all but the newest passes, the newest with weights, and what these rely on.
+
+    Parameters
+    ----------
+    objects : Objects
+    path : str
+        For messages.
+    keep : int
+        Of the newest passes, whole or damaged.
+    """
+    names = committed(objects)
+    relies = {name: _weights_of(objects, path, name) for name in names}
+    kept = set(names[-keep:]) | {*[name for name in names if relies[name]][-1:]}
+    for name in passes_in(objects):
+        if name not in kept:
+            objects.remove(name)
+    used = {relies[name] for name in kept}
+    for name in weights_in(objects):
+        if name not in used:
+            objects.remove(name)
+
+
+def _weights_of(objects: Objects, path: str, name: str) -> str | None:
+    try:
+        weights: str | None = read_record(objects, path, name)["weights"]
+        return weights
+    except CheckpointError:
+        return None
+
+
+def checkpoint_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) -> int:
+    """Bound the bytes of a checkpoint on a disk, while a fit runs.
+
+    Passes: those kept, the newest with weights, the one being written. Weights: one set for each
+    that is kept and the one being written. Of a file the last 4 KiB may be empty.
+    """
+    p, d, page = blocks.shape[1], n_components, 4096
+    rows, count = blocks.ranges[0][1], len(blocks.ranges)
+    state = 3 * 8 * d * p + 8 * count + 40 * max_iter + 24 * page
+    chunk = rows * d * compute_dtype(blocks.dtype).itemsize + 64 + page
+    weights = count * (chunk + 64) + 2 * page
+    return (keep + 2) * state + (keep + 1) * weights + 4 * page
