@@ -24,9 +24,11 @@ import zarr
 
 from dnmf.claim import claimed
 from dnmf.commits import (
+    METADATA,
     Objects,
     commit,
     committed,
+    group_json,
     name_of,
     objects_at,
     pass_of,
@@ -37,7 +39,7 @@ from dnmf.commits import (
 from dnmf.errors import CheckpointError, SpaceError
 from dnmf.identity import Fit
 from dnmf.layout import crc32c
-from dnmf.output import RECORD, absolute, full_disk_named, is_absent, new_store
+from dnmf.output import absolute, full_disk_named, is_absent, is_url, new_store
 from dnmf.output import read_record as read_root
 from dnmf.retention import KEEP, tidy
 from dnmf.solver import State, WeightSink, Written
@@ -163,8 +165,8 @@ class Checkpoint:
             raise
         except OSError as error:
             raise CheckpointError(
-                f"{self.path}: pass {n_iter} could not be written ({error}); those before are "
-                "intact: see to the disk, then run the same again"
+                f"{self.path}: the commit of pass {n_iter} failed ({error}); what was committed "
+                "before is intact: see to the disk, then run the same again"
             ) from error
 
     def _record(self, arrays: dict[str, Array]) -> dict[str, Any]:
@@ -237,10 +239,11 @@ def save_model(
 
 def _begin(path: str, fit: Fit, state: State, stop_reason: str | None = None) -> Checkpoint:
     with full_disk_named(path, "a model"):
-        group = zarr.open_group(path, mode="w", zarr_format=3)
+        if is_url(path):
+            zarr.open_group(path, mode="w", zarr_format=3)  # without what an unfinished one left
         checkpoint = Checkpoint(path, fit, state)
         checkpoint._commit(state, stop_reason)
-        group.attrs.put({RECORD: {"format": FORMAT, "version": VERSION}})
+        objects_at(path).put(METADATA, group_json({"format": FORMAT, "version": VERSION}))
     return checkpoint
 
 
@@ -263,6 +266,15 @@ def open_checkpoint(
         There is none, it is damaged, or of another format; names the newest that is intact.
     """
     location = os.fspath(path)
+    try:
+        return replace(_open(location, resume_from), keep_passes=keep)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{location} cannot be read ({error}): see to the disk") from error
+
+
+def _open(location: str, resume_from: int | None) -> Checkpoint:
     _require_model(location)
     objects = objects_at(location)
     names = committed(objects)
@@ -275,7 +287,7 @@ def open_checkpoint(
             "with --force"
         )
     try:
-        return replace(_read(objects, location, wanted[-1]), keep_passes=keep)
+        return _read(objects, location, wanted[-1])
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_advice(objects, location, names)}") from error
 

@@ -240,9 +240,12 @@ def read_record(objects: Objects, path: str, name: str) -> dict[str, Any]:
     ------
     CheckpointError
         It is not what was written.
+    OSError
+        The disk did not give it.
     """
+    stored = objects.get(f"{name}/{METADATA}") or b""
     try:
-        record = json.loads(objects.get(f"{name}/{METADATA}") or b"")["attributes"][RECORD]
+        record = json.loads(stored)["attributes"][RECORD]
         if record["record_crc32c"] == _seal(record):
             return record  # type: ignore[no-any-return]
         what = "is not what was written"

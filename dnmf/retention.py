@@ -12,6 +12,9 @@ from dnmf.errors import CheckpointError
 from dnmf.kernels import compute_dtype
 from dnmf.weights import weights_in
 
+UNKNOWN = "unknown"
+"""What a pass relies on whose record is damaged: while it is kept, any weights may be."""
+
 KEEP = 2
 """Passes that are kept: a second one, should storage damage the newest."""
 
@@ -29,11 +32,13 @@ def tidy(objects: Objects, path: str, keep: int) -> None:
     """
     names = committed(objects)
     relies = {name: _weights_of(objects, path, name) for name in names}
-    kept = set(names[-keep:]) | {*[name for name in names if relies[name]][-1:]}
+    kept = {*names[-keep:], *[name for name in names if relies[name]][-1:]}
     for name in passes_in(objects):
         if name not in kept:
             objects.remove(name)
     used = {relies[name] for name in kept}
+    if UNKNOWN in used:
+        return
     for name in weights_in(objects):
         if name not in used:
             objects.remove(name)
@@ -44,7 +49,7 @@ def _weights_of(objects: Objects, path: str, name: str) -> str | None:
         weights: str | None = read_record(objects, path, name)["weights"]
         return weights
     except CheckpointError:
-        return None
+        return UNKNOWN
 
 
 def checkpoint_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) -> int:
