@@ -296,8 +296,8 @@ def _require_model(location: str) -> None:
     record = read_root(location)
     if record is None or record.get("format") != FORMAT:
         what = "nothing is there" if is_absent(location) else "it holds something else"
-        if record is not None:
-            what = f"it is a {record.get('format')}"
+        if record is not None and "format" in record:
+            what = f"it is a {record['format']}"
         elif os.path.isdir(location) and passes_in(objects_at(location)):
             what = "its zarr.json is damaged or lost; that of any other model will do"
         raise CheckpointError(

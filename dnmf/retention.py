@@ -7,7 +7,7 @@ the newest that has weights, since these may be due in few passes.
 from __future__ import annotations
 
 from dnmf.blockwise import Blocks
-from dnmf.commits import Objects, committed, passes_in, read_record
+from dnmf.commits import Objects, committed, pass_of, passes_in, read_record
 from dnmf.errors import CheckpointError
 from dnmf.kernels import compute_dtype
 from dnmf.weights import weights_in
@@ -32,7 +32,8 @@ def tidy(objects: Objects, path: str, keep: int) -> None:
     """
     names = committed(objects)
     relies = {name: _weights_of(objects, path, name) for name in names}
-    kept = {*names[-keep:], *[name for name in names if relies[name]][-1:]}
+    last = {pass_of(name): name for name in names}  # of what one pass committed
+    kept = {*list(last.values())[-keep:], *[name for name in names if relies[name]][-1:]}
     for name in passes_in(objects):
         if name not in kept:
             objects.remove(name)

@@ -407,7 +407,7 @@ class TestDamage:
             file.write_bytes(content)
         else:
             os.truncate(file, len(content) // 2 if damage == "cut" else 0)
-        with pytest.raises(CheckpointError, match=rf"pass-000002-2/{name}.*pass 2 is intact"):
+        with pytest.raises(CheckpointError, match=rf"pass-000002-2/{name}.*pass 1 is intact"):
             dnmf.load(path)
 
     def test_a_lost_block_of_weights_reads_as_nan_not_zero(self, path):

@@ -70,7 +70,7 @@ def test_no_damage_is_read_silently(model, tmp_path):
                 read, findings = None, [str(refused)]
             if read is None:
                 assert ours, (key, what)
-                assert str(key.parent) in findings[0], (key, what, findings)
+                assert (str(key.parent) if len(key.parts) > 1 else "a dnmf") in findings[0], key
             else:  # nothing was read that was not written
                 n = 2 if what == "missing" and key == record else 3
                 for name in ("H", "Y", "Z"):
@@ -90,7 +90,7 @@ def test_no_damage_is_read_silently(model, tmp_path):
 class TestADamagedPass:
     @pytest.fixture
     def path(self, corpus, tmp_path):
-        dnmf.NMF(3, tol=0, max_iter=4, random_state=0, checkpoint=tmp_path / "m").fit(corpus)
+        self.fit(corpus, tmp_path / "m", max_iter=4, checkpoint_keep=1)
         for name in sorted(path.name for path in (tmp_path / "m").glob("pass-000004-*")):
             with open(tmp_path / "m" / name / "Y" / "c.0.0", "r+b") as file:
                 file.write(b"x")
