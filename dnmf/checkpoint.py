@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from dnmf.commits import (
     Objects,
     commit,
     committed,
+    faults_named,
     group_json,
     name_of,
     objects_at,
@@ -36,10 +37,10 @@ from dnmf.commits import (
     read_array,
     read_record,
 )
-from dnmf.errors import CheckpointError, SpaceError
+from dnmf.errors import CheckpointError
 from dnmf.identity import Fit
 from dnmf.layout import crc32c
-from dnmf.output import absolute, full_disk_named, is_absent, is_url, new_store
+from dnmf.output import absolute, is_absent, is_url, new_store, remove_remains
 from dnmf.output import read_record as read_root
 from dnmf.retention import KEEP, tidy
 from dnmf.solver import State, WeightSink, Written
@@ -57,6 +58,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = "dnmf-model"
 VERSION = 3
 STATE = ("H", "Y", "Z")
+
+NO_RECORD = "has no record: the fit was killed as it was about to commit it, or zarr.json was lost"
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Checkpoint:
         """Make the array for the next weights."""
         shape = (self.fit.X["shape"][0], self.fit.n_components)
         rows, dtype = self.fit.X["block_rows"], self.fit.X["compute_dtype"]
-        with self._named(self.state.n_iter + 1):
+        with faults_named(self.path, f"pass {self.state.n_iter + 1}"):
             objects = objects_at(self.path)
             self._sink = new_weights(objects, self.state.n_iter + 1, shape, rows, dtype)
         return ArraySink(f"{absolute(self.path)}/{self._sink}")
@@ -144,7 +147,7 @@ class Checkpoint:
         if self.weights_name is not None:
             arrays["checksums"] = self.checksums
         objects = objects_at(self.path)
-        with self._named(state.n_iter):
+        with faults_named(self.path, f"pass {state.n_iter}"):
             name = name_of(objects, state.n_iter)
             try:
                 commit(objects, name, arrays, self._record(arrays), self.weights_name)
@@ -154,20 +157,6 @@ class Checkpoint:
                 raise
             self.name = name
             tidy(objects, self.path, self.keep_passes)
-
-    @contextmanager
-    def _named(self, n_iter: int) -> Iterator[None]:
-        """Say which pass could not be written, and why."""
-        try:
-            with full_disk_named(self.path, f"pass {n_iter}"):
-                yield
-        except (CheckpointError, SpaceError):
-            raise
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path}: the commit of pass {n_iter} failed ({error}); what was committed "
-                "before is intact: see to the disk, then run the same again"
-            ) from error
 
     def _record(self, arrays: dict[str, Array]) -> dict[str, Any]:
         return {
@@ -222,8 +211,9 @@ class Checkpoint:
 def create_checkpoint(
     path: str | os.PathLike[str], fit: Fit, state: State, keep: int = KEEP
 ) -> Checkpoint:
-    """Begin a checkpoint at a free place with the first state of a fit."""
+    """Begin a checkpoint at a free place, which is claimed, with the first state of a fit."""
     location = os.fspath(path)
+    remove_remains(location)
     with new_store(location, FORMAT) as building:
         checkpoint = _begin(building, fit, state)
     return replace(checkpoint, path=location, keep_passes=keep)
@@ -238,7 +228,7 @@ def save_model(
 
 
 def _begin(path: str, fit: Fit, state: State, stop_reason: str | None = None) -> Checkpoint:
-    with full_disk_named(path, "a model"):
+    with faults_named(path, "a model"):
         if is_url(path):
             zarr.open_group(path, mode="w", zarr_format=3)  # without what an unfinished one left
         checkpoint = Checkpoint(path, fit, state)
@@ -381,6 +371,9 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
     objects = objects_at(location)
     if not (names := committed(objects)):
         yield f"{location}: no pass is there"
+    for name in set(passes_in(objects)) - set(names):
+        if all(objects.get(f"{name}/{key}/{METADATA}") for key in STATE):
+            yield f"{location}: {name} is whole and {NO_RECORD}"
     checked: set[str] = set()
     for name in names:
         try:

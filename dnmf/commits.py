@@ -16,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,9 +30,9 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from dnmf.durable import put_file, sync_folder
-from dnmf.errors import CheckpointError
+from dnmf.errors import CheckpointError, SpaceError
 from dnmf.layout import crc32c
-from dnmf.output import RECORD, absolute, is_url
+from dnmf.output import RECORD, absolute, full_disk_named, is_url
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -142,6 +143,21 @@ class UrlObjects:
 def objects_at(path: str) -> Objects:
     """Give the objects of a model, which must be there."""
     return UrlObjects(path) if is_url(path) else LocalObjects(path)
+
+
+@contextmanager
+def faults_named(path: str, what: str) -> Iterator[None]:
+    """Turn what a disk answers to writing into SpaceError or CheckpointError."""
+    try:
+        with full_disk_named(path, what):
+            yield
+    except (CheckpointError, SpaceError):
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{what} at {path} could not be written ({error}); what was committed before is "
+            "intact: see to the disk, then run the same again"
+        ) from error
 
 
 def pass_of(name: str) -> int:

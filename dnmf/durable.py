@@ -16,7 +16,7 @@ NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 """What file systems say that do not fsync folders: no more can be done there."""
 
 
-def put_file(path: Path, data: bytes) -> None:
+def put_file(path: Path, data: bytes | memoryview) -> None:
     """Write a file as a whole; folders on the way to it are made. Safe to repeat."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")

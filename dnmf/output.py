@@ -8,6 +8,7 @@ replaced: `--force` cannot delete a folder of somebody's images.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -90,7 +91,7 @@ def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -
         raise OutputExistsError(
             f"{target} cannot be written ({error.strerror}: {error.filename}); choose another path"
         ) from error
-    building = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    building = _beside(final)
     _remove(building)
     try:
         yield str(building)
@@ -125,7 +126,8 @@ def remove_store(path: str | os.PathLike[str], kind: str) -> None:
         zarr.open_group(target, mode="w", zarr_format=3)  # empties it
     else:  # moved away first: what is at the path is whole at any time
         final = Path(absolute(target))
-        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        old = _beside(final)
+        _remove(old)
         final.rename(old)
         sync_folder(final.parent)
         shutil.rmtree(old)
@@ -174,6 +176,19 @@ def full_disk_named(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             f"the disk is full: {what} at {os.fspath(path)} could not be written "
             f"({error.strerror}); make room, then run the same again"
         ) from error
+
+
+def remove_remains(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed left beside a path; only where none is at work."""
+    target = os.fspath(path)
+    if not is_url(target):
+        final = Path(absolute(target))
+        for remains in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+            _remove(remains)
+
+
+def _beside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.{os.getpid()}.partial")
 
 
 def _remove(building: Path) -> None:

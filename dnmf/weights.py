@@ -19,11 +19,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from dnmf.commits import FLAT, METADATA, Objects
+from dnmf.commits import FLAT, METADATA, Objects, faults_named
 from dnmf.durable import put_file
 from dnmf.errors import CheckpointError
 from dnmf.layout import crc32c, stored_bytes
-from dnmf.output import full_disk_named, is_url
+from dnmf.output import is_url
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -68,9 +68,7 @@ class ArraySink:
 
         Whole chunks, so safe to repeat.
         """
-        with full_disk_named(
-            self.path, f"the weights of images {start} to {start + len(rows) - 1}"
-        ):
+        with faults_named(self.path, f"the weights of images {start} to {start + len(rows) - 1}"):
             if is_url(self.path):
                 _set(zarr.open_array(self.path, mode="r+"), rows, start)
             else:
@@ -85,7 +83,7 @@ class ArraySink:
         _set(zarr.open_array(MemoryStore(made), mode="r+"), rows, start)
         for key, value in made.items():
             if key != METADATA:
-                put_file(Path(self.path, key), value.to_bytes())
+                put_file(Path(self.path, key), memoryview(value.as_numpy_array()))
 
 
 def _set(array: zarr.Array[Any], rows: Array, start: int) -> None:
@@ -114,15 +112,16 @@ def read_weights(path: str, name: str, index: int, expected: int) -> Array:
     start, stop = index * rows, min((index + 1) * rows, array.shape[0])
     key = f"{name}/{array.metadata.encode_chunk_key((index, 0))}"
     where = f"{path}: block {index} of the weights (images {start} to {stop - 1}, {key})"
+    advice = f"remove {name}, and the same `dnmf fit` writes weights again"
     try:
         stored_bytes(array, index)
         block = np.asarray(array[start:stop])
     except FileNotFoundError:
-        raise CheckpointError(f"{where} is missing") from None
+        raise CheckpointError(f"{where} is missing; {advice}") from None
     except (OSError, ValueError, RuntimeError) as error:  # the latter are what codecs raise
-        raise CheckpointError(f"{where} cannot be read ({error})") from error
+        raise CheckpointError(f"{where} cannot be read ({error}); {advice}") from error
     if crc32c(block) != expected:
-        raise CheckpointError(f"{where} is not what was written: altered or swapped")
+        raise CheckpointError(f"{where} is not what was written: altered or swapped; {advice}")
     return block
 
 

@@ -6,7 +6,6 @@ second. strace follows the main thread, in which all of a commit's files are wri
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -129,8 +128,6 @@ def run(job: dict) -> int:
         return 3
     except CheckpointError:
         return 4
-    except OSError as error:  # a task's, which names the file
-        return 4 if error.errno == errno.EIO and error.filename else 5
     except BaseException:
         traceback.print_exc()
         return 5
