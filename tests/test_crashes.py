@@ -141,6 +141,8 @@ def test_a_fault_at_every_system_call_of_a_commit(server, base, tmp_path):
         assert status in allowed[fault], where
         n = check(model, *((4,) if status == 0 else (3, 4)))
         ends[f"{fault} {status} {n}"] += 1
+        if call in READS:
+            continue
         commits.keep(model, n + 1)
         check(model, n + 1)
         names = {path.name[:4] for path in model.iterdir()}
@@ -220,6 +222,7 @@ class TestPowerFailure:
 
     def test_the_first(self, crashes):
         states, lost = crashes("create", ())
+        log.info("%s crash states of the first, %s lost", states, lost)
         assert states > 50
         assert lost == 0
 
