@@ -109,7 +109,7 @@ def begin_fit(
             f"{model.checkpoint} belongs to another fit: {'; '.join(differences)}; "
             "choose another path, or replace it (--force on the command line)"
         )
-    recorder.drop_later()
+    recorder.go_on()
     return recorder, recorder.state
 
 

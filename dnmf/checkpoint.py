@@ -194,13 +194,15 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} has no weights; `dnmf transform` makes some")
         return read_weights(self.path, self.weights_name, block, int(self.checksums[block]))
 
-    def drop_later(self) -> None:
-        """Remove the passes after this one, newest first, so that it is the last."""
+    def go_on(self) -> None:
+        """Remove the passes after this one, newest first, and what killed fits left behind."""
         objects = objects_at(self.path)
-        for name in reversed(committed(objects)):
-            if name == self.name:
-                return
-            objects.remove(name)
+        with faults_named(self.path, "what a fit goes on from"):
+            for name in reversed(committed(objects)):
+                if name == self.name:
+                    break
+                objects.remove(name)
+            tidy(objects, self.path, self.keep_passes)
 
     def give_up(self) -> None:
         """Remove what a fit that failed was about to commit, where that is possible."""
@@ -371,7 +373,8 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
     objects = objects_at(location)
     if not (names := committed(objects)):
         yield f"{location}: no pass is there"
-    for name in set(passes_in(objects)) - set(names):
+    passes = passes_in(objects)
+    for name in passes[passes.index(names[-1]) + 1 :] if names else passes:
         if all(objects.get(f"{name}/{key}/{METADATA}") for key in STATE):
             yield f"{location}: {name} is whole and {NO_RECORD}"
     checked: set[str] = set()

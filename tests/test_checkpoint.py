@@ -20,7 +20,9 @@ import dnmf
 from dnmf.checkpoint import open_checkpoint
 from dnmf.errors import CheckpointError, DataError, OutputExistsError
 from dnmf.initialization import LEAST_TOL
+from dnmf.objective import SQUARED
 from dnmf.output import remove_store
+from dnmf.sums import Stats
 
 K, PASSES = 6, 8
 
@@ -309,6 +311,18 @@ def test_everything_works_at_a_url(digits, tmp_path, whole):
     with pytest.raises(CheckpointError, match="nothing is there"):
         dnmf.load("memory://digits.model")
     remove_store("memory://never.there", "dnmf-model")
+
+
+def test_sums_remember_what_was_written_of_all_blocks():
+    one, other = (
+        Stats(np.ones((1, 1)), np.ones((1, 2)), np.ones(2), written=((row, 7),)) for row in (0, 4)
+    )
+    assert (one + other).written == ((0, 7), (4, 7))
+    assert one.scaled(0.5).written == ((0, 7),)
+    columns = [SQUARED.columns(one, slice(at, at + 1)).written for at in (0, 1)]
+    assert columns == [((0, 7),), ()]
+    one += other
+    assert one.written == ((0, 7), (4, 7))
 
 
 def test_an_empty_folder_may_become_a_checkpoint(corpus, tmp_path):
