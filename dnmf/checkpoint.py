@@ -8,7 +8,7 @@ On disk, a Zarr v3 group:
 
 Every pass is committed, with its weights where they are due. A commit makes new groups and touches
 no old one; only when it will outlast a power failure do older passes go. What is left of those that
-were not committed, or were being removed, counts for nothing and goes at the next commit.
+were not committed, or were being removed, counts for nothing and goes when the fit goes on.
 """
 
 from __future__ import annotations
