@@ -17,7 +17,7 @@ import zarr
 from reference import loss
 
 import dnmf
-from dnmf.checkpoint import open_checkpoint
+from dnmf.checkpoint import open_checkpoint, verify_checkpoint
 from dnmf.errors import CheckpointError, DataError, OutputExistsError
 from dnmf.initialization import LEAST_TOL
 from dnmf.objective import SQUARED
@@ -307,6 +307,9 @@ def test_everything_works_at_a_url(digits, tmp_path, whole):
         fit(corpus, "memory://digits.model", on_pass=stop_after(3))
     assert same(fit(corpus, "memory://digits.model"), whole[0])
     assert same(dnmf.load("memory://digits.model"), whole[0])
+    assert list(verify_checkpoint("memory://digits.model")) == []
+    W = [open_checkpoint("memory://digits.model").read_weights(block) for block in range(6)]
+    assert (np.concatenate(W) == whole[1]).all()
     remove_store("memory://digits.model", "dnmf-model")
     with pytest.raises(CheckpointError, match="nothing is there"):
         dnmf.load("memory://digits.model")
