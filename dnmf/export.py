@@ -8,28 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from PIL import Image
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks
-from dnmf.checkpoint import ArraySink
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimator import NMF
-from dnmf.fitted import project_rows
 from dnmf.inputs import blocks_of
 from dnmf.layout import FORMAT, Layout, commit_corpus, create_corpus, write_block
 from dnmf.objective import Objective
-from dnmf.output import RECORD, absolute, new_store
+from dnmf.output import absolute, new_store
 from dnmf.sums import Basis
 from dnmf.validation import require_same_pixels
+from dnmf.weights import FORMAT as WEIGHTS
+from dnmf.weights import commit_weights, create_weights, write_weights_block
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Line = tuple[int, int, int, int]
-
-WEIGHTS = "dnmf-weights"
 
 
 def write_weights(
@@ -60,24 +56,11 @@ def write_weights(
     """
     with new_store(path, WEIGHTS, force=force) as building:
         blocks, objective, basis = _prepare(model, corpus, mask)
-        array = zarr.create_array(
-            building,
-            shape=(len(corpus), model.n_components_),
-            chunks=(corpus.block_rows, model.n_components_),
-            dtype=basis.H.dtype,
-            fill_value=np.nan,  # a lost chunk must not read as weights of zero
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-        )
-        sink = ArraySink(building)
-        task = partial(project_rows, objective=objective, basis=basis, sink=sink)
-        images = blocks.map_sum(task)
-        record: dict[str, Any] = {
-            "format": "dnmf-weights",
-            "version": 1,
-            "corpus_fingerprint": corpus.fingerprint,
-        }
-        array.attrs.put({RECORD: record})
-    return images
+        shape = (len(corpus), model.n_components_)
+        create_weights(building, shape, corpus.block_rows, basis.H.dtype)
+        task = partial(_weigh_block, objective=objective, basis=basis, corpus=corpus, path=building)
+        commit_weights(building, corpus.fingerprint, blocks.map_sum(task))
+    return len(corpus)
 
 
 def write_reconstruction(
@@ -173,6 +156,13 @@ def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, 
     require_same_pixels(model, corpus)
     blocks = blocks_of(corpus, mask=mask, rules=model.rules())
     return blocks, model.objective(mask), model.basis(corpus.dtype)
+
+
+def _weigh_block(
+    block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
+) -> tuple[tuple[int, int], ...]:
+    index = block.start // corpus.block_rows
+    return (write_weights_block(path, index, objective.project_block(block, basis)),)
 
 
 def _reconstruct_block(

@@ -118,12 +118,16 @@ def write_block(
     """
     group = zarr.open_group(path, mode="r+")
     pixels, names = corpus_array(group, "pixels"), corpus_array(group, "ids")
-    start = index * pixels.chunks[0]
-    rows = slice(start, start + len(images))
     encoded = _encode_ids(ids, names.shape[1])
-    pixels[rows] = images
-    names[rows] = encoded
-    return len(images), stored_bytes(pixels, index), crc32c(images), crc32c(encoded)
+    stored, checksum = write_rows(pixels, index, images)
+    return len(images), stored, checksum, write_rows(names, index, encoded)[1]
+
+
+def write_rows(array: zarr.Array[Any], index: int, rows: Array) -> tuple[int, int]:
+    """Write one block of a matrix; give the bytes it takes in the store and its checksum."""
+    start = index * array.chunks[0]
+    array[start : start + len(rows)] = rows
+    return stored_bytes(array, index), crc32c(rows)
 
 
 def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, int, int]]) -> None:

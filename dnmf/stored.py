@@ -1,0 +1,205 @@
+"""An array of a store, read block by block against what was written.
+
+Zarr by itself reads a lost chunk as zeros and cannot tell two swapped chunks apart. So each chunk
+has its length and the checksum of its numbers in a manifest, and is decoded here, where its length,
+what it claims to hold and what it holds are checked one after the other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numcodecs.blosc import Blosc
+
+from dnmf.errors import BlockError, CorpusError
+from dnmf.layout import crc32c
+from dnmf.trust import Objects, RefusedError, checked_metadata
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOSC_HEADER = 16
+"""Bytes; also the most by which Blosc makes incompressible numbers longer."""
+
+_blosc = Blosc()
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """A matrix in blocks of rows; made by `open_stored`.
+
+    Attributes
+    ----------
+    objects : Objects
+    name : str
+        Of the array in the store; empty for the root.
+    advice : str
+        What makes the array anew, for errors.
+    shape, chunks : tuple of int
+    dtype : numpy.dtype
+    codecs : sequence of str
+    """
+
+    objects: Objects
+    name: str
+    advice: str
+    shape: tuple[int, int]
+    chunks: tuple[int, int]
+    dtype: np.dtype[Any]
+    codecs: Sequence[str]
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.shape[0] // self.chunks[0])
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that a chunk takes in the store."""
+        return self._chunk_bytes + BLOSC_HEADER + 4
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return self.chunks[0] * self.chunks[1] * self.dtype.itemsize
+
+    def block_range(self, index: int) -> tuple[int, int]:
+        """Give the first row of a block and the one after its last."""
+        start = index * self.chunks[0]
+        return start, min(start + self.chunks[0], self.shape[0])
+
+    def read(self, index: int, checksum: int, stored: int | None = None) -> Array:
+        """Read a block.
+
+        Parameters
+        ----------
+        index : int
+        checksum : int
+            crc32c of its numbers.
+        stored : int, optional
+            Bytes that it takes in the store.
+
+        Raises
+        ------
+        BlockError
+            It is missing, truncated, altered or in another's place.
+        """
+        start, stop = self.block_range(index)
+        try:
+            rows = self.decode(self._content(index, stored))[: stop - start]
+        except FileNotFoundError:
+            raise self.damaged(index, "is missing") from None
+        except RefusedError as refused:
+            raise self.damaged(index, str(refused)) from None
+        if crc32c(rows) != checksum:
+            raise self.damaged(index, "is not what was written: altered, lost or swapped")
+        return rows
+
+    def _content(self, index: int, stored: int | None) -> bytes:
+        content = self.objects.read(self.key(index), self.most_bytes)
+        if stored is not None and len(content) != stored:
+            raise RefusedError(
+                f"is truncated or altered: {len(content)} stored bytes where {stored} were written"
+            )
+        return content
+
+    def decode(self, content: bytes) -> Array:
+        """Turn the bytes of a chunk into its numbers, which they must have the right number of."""
+        body = np.frombuffer(content, np.uint8)
+        if "crc32c" in self.codecs:
+            body, tail = body[:-4], content[-4:]
+            if len(tail) < 4 or crc32c(body) != int.from_bytes(tail, "little"):
+                raise RefusedError("cannot be decoded: its checksum is another")
+        out = np.empty(self.chunks, self.dtype)
+        if "blosc" in self.codecs:
+            self._inflate(body, out)
+        elif len(body) != out.nbytes:
+            raise RefusedError(f"has {len(body)} bytes where {out.nbytes} were written")
+        else:
+            out.reshape(-1).view(np.uint8)[:] = body
+        return out
+
+    def _inflate(self, body: Array, out: Array) -> None:
+        # The header is all that Blosc goes by: a wrong one would inflate to 2 GiB, or read past the
+        # end. crc32c keeps accidents out, but not who computes it anew.
+        lengths = (
+            struct.unpack_from("<III", body.data, 4) if len(body) >= BLOSC_HEADER else (0, 0, 0)
+        )
+        if (lengths[0], lengths[2]) != (out.nbytes, len(body)):
+            raise RefusedError(
+                f"cannot be decoded: it claims {lengths[0]:,} bytes where {out.nbytes:,} belong"
+            )
+        try:
+            _blosc.decode(body, out=out)
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError(f"cannot be decoded ({error})") from error
+
+    def key(self, index: int) -> str:
+        """Name the object that holds a block."""
+        return f"{self.name}/c/{index}/0".lstrip("/")
+
+    def damaged(self, index: int, what: str) -> BlockError:
+        """Say that a block cannot be used, in the words of its images."""
+        start, stop = self.block_range(index)
+        return BlockError(
+            f"{self.objects.path}: block {index} (images {start} to {stop - 1}) {what}; "
+            f"restore {self.key(index)} from a copy, or {self.advice}"
+        )
+
+
+def open_stored(objects: Objects, name: str, advice: str) -> StoredArray:
+    """Open an array, by its checked metadata alone.
+
+    Raises
+    ------
+    CorpusError
+        It is missing, or not what dnmf writes.
+    """
+    try:
+        found = checked_metadata(objects, name)
+    except FileNotFoundError:
+        raise CorpusError(f"{objects.path}: the array {name!r} is missing; {advice}") from None
+    except RefusedError as refused:
+        raise CorpusError(
+            f"{objects.path}: {refused}; restore it from a copy, or {advice}"
+        ) from None
+    if found["node_type"] != "array" or len(found["shape"]) != 2:
+        raise CorpusError(f"{objects.path}: {name!r} is no matrix; {advice}")
+    dtype = np.dtype(found["dtype"])
+    return StoredArray(
+        objects, name, advice, found["shape"], found["chunks"], dtype, found["codecs"]
+    )
+
+
+def lazy_rows(array: StoredArray, read: Callable[[int], Array], name: str) -> da.Array:
+    """Give an array as a lazy Dask array, one chunk per block, each checked when it is read.
+
+    Parameters
+    ----------
+    array : StoredArray
+    read : callable
+        Reads a block by its number; pickled with every task.
+    name : str
+        Of the Dask array: the same for the same numbers.
+    """
+    import dask.array as da
+
+    rows = tuple(b - a for a, b in map(array.block_range, range(array.n_blocks)))
+    lazy: da.Array = da.map_blocks(
+        _read_dask_block,
+        read=read,
+        chunks=(rows, (array.shape[1],)),
+        dtype=array.dtype,
+        meta=np.empty((0, 0), array.dtype),
+        name=name,
+    )
+    return lazy
+
+
+def _read_dask_block(read: Callable[[int], Array], block_id: tuple[int, ...]) -> Array:
+    return read(block_id[0])

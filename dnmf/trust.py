@@ -1,0 +1,258 @@
+"""What of a store is used at all: it may come from anybody, and be damaged or made to do harm.
+
+Zarr takes any codec, shape and chunk that a ``zarr.json`` names, and follows links. dnmf takes what
+dnmf writes: `check_metadata` reads ``zarr.json`` itself, before Zarr opens anything, and refuses
+what is not on the lists here; `Objects` reads objects with a bound, only regular files, and only
+those inside the store. So loading a store runs no code of its, and takes memory for what it says
+it holds and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+from zarr.abc.store import RangeByteRequest
+from zarr.core.buffer.core import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore
+
+from dnmf.errors import CorpusError, DnmfError
+from dnmf.words import size
+
+METADATA_BYTES = 2**24
+"""Longest ``zarr.json`` that is read. Weights have about 20 bytes per block in theirs."""
+
+CHUNK_BYTES = 2**31 - 1
+"""Largest chunk in memory: Blosc takes no more in one piece."""
+
+CODECS = (["bytes"], ["bytes", "crc32c"], ["bytes", "blosc"], ["bytes", "blosc", "crc32c"])
+"""What dnmf writes, with the first alone as what is left without the others."""
+
+DTYPES = {
+    "bool": 1,
+    **{f"{kind}{8 * width}": width for kind in ("int", "uint") for width in (1, 2, 4, 8)},
+    **{f"float{8 * width}": width for width in (2, 4, 8)},
+}
+"""Types of numbers, and their bytes. None has a variable length or holds objects."""
+
+_GROUP = {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
+_ARRAY = {
+    "zarr_format", "node_type", "attributes", "shape", "data_type", "chunk_grid",
+    "chunk_key_encoding", "fill_value", "codecs", "dimension_names", "storage_transformers",
+}  # fmt: skip
+
+
+class RefusedError(Exception):
+    """Something in a store is not what dnmf writes; said without the path of the store."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a store, read whole, up to a bound.
+
+    Attributes
+    ----------
+    path : str
+        A folder, or a URL for fsspec. Links to places outside the folder are not followed, and
+        what is no regular file is not read; of a URL its file system knows such things.
+    storage_options : dict, optional
+        For the file system behind a URL.
+    """
+
+    path: str
+    storage_options: dict[str, Any] | None = None
+
+    def read(self, key: str, most: int) -> bytes:
+        """Read an object.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none.
+        RefusedError
+            It is longer than `most` bytes, or cannot or may not be read.
+        """
+        root = local_folder(self.path)
+        try:
+            content = self._fetch(key, most + 1) if root is None else _read_file(root, key, most)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"{self.path}: {key} is missing") from error
+        except OSError as error:
+            raise RefusedError(f"cannot be read ({error.strerror or error})") from error
+        if len(content) > most:
+            raise RefusedError(f"is too long: it has more than {most:,} bytes")
+        return content
+
+    def _fetch(self, key: str, most: int) -> bytes:
+        store = FsspecStore.from_url(self.path, self.storage_options, read_only=True)
+        found = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, most)))
+        if found is None:
+            raise FileNotFoundError(key)
+        return found.to_bytes()
+
+
+def local_folder(path: str) -> str | None:
+    """Give the folder of a store, or None where it is behind a URL."""
+    for scheme in ("file://", "local://"):
+        path = path.removeprefix(scheme)
+    return None if "://" in path else path
+
+
+def _read_file(root: str, key: str, most: int) -> bytes:
+    top = os.path.realpath(root)
+    file = os.path.realpath(os.path.join(top, key))
+    if os.path.commonpath([top, file]) != top:
+        raise RefusedError("is a link out of the store")
+
+    def at_once(path: str, flags: int) -> int:  # opening a pipe would wait for a writer
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(file, "rb", opener=at_once) as opened:
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise RefusedError("is no regular file")
+        if status.st_size > most:
+            raise RefusedError(f"is too long: {status.st_size:,} bytes, at most {most:,}")
+        return opened.read(most + 1)
+
+
+def read_metadata(objects: Objects, name: str = "") -> dict[str, Any]:
+    """Read the ``zarr.json`` of a node as JSON, with nothing checked but that it is a Zarr v3 node.
+
+    Raises
+    ------
+    FileNotFoundError, RefusedError
+    """
+    key = f"{name}/zarr.json".lstrip("/")
+    try:
+        metadata = json.loads(objects.read(key, METADATA_BYTES))
+    except RefusedError as refused:
+        raise RefusedError(f"{key} {refused}") from refused
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(f"{key} cannot be read ({error})") from error
+    if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
+        raise RefusedError(f"{key} is no Zarr v3 metadata")
+    if not isinstance(metadata.get("attributes", {}), dict):
+        raise RefusedError(f"{key} has attributes that are no JSON object")
+    return metadata
+
+
+def check_metadata(
+    path: str,
+    name: str = "",
+    *,
+    storage_options: dict[str, Any] | None = None,
+    error: type[DnmfError] = CorpusError,
+) -> dict[str, Any]:
+    """Read the ``zarr.json`` of a group or an array, and refuse what dnmf does not write.
+
+    To be called before Zarr opens the node. Allowed are groups without consolidated metadata, and
+    arrays of numbers of a fixed size, in regular chunks of at most 2 GiB under their default keys,
+    encoded by ``bytes``, ``blosc`` and ``crc32c``, in that order. A shape may be of any size: it
+    costs nothing, and the record must agree with it.
+
+    Parameters
+    ----------
+    path : str
+        Of the store, a folder or a URL.
+    name : str
+        Of the node in it; the root by default.
+    storage_options : dict, optional
+        For a URL.
+    error : type
+        Raised as ``error("PATH: WHAT; restore it from a copy ...")``.
+
+    Returns
+    -------
+    dict
+        The metadata; of an array with ``shape``, ``dtype``, ``chunks`` and ``codecs`` (names).
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such node.
+    DnmfError
+        Of the type `error`.
+    """
+    try:
+        return checked_metadata(Objects(path, storage_options), name)
+    except RefusedError as refused:
+        raise error(f"{path}: {refused}; restore it from a copy, or make the store anew") from None
+
+
+def checked_metadata(objects: Objects, name: str = "") -> dict[str, Any]:
+    """Do as `check_metadata`, with RefusedError."""
+    metadata = read_metadata(objects, name)
+    key = f"{name}/zarr.json".lstrip("/")
+    kind = metadata.get("node_type")
+    if kind not in ("group", "array"):
+        raise RefusedError(f"{key} has node_type {_brief(kind)}; it must be 'group' or 'array'")
+    unknown = sorted(metadata.keys() - (_GROUP if kind == "group" else _ARRAY))
+    if unknown or metadata.get("consolidated_metadata") or metadata.get("storage_transformers"):
+        raise RefusedError(f"{key} has {_brief(unknown or 'extensions')}, which dnmf never writes")
+    return metadata if kind == "group" else {**metadata, **_array(metadata, key)}
+
+
+def _array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
+    dtype: Any = metadata.get("data_type")
+    shape: Any = metadata.get("shape")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise RefusedError(f"{key} has data_type {_brief(dtype)}; it must be a type of numbers")
+    chunks: Any = _configured(metadata.get("chunk_grid"), "regular").get("chunk_shape")
+    if not (is_shape(shape) and is_shape(chunks) and len(shape) == len(chunks)):
+        raise RefusedError(
+            f"{key} has shape {_brief(shape)} in chunks of {_brief(chunks)}; both must be lists of "
+            "positive integers, equally long"
+        )
+    if (nbytes := math.prod(chunks) * DTYPES[dtype]) > CHUNK_BYTES:
+        raise RefusedError(f"{key} has chunks of {size(nbytes)}; the largest are 2 GiB")
+    encoding = metadata.get("chunk_key_encoding")
+    if _configured(encoding, "default").get("separator", "/") != "/":
+        raise RefusedError(f"{key} has chunk keys that dnmf never writes: {_brief(encoding)}")
+    codecs = _codecs(metadata.get("codecs"), DTYPES[dtype], key)
+    return {"shape": tuple(shape), "dtype": dtype, "chunks": tuple(chunks), "codecs": codecs}
+
+
+def _codecs(codecs: Any, itemsize: int, key: str) -> list[str]:
+    """Give the names of an array's codecs if they are dnmf's."""
+    listed = codecs if isinstance(codecs, list) and len(codecs) <= 3 else []
+    names = [codec.get("name") if isinstance(codec, dict) else None for codec in listed]
+    if names not in CODECS:
+        raise RefusedError(
+            f"{key} has codecs {_brief(names or codecs)}; dnmf reads bytes, blosc and crc32c"
+        )
+    endian = _configured(listed[0], "bytes").get("endian", "little" if itemsize == 1 else None)
+    if endian != "little":
+        raise RefusedError(f"{key} has bytes in the order {_brief(endian)}; dnmf reads 'little'")
+    return names
+
+
+def _configured(part: Any, name: str) -> dict[str, Any]:
+    """Give the configuration of a named part of the metadata; empty where there is none."""
+    found = part.get("configuration") if isinstance(part, dict) and part.get("name") == name else {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_shape(value: Any) -> bool:
+    """Tell whether a JSON value is a list of positive integers."""
+    return isinstance(value, list) and bool(value) and all(is_count(n) and n > 0 for n in value)
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether a JSON value is an integer from 0 to 2^63 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_checksum(value: Any) -> bool:
+    """Tell whether a JSON value is a crc32c."""
+    return is_count(value) and value < 2**32
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
