@@ -14,6 +14,7 @@ from dnmf.errors import DnmfError
 from dnmf.flags import (
     CLUSTER,
     INITS,
+    BlockProgress,
     Rows,
     Size,
     cluster_options,
@@ -105,7 +106,7 @@ def ingest(
     from dnmf import ingest as run
     from dnmf.cluster import cluster
 
-    with cluster(**where), _Blocks() as blocks:
+    with cluster(**where), BlockProgress() as blocks:
         result = run(
             source,
             corpus,
@@ -132,6 +133,25 @@ def info(path: str, as_json: bool) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         click.echo(f"{name.replace('_', ' '):{width}}  {_plain(value)}")
+
+
+@main.command()
+@click.argument("path")
+@json_option
+@cluster_options
+def verify(path: str, as_json: bool, **where: Any) -> None:
+    """Check every block of a corpus, of weights or of a model.
+
+    Exit status 0 means intact, 1 damaged: a line for each finding names the block, its images and
+    the file to restore.
+    """
+    from dnmf.cluster import cluster
+    from dnmf.verify import verify as run
+
+    with cluster(**where), BlockProgress() as blocks:
+        found = run(path, on_block=blocks)
+    click.echo(json_.dumps(found.as_dict()) if as_json else str(found))
+    sys.exit(bool(found.findings))
 
 
 @main.command()
@@ -321,28 +341,6 @@ def plot(model: str, corpus: str | None, out: str) -> None:
     images = open_corpus(corpus) if corpus is not None else None
     for path in write_plots(load(model), out, images):
         click.echo(path)
-
-
-class _Blocks:
-    """Progress over blocks: a bar on a terminal, a line per block in a log."""
-
-    def __enter__(self) -> _Blocks:
-        self.bar: Any = None
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        from dnmf.reporting import say
-
-        if not sys.stderr.isatty():
-            say(f"block {done} of {total}")
-            return
-        if self.bar is None:
-            self.bar = click.progressbar(length=total, label="blocks", file=sys.stderr)
-        self.bar.update(1)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.render_finish()
 
 
 def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from itertools import islice
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from dask.system import CPU_COUNT
-
 from dnmf.block import find_invalid
-from dnmf.cluster import active_client
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import IngestError, ParameterError
 from dnmf.layout import FORMAT, Layout, choose_block_rows, commit_corpus, create_corpus, write_block
 from dnmf.outcomes import invalid_pixel
 from dnmf.output import new_store
+from dnmf.pool import each_block
 from dnmf.sources import Size, Source, open_source
 
 Line = tuple[int, int, int, int]
@@ -80,7 +77,8 @@ def ingest(
         layout = _plan(images, block_rows)
         create_corpus(building, layout)
         manifest: list[Line | None] = [None] * layout.n_blocks
-        for done, (index, line) in enumerate(_write_all(images, building, layout), 1):
+        task = partial(_ingest_block, path=building, layout=layout)
+        for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
             manifest[index] = line
             on_block(done, layout.n_blocks)
         commit_corpus(building, layout, [line for line in manifest if line is not None])
@@ -109,7 +107,7 @@ def _plan(source: Source, block_rows: int | None) -> Layout:
     return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
 
 
-def _ingest_block(source: Source, path: str, layout: Layout, index: int) -> Line:
+def _ingest_block(source: Source, index: int, *, path: str, layout: Layout) -> Line:
     start = index * layout.block_rows
     stop = min(start + layout.block_rows, layout.n_images)
     ids, images = source.ids(start, stop), source.read(start, stop)
@@ -123,32 +121,3 @@ def _ingest_block(source: Source, path: str, layout: Layout, index: int) -> Line
     if (invalid := find_invalid(images, start)) is not None:
         raise invalid_pixel(invalid, lambda row: f"image {row} ({ids[row - start]})")
     return write_block(path, index, images, ids)
-
-
-def _write_all(source: Source, path: str, layout: Layout) -> Iterator[tuple[int, Line]]:
-    """Yield each block's number and manifest line as it is done.
-
-    A bounded number of tasks is under way. After an error those are waited for, not cancelled:
-    one may be writing, and what it writes to is about to be removed.
-    """
-    client = active_client()
-    pool: Executor
-    if client is None:
-        pool, shared, threads = ThreadPoolExecutor(CPU_COUNT), source, CPU_COUNT
-    else:  # a million file names reach each worker once, not with every task
-        pool, threads = client.get_executor(pure=False), sum(client.nthreads().values())
-        shared = client.scatter([source], broadcast=True, hash=False)[0]
-    blocks = iter(range(layout.n_blocks))
-    under_way: dict[Future[Line], int] = {}
-    with pool:
-        try:
-            while True:
-                for index in islice(blocks, 4 * threads - len(under_way)):
-                    task = pool.submit(_ingest_block, shared, path, layout, index)
-                    under_way[task] = index
-                if not under_way:
-                    return
-                for task in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    yield under_way.pop(task), task.result()
-        finally:
-            wait(under_way)

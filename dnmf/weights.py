@@ -60,7 +60,7 @@ def commit_weights(path: str, corpus_fingerprint: int, lines: Sequence[Line]) ->
         "version": VERSION,
         "corpus_fingerprint": corpus_fingerprint,
         "blocks": [list(line) for line in lines],
-        "blocks_crc32c": _crc32c_of(lines),
+        "crc32c": _crc32c_of(corpus_fingerprint, lines),
     }
     zarr.open_array(path, mode="r+").attrs.put({RECORD: record})
 
@@ -126,12 +126,17 @@ class Weights:
         -------
         dask.array.Array of shape (n, d)
         """
-        fingerprint = _crc32c_of(self._lines)
-        read = partial(_read_block, absolute(self.path), fingerprint)
-        return lazy_rows(self._array, read, f"weights-{absolute(self.path)}-{fingerprint}")
+        from dask.base import tokenize
+
+        read = partial(_read_block, self._address)
+        return lazy_rows(self._array, read, f"weights-{tokenize(self._address)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (absolute(self.path), _crc32c_of(self._lines))
+        return _reopen, self._address
+
+    @property
+    def _address(self) -> tuple[str, int]:
+        return absolute(self.path), _crc32c_of(self.corpus_fingerprint, self._lines)
 
 
 def open_weights(path: str | os.PathLike[str]) -> Weights:
@@ -156,37 +161,38 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
         )
     array = open_stored(Objects(location), "", ADVICE)
     lines: Any = record.get("blocks")
+    fingerprint: Any = record.get("corpus_fingerprint")
     whole = (
         array.chunks[1] == array.shape[1]
         and isinstance(lines, list)
         and len(lines) == array.n_blocks
         and all(_is_line(line) for line in lines)
-        and record.get("blocks_crc32c") == _crc32c_of(lines)
-        and is_checksum(record.get("corpus_fingerprint"))
+        and is_checksum(fingerprint)
+        and record.get("crc32c") == _crc32c_of(fingerprint, lines)
     )
     if not whole:
         raise CorpusError(
             f"{location}: the record of the blocks is damaged; restore zarr.json from a copy, or "
             f"{ADVICE}"
         )
-    return Weights(array, lines, record["corpus_fingerprint"])
+    return Weights(array, lines, fingerprint)
 
 
 def _is_line(line: Any) -> bool:
     return isinstance(line, list) and len(line) == 2 and is_count(line[0]) and is_checksum(line[1])
 
 
-def _crc32c_of(lines: Sequence[Line]) -> int:
-    return crc32c(np.array(lines, dtype=np.int64))
+def _crc32c_of(fingerprint: int, lines: Sequence[Line]) -> int:
+    return crc32c(np.array([fingerprint, *(part for line in lines for part in line)], np.int64))
 
 
-def _read_block(path: str, fingerprint: int, index: int) -> Array:
-    return _reopen(path, fingerprint).read_block(index)
+def _read_block(address: tuple[str, int], index: int) -> Array:
+    return _reopen(*address).read_block(index)
 
 
 @lru_cache(maxsize=8)
-def _reopen(path: str, fingerprint: int) -> Weights:
+def _reopen(path: str, checksum: int) -> Weights:
     weights = open_weights(path)
-    if _crc32c_of(weights._lines) != fingerprint:
+    if weights._address[1] != checksum:
         raise CorpusError(f"{path} was replaced by other weights while in use; open it again")
     return weights
