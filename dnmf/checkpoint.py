@@ -25,6 +25,7 @@ from dnmf.errors import CheckpointError
 from dnmf.layout import crc32c
 from dnmf.output import RECORD, absolute, is_absent, new_store, read_record
 from dnmf.solver import State, WeightSink
+from dnmf.trust import check_metadata
 from dnmf.version import __version__
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -254,7 +255,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _read_state(path: str, record: dict[str, Any], name: str) -> Array:
     key = f"state-{record['state_slot']}/{name}"
     try:
+        check_metadata(path, key, error=CheckpointError)
         array = np.asarray(zarr.open_array(path, path=key, mode="r")[:])
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RuntimeError, zarr.errors.NodeNotFoundError) as error:
         raise CheckpointError(
             f"{path}: {key} cannot be read ({error}); fit again with --force"

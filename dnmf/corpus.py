@@ -19,7 +19,7 @@ import numpy as np
 from dnmf.errors import BlockError, CorpusError
 from dnmf.layout import FORMAT, VERSION
 from dnmf.output import RECORD, absolute
-from dnmf.stored import StoredArray, lazy_rows, open_stored
+from dnmf.stored import StoredArray, lazy_rows, open_stored, read_manifest
 from dnmf.trust import (
     DTYPES,
     Objects,
@@ -120,7 +120,7 @@ class Corpus:
         self.shape = self._pixels.shape
         self.dtype = self._pixels.dtype
         self.block_rows = self._pixels.chunks[0]
-        self._manifest = _read_manifest(objects, self._pixels, self.fingerprint)
+        self._manifest = read_manifest(self._pixels, 4, self.fingerprint)
         _check_grid(self._pixels, self._ids)
 
     def __len__(self) -> int:
@@ -282,7 +282,7 @@ def _check_record(record: Any, path: str) -> None:
     shape: Any = record.get("shape")
     image_shape: Any = record.get("image_shape")
     valid = {
-        "version": version == VERSION,
+        "version": is_count(version) and version == VERSION,
         "shape": is_shape(shape) and len(shape) == 2,
         "dtype": isinstance(record.get("dtype"), str) and record["dtype"] in DTYPES,
         "image_shape": is_shape(image_shape) and len(image_shape) <= 3,
@@ -296,31 +296,6 @@ def _check_record(record: Any, path: str) -> None:
             f"{path}: {wrong[0]} of the record is {str(record.get(wrong[0]))[:80]}, which no "
             f"corpus has; restore zarr.json from a copy, or {ADVICE}"
         )
-
-
-def _read_manifest(objects: Objects, pixels: StoredArray, expected: int) -> Array:
-    """Read the manifest, whole, and check each line of it."""
-    array = open_stored(objects, "manifest", ADVICE)
-    shape = (pixels.n_blocks, 4)
-    found = (array.shape, array.chunks, array.dtype, list(array.codecs))
-    if found != (shape, shape, np.dtype(np.int64), ["bytes", "crc32c"]):
-        raise CorpusError(
-            f"{objects.path}: the manifest is damaged: {array.shape} {array.dtype} where {shape} "
-            f"int64 belong; {ADVICE}"
-        )
-    try:
-        # Not compressed, so a manifest takes no more memory than it has bytes.
-        manifest = array.read(0, expected)
-    except BlockError as error:
-        raise CorpusError(
-            f"{objects.path}: the manifest is damaged or lost; restore {array.key(0)} from a "
-            f"copy, or {ADVICE}"
-        ) from error
-    counts = [stop - start for start, stop in map(pixels.block_range, range(pixels.n_blocks))]
-    low, high = manifest.min(initial=0), manifest[:, 1].max(initial=0)
-    if low < 0 or high > pixels.most_bytes or (manifest[:, 0] != counts).any():
-        raise CorpusError(f"{objects.path}: the manifest is none of these images; {ADVICE}")
-    return manifest
 
 
 def _check_grid(pixels: StoredArray, ids: StoredArray) -> None:

@@ -160,7 +160,7 @@ def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, 
 
 def _weigh_block(
     block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
-) -> tuple[tuple[int, int], ...]:
+) -> tuple[tuple[int, int, int], ...]:
     index = block.start // corpus.block_rows
     return (write_weights_block(path, index, objective.project_block(block, basis)),)
 

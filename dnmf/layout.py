@@ -132,20 +132,29 @@ def write_rows(array: zarr.Array[Any], index: int, rows: Array) -> tuple[int, in
 
 def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, int, int]]) -> None:
     """Write the manifest and then the record that makes the group a corpus."""
-    group = zarr.open_group(path, mode="r+")
     lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
     if lines[:, 0].sum() != layout.n_images:
         raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
-    group.create_array("manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()])
     record: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "shape": [layout.n_images, layout.n_pixels],
         "dtype": layout.dtype,
         "image_shape": list(layout.image_shape),
-        "manifest_crc32c": crc32c(lines),
+        "manifest_crc32c": write_manifest(path, lines),
     }
-    group.attrs.put({RECORD: record})
+    zarr.open_group(path, mode="r+").attrs.put({RECORD: record})
+
+
+def write_manifest(path: str, lines: Array) -> int:
+    """Write the lines of all blocks, (blocks, columns) int64, below a store; give their checksum.
+
+    Not compressed: what reads them knows beforehand how long they are.
+    """
+    zarr.create_array(
+        f"{path}/manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()]
+    )
+    return crc32c(lines)
 
 
 def corpus_array(group: zarr.Group, name: str) -> zarr.Array[Any]:

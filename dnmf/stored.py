@@ -176,6 +176,40 @@ def open_stored(objects: Objects, name: str, advice: str) -> StoredArray:
     )
 
 
+def read_manifest(array: StoredArray, columns: int, checksum: int) -> Array:
+    """Read the lines of an array's blocks: images, stored bytes, crc32c, and what else there is.
+
+    Raises
+    ------
+    CorpusError
+        They are missing, damaged or none of this array's.
+    """
+    path, advice = array.objects.path, array.advice
+    lines = open_stored(array.objects, "manifest", advice)
+    shape = (array.n_blocks, columns)
+    found = (lines.shape, lines.chunks, lines.dtype, list(lines.codecs))
+    if found != (shape, shape, np.dtype(np.int64), ["bytes", "crc32c"]):
+        raise CorpusError(
+            f"{path}: the manifest is damaged: {lines.shape} {lines.dtype} where {shape} int64 "
+            f"belong; {advice}"
+        )
+    try:
+        manifest = lines.read(0, checksum)
+    except BlockError as error:
+        raise CorpusError(
+            f"{path}: the manifest is damaged or lost; restore {lines.key(0)} from a copy, or "
+            f"{advice}"
+        ) from error
+    counts = [stop - start for start, stop in map(array.block_range, range(array.n_blocks))]
+    if (
+        manifest.min(initial=0) < 0
+        or manifest[:, 1].max(initial=0) > array.most_bytes
+        or (manifest[:, 0] != counts).any()
+    ):
+        raise CorpusError(f"{path}: the manifest is none of these blocks; {advice}")
+    return manifest
+
+
 def lazy_rows(array: StoredArray, read: Callable[[int], Array], name: str) -> da.Array:
     """Give an array as a lazy Dask array, one chunk per block, each checked when it is read.
 

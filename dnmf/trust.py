@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 import stat
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,9 @@ from zarr.storage import FsspecStore
 from dnmf.errors import CorpusError, DnmfError
 from dnmf.words import size
 
-METADATA_BYTES = 2**24
-"""Longest ``zarr.json`` that is read. Weights have about 20 bytes per block in theirs."""
+METADATA_BYTES = 2**22
+"""Longest ``zarr.json`` that is read: as JSON it may take twenty times as much memory. What grows
+with the number of blocks belongs into an array."""
 
 CHUNK_BYTES = 2**31 - 1
 """Largest chunk in memory: Blosc takes no more in one piece."""
@@ -203,7 +205,7 @@ def _array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     shape: Any = metadata.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise RefusedError(f"{key} has data_type {_brief(dtype)}; it must be a type of numbers")
-    chunks: Any = _configured(metadata.get("chunk_grid"), "regular").get("chunk_shape")
+    chunks: Any = _configured(metadata.get("chunk_grid"), "regular", key).get("chunk_shape")
     if not (is_shape(shape) and is_shape(chunks) and len(shape) == len(chunks)):
         raise RefusedError(
             f"{key} has shape {_brief(shape)} in chunks of {_brief(chunks)}; both must be lists of "
@@ -212,30 +214,48 @@ def _array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     if (nbytes := math.prod(chunks) * DTYPES[dtype]) > CHUNK_BYTES:
         raise RefusedError(f"{key} has chunks of {size(nbytes)}; the largest are 2 GiB")
     encoding = metadata.get("chunk_key_encoding")
-    if _configured(encoding, "default").get("separator", "/") != "/":
+    if _configured(encoding, "default", key).get("separator", "/") != "/":
         raise RefusedError(f"{key} has chunk keys that dnmf never writes: {_brief(encoding)}")
     codecs = _codecs(metadata.get("codecs"), DTYPES[dtype], key)
     return {"shape": tuple(shape), "dtype": dtype, "chunks": tuple(chunks), "codecs": codecs}
 
 
 def _codecs(codecs: Any, itemsize: int, key: str) -> list[str]:
-    """Give the names of an array's codecs if they are dnmf's."""
+    """Give the names of an array's codecs if they are dnmf's, and each is set as it may be."""
     listed = codecs if isinstance(codecs, list) and len(codecs) <= 3 else []
     names = [codec.get("name") if isinstance(codec, dict) else None for codec in listed]
     if names not in CODECS:
         raise RefusedError(
             f"{key} has codecs {_brief(names or codecs)}; dnmf reads bytes, blosc and crc32c"
         )
-    endian = _configured(listed[0], "bytes").get("endian", "little" if itemsize == 1 else None)
-    if endian != "little":
-        raise RefusedError(f"{key} has bytes in the order {_brief(endian)}; dnmf reads 'little'")
+    for codec, name in zip(listed, names, strict=True):
+        settings = _configured(codec, name, key)
+        valid = {"bytes": _is_bytes(settings, itemsize), "blosc": _is_blosc(settings)}
+        if not valid.get(name, not settings) or codec.keys() - {"name", "configuration"}:
+            raise RefusedError(f"{key} has codec {_brief(codec)}, which dnmf never writes")
     return names
 
 
-def _configured(part: Any, name: str) -> dict[str, Any]:
-    """Give the configuration of a named part of the metadata; empty where there is none."""
-    found = part.get("configuration") if isinstance(part, dict) and part.get("name") == name else {}
-    return found if isinstance(found, dict) else {}
+def _is_bytes(settings: dict[str, Any], itemsize: int) -> bool:
+    return settings == {"endian": "little"} or (itemsize == 1 and not settings)
+
+
+def _is_blosc(settings: dict[str, Any]) -> bool:
+    numbers: list[Any] = [settings.get(name) for name in ("typesize", "clevel", "blocksize")]
+    return (
+        settings.keys() == {"typesize", "cname", "clevel", "shuffle", "blocksize"}
+        and all(is_count(number) and number < 2**31 for number in numbers)
+        and settings["cname"] in ("lz4", "lz4hc", "blosclz", "zstd", "zlib", "snappy")
+        and settings["shuffle"] in ("noshuffle", "shuffle", "bitshuffle")
+    )
+
+
+def _configured(part: Any, name: str, key: str) -> dict[str, Any]:
+    """Give the configuration of a part of the metadata that must have a name; it may be empty."""
+    found = part.get("configuration", {}) if isinstance(part, dict) else None
+    if not isinstance(found, dict) or part.get("name") != name:
+        raise RefusedError(f"{key} has {_brief(part)} where {name!r} belongs")
+    return found
 
 
 def is_shape(value: Any) -> bool:
@@ -254,5 +274,5 @@ def is_checksum(value: Any) -> bool:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    text = reprlib.repr(value)  # of a value that is long, the beginning
+    return text if len(text) <= 120 else f"{text[:117]}..."

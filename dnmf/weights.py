@@ -1,10 +1,10 @@
-"""Weights of a corpus on disk: a Zarr array, and in its record a line for each block.
+"""Weights of a corpus on disk: a Zarr array, with a manifest as a corpus has.
 
-    array (n, d)  one chunk per block of the corpus
-    attributes:   the record (format, version, fingerprint of the corpus, lines), written last
+    array (n, d)               one chunk per block of the corpus
+    manifest (blocks, 3) int64 images, stored bytes, crc32c of the numbers
+    attributes:                the record (format, version, checksums of corpus and manifest), last
 
-A line is the stored bytes of a block and the crc32c of its numbers. Without them a lost block would
-read as NaN, and two swapped blocks as each other's images.
+Without the manifest a lost block would read as NaN, and two swapped blocks as each other's images.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf.errors import BlockError, CorpusError
-from dnmf.layout import crc32c, write_rows
+from dnmf.layout import crc32c, write_manifest, write_rows
 from dnmf.output import RECORD, absolute, read_record
-from dnmf.stored import StoredArray, lazy_rows, open_stored
+from dnmf.stored import StoredArray, lazy_rows, open_stored, read_manifest
 from dnmf.trust import Objects, is_checksum, is_count
 
 if TYPE_CHECKING:
     import dask.array as da
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Line = tuple[int, int]
+Line = tuple[int, int, int]
 
 FORMAT = "dnmf-weights"
 VERSION = 2
@@ -50,17 +50,18 @@ def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: An
 def write_weights_block(path: str, index: int, rows: Array) -> Line:
     """Write one block and return its line; safe to repeat."""
     array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
-    return write_rows(array, index, rows)
+    return (len(rows), *write_rows(array, index, rows))
 
 
 def commit_weights(path: str, corpus_fingerprint: int, lines: Sequence[Line]) -> None:
-    """Write the record that makes the array weights."""
+    """Write the manifest and then the record that makes the array weights."""
+    checksum = write_manifest(path, np.asarray(lines, dtype=np.int64))
     record: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "corpus_fingerprint": corpus_fingerprint,
-        "blocks": [list(line) for line in lines],
-        "crc32c": _crc32c_of(corpus_fingerprint, lines),
+        "manifest_crc32c": checksum,
+        "crc32c": _crc32c_of(corpus_fingerprint, checksum),
     }
     zarr.open_array(path, mode="r+").attrs.put({RECORD: record})
 
@@ -83,13 +84,14 @@ class Weights:
     >>> Y = model.inverse_transform(W.to_dask())
     """
 
-    def __init__(self, array: StoredArray, lines: Sequence[Line], corpus_fingerprint: int) -> None:
+    def __init__(self, array: StoredArray, record: dict[str, Any]) -> None:
         self.path = array.objects.path
         self.shape = array.shape
         self.dtype = array.dtype
-        self.corpus_fingerprint = corpus_fingerprint
+        self.corpus_fingerprint: int = record["corpus_fingerprint"]
         self._array = array
-        self._lines = lines
+        self._fingerprint: int = record["manifest_crc32c"]
+        self._manifest = read_manifest(array, 3, self._fingerprint)
 
     @property
     def n_blocks(self) -> int:
@@ -101,14 +103,14 @@ class Weights:
         return self._array.block_range(index)
 
     def read_block(self, index: int) -> Array:
-        """Read a block, (rows, d), and check it against its line.
+        """Read a block, (rows, d), and check it against the manifest.
 
         Raises
         ------
         BlockError
             The block is missing, truncated, altered or in another's place.
         """
-        stored, checksum = self._lines[index]
+        _, stored, checksum = map(int, self._manifest[index])
         return self._array.read(index, checksum, stored)
 
     def check_block(self, index: int) -> list[BlockError]:
@@ -136,7 +138,7 @@ class Weights:
 
     @property
     def _address(self) -> tuple[str, int]:
-        return absolute(self.path), _crc32c_of(self.corpus_fingerprint, self._lines)
+        return absolute(self.path), self._fingerprint
 
 
 def open_weights(path: str | os.PathLike[str]) -> Weights:
@@ -154,36 +156,25 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
             f"{location} holds no finished weights; make them with "
             f"`dnmf transform MODEL CORPUS {location}`"
         )
-    if record.get("version") != VERSION:
+    version: Any = record.get("version")
+    if not is_count(version) or version != VERSION:
         raise CorpusError(
-            f"{location} has weights of format {record.get('version')!r}; this dnmf reads "
+            f"{location} has weights of format {str(version)[:80]}; this dnmf reads "
             f"{VERSION}: {ADVICE}, with --force"
         )
+    checksums = [record.get("corpus_fingerprint"), record.get("manifest_crc32c")]
     array = open_stored(Objects(location), "", ADVICE)
-    lines: Any = record.get("blocks")
-    fingerprint: Any = record.get("corpus_fingerprint")
-    whole = (
-        array.chunks[1] == array.shape[1]
-        and isinstance(lines, list)
-        and len(lines) == array.n_blocks
-        and all(_is_line(line) for line in lines)
-        and is_checksum(fingerprint)
-        and record.get("crc32c") == _crc32c_of(fingerprint, lines)
-    )
-    if not whole:
+    whole = all(map(is_checksum, checksums)) and record.get("crc32c") == _crc32c_of(*checksums)
+    if not whole or array.chunks[1] != array.shape[1]:
         raise CorpusError(
-            f"{location}: the record of the blocks is damaged; restore zarr.json from a copy, or "
+            f"{location}: the record of the weights is damaged; restore zarr.json from a copy, or "
             f"{ADVICE}"
         )
-    return Weights(array, lines, fingerprint)
+    return Weights(array, record)
 
 
-def _is_line(line: Any) -> bool:
-    return isinstance(line, list) and len(line) == 2 and is_count(line[0]) and is_checksum(line[1])
-
-
-def _crc32c_of(fingerprint: int, lines: Sequence[Line]) -> int:
-    return crc32c(np.array([fingerprint, *(part for line in lines for part in line)], np.int64))
+def _crc32c_of(*checksums: Any) -> int:
+    return crc32c(np.array(checksums, np.int64))
 
 
 def _read_block(address: tuple[str, int], index: int) -> Array:
@@ -193,6 +184,6 @@ def _read_block(address: tuple[str, int], index: int) -> Array:
 @lru_cache(maxsize=8)
 def _reopen(path: str, checksum: int) -> Weights:
     weights = open_weights(path)
-    if weights._address[1] != checksum:
+    if weights._fingerprint != checksum:
         raise CorpusError(f"{path} was replaced by other weights while in use; open it again")
     return weights

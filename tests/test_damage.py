@@ -108,9 +108,12 @@ IN_A_GROUP = [
     *(f"{array}/c/{block}/0" for array in ("pixels", "ids") for block in range(3)),
     "manifest/c/0/0",
 ]
+IN_WEIGHTS = [
+    "zarr.json", "manifest/zarr.json", "c/0/0", "c/1/0", "c/2/0", "manifest/c/0/0"
+]  # fmt: skip
 OBJECTS = [
     *(("corpus", key) for key in IN_A_GROUP),
-    *(("weights", key) for key in ("zarr.json", "c/0/0", "c/1/0", "c/2/0")),
+    *(("weights", key) for key in IN_WEIGHTS),
     *(("reconstruction", key) for key in IN_A_GROUP),
 ]
 
