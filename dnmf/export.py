@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimator import NMF
 from dnmf.inputs import blocks_of
-from dnmf.layout import FORMAT, Layout, commit_corpus, create_corpus, write_block
+from dnmf.layout import FORMAT, OVERHEAD, Layout, commit_corpus, create_corpus, write_block
 from dnmf.objective import Objective
-from dnmf.output import absolute, new_store
+from dnmf.output import absolute, full_disk_named, new_store, require_space
 from dnmf.sums import Basis
 from dnmf.validation import require_same_pixels
 from dnmf.weights import FORMAT as WEIGHTS
@@ -54,9 +57,14 @@ def write_weights(
     int
         Images.
     """
-    with new_store(path, WEIGHTS, force=force) as building:
+    with (
+        full_disk_named(path, "the weights"),
+        new_store(path, WEIGHTS, force=force) as building,
+    ):
         blocks, objective, basis = _prepare(model, corpus, mask)
         shape = (len(corpus), model.n_components_)
+        block_bytes = corpus.block_rows * shape[1] * basis.H.itemsize + OVERHEAD
+        require_space(path, corpus.n_blocks * block_bytes, "the array of weights")
         create_weights(building, shape, corpus.block_rows, basis.H.dtype)
         task = partial(_weigh_block, objective=objective, basis=basis, corpus=corpus, path=building)
         commit_weights(building, corpus.fingerprint, blocks.map_sum(task))
@@ -86,12 +94,16 @@ def write_reconstruction(
     """
     if absolute(os.fspath(path)) == absolute(corpus.path):
         raise OutputExistsError(f"{path} is the corpus itself; choose another path")
-    with new_store(path, FORMAT, force=force) as building:
+    with (
+        full_disk_named(path, "the reconstruction"),
+        new_store(path, FORMAT, force=force) as building,
+    ):
         blocks, objective, basis = _prepare(model, corpus, mask)
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         layout = Layout(
             len(corpus), corpus.image_shape, str(basis.H.dtype), id_bytes, corpus.block_rows
         )
+        require_space(path, layout.most_bytes, "the reconstruction")
         create_corpus(building, layout)
         task = partial(
             _reconstruct_block, objective=objective, basis=basis, corpus=corpus, path=building
@@ -146,10 +158,25 @@ def write_pngs(
     weights = model.transform(originals.reshape(len(numbers), -1), hidden)
     again = model.inverse_transform(weights)
     pictures = [_to_image(x, originals) for x in again.reshape(originals.shape)]
-    target.mkdir(parents=True, exist_ok=True)
-    for number, picture in zip(numbers, pictures, strict=True):
-        picture.save(target / f"{number:06d}.png")
+    with full_disk_named(target, "pictures"):
+        _save_all(target, [f"{number:06d}.png" for number in numbers], pictures)
     return len(numbers)
+
+
+def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
+    """Save pictures into a folder, which may have to be made; all of them or none."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as aside:
+        try:
+            for name, picture in zip(names, pictures, strict=True):
+                picture.save(Path(aside) / name)
+        except BaseException:
+            if made:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for name in names:
+            os.replace(Path(aside) / name, folder / name)
 
 
 def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, Basis]:

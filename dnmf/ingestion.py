@@ -12,7 +12,7 @@ from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import IngestError, ParameterError
 from dnmf.layout import FORMAT, Layout, choose_block_rows, commit_corpus, create_corpus, write_block
 from dnmf.outcomes import invalid_pixel
-from dnmf.output import new_store
+from dnmf.output import full_disk_named, new_store, require_space
 from dnmf.pool import each_block
 from dnmf.sources import Size, Source, open_source
 
@@ -63,6 +63,8 @@ def ingest(
         A floating-point or signed image has a negative, NaN or infinite pixel.
     OutputExistsError
         Something is at `path`.
+    SpaceError
+        The disk has not the room for all pixels uncompressed, or is full before the end.
 
     Examples
     --------
@@ -72,9 +74,13 @@ def ingest(
     location = os.fspath(path)
     if block_rows is not None and block_rows < 1:
         raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
-    with new_store(location, FORMAT, force=force) as building:
+    with (
+        full_disk_named(location, "the corpus"),
+        new_store(location, FORMAT, force=force) as building,
+    ):
         images = _as_source(source, size, color)
         layout = _plan(images, block_rows)
+        require_space(location, layout.most_bytes, "the corpus")
         create_corpus(building, layout)
         manifest: list[Line | None] = [None] * layout.n_blocks
         task = partial(_ingest_block, path=building, layout=layout)

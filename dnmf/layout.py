@@ -27,6 +27,9 @@ from dnmf.output import RECORD
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+OVERHEAD = 256
+"""Bytes of a block beside its numbers, at most: headers, checksums, its line of the manifest."""
+
 FORMAT = "dnmf-corpus"
 VERSION = 1
 
@@ -79,6 +82,12 @@ class Layout:
     def n_blocks(self) -> int:
         """Number of blocks."""
         return -(-self.n_images // self.block_rows)
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that it takes in a store: compression can only help."""
+        row_bytes = self.n_pixels * np.dtype(self.dtype).itemsize + self.id_bytes
+        return self.n_blocks * (self.block_rows * row_bytes + OVERHEAD)
 
 
 def create_corpus(path: str, layout: Layout) -> None:
