@@ -262,7 +262,7 @@ def fit(
     else:
         click.echo(
             f"{model}: error {number(facts['error'])} ({_share(facts)}) after {facts['passes']} "
-            f"passes, {_WHY[facts['stop_reason']]}"
+            f"passes, {_WHY[facts['stop_reason']]}{_empty(facts)}"
         )
 
 
@@ -350,6 +350,11 @@ def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         fit(images, **aside)
+
+
+def _empty(facts: dict[str, Any]) -> str:
+    empty = facts["empty_components"]
+    return f"; {empty} of {facts['components']} components are empty" if empty else ""
 
 
 def _share(facts: dict[str, Any]) -> str:

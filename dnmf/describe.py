@@ -76,6 +76,7 @@ def _model(path: str) -> dict[str, Any]:
         "kind": "model",
         "path": path,
         "components": fit.n_components,
+        "empty_components": int((~state.H.any(axis=1)).sum()),
         "image_shape": fit.X["image_shape"],
         "images": fit.X["shape"][0],
         "loss": fit.parameters["beta_loss"],
