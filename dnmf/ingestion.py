@@ -9,7 +9,7 @@ from typing import Any
 
 from dnmf.block import find_invalid
 from dnmf.corpus import Corpus, open_corpus
-from dnmf.errors import IngestError, ParameterError
+from dnmf.errors import BadImagesError, IngestError, ParameterError
 from dnmf.layout import FORMAT, Layout, choose_block_rows, commit_corpus, create_corpus, write_block
 from dnmf.outcomes import invalid_pixel
 from dnmf.output import full_disk_named, new_store, require_space
@@ -17,6 +17,9 @@ from dnmf.pool import each_block
 from dnmf.sources import Size, Source, open_source
 
 Line = tuple[int, int, int, int]
+
+MOST_BAD = 1000
+"""Bad images after which no more are looked for."""
 
 
 def ingest(
@@ -58,7 +61,8 @@ def ingest(
     Raises
     ------
     IngestError
-        No images, unreadable ones, or ones that differ in size or colour.
+        No images, unreadable ones, or ones that differ in size or colour: as BadImagesError, with
+        all that there are, up to a thousand.
     DataError
         A floating-point or signed image has a negative, NaN or infinite pixel.
     OutputExistsError
@@ -84,9 +88,17 @@ def ingest(
         create_corpus(building, layout)
         manifest: list[Line | None] = [None] * layout.n_blocks
         task = partial(_ingest_block, path=building, layout=layout)
+        bad: dict[int, list[str]] = {}
         for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
-            manifest[index] = line
+            if isinstance(line, BadImagesError):
+                bad[index] = line.errors
+                if sum(map(len, bad.values())) >= MOST_BAD:
+                    break
+            else:
+                manifest[index] = line
             on_block(done, layout.n_blocks)
+        if bad:
+            raise BadImagesError([error for index in sorted(bad) for error in bad[index]])
         commit_corpus(building, layout, [line for line in manifest if line is not None])
     return open_corpus(location)
 
@@ -113,10 +125,17 @@ def _plan(source: Source, block_rows: int | None) -> Layout:
     return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
 
 
-def _ingest_block(source: Source, index: int, *, path: str, layout: Layout) -> Line:
+def _ingest_block(
+    source: Source, index: int, *, path: str, layout: Layout
+) -> Line | BadImagesError:
+    """Read, check and write a block; give bad images back, since those of others are wanted too."""
     start = index * layout.block_rows
     stop = min(start + layout.block_rows, layout.n_images)
-    ids, images = source.ids(start, stop), source.read(start, stop)
+    ids = source.ids(start, stop)
+    try:
+        images = source.read(start, stop)
+    except BadImagesError as error:
+        return error
     expected = (stop - start, *layout.image_shape)
     if (images.shape, str(images.dtype), len(ids)) != (expected, layout.dtype, stop - start):
         raise IngestError(
