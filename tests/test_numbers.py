@@ -11,6 +11,7 @@ import zarr
 
 import dnmf
 from dnmf.errors import DataError
+from dnmf.layout import Layout, commit_corpus, create_corpus, write_block
 
 SCALES = [1e-12, 1e-6, 1.0, 1e6, 1e12]
 LOSSES = {
@@ -123,7 +124,7 @@ BAD = {"negative": (-1.0, "Negative values"), "NaN": (np.nan, "NaN"), "infinite"
 
 @pytest.mark.parametrize("on_cluster", [False, True], ids=["threads", "cluster"])
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("kind", ["NumPy", "Dask", "Zarr"])
+@pytest.mark.parametrize("kind", ["NumPy", "Dask", "Zarr", "corpus"])
 def test_a_bad_pixel_is_named_with_its_image(kind, bad, request, tmp_path, on_cluster):
     if on_cluster:
         request.getfixturevalue("client")
@@ -135,6 +136,14 @@ def test_a_bad_pixel_is_named_with_its_image(kind, bad, request, tmp_path, on_cl
         X = da.from_array(X, chunks=(50, 48))
     elif kind == "Zarr":
         X = zarr.create_array(tmp_path / "x", data=X, chunks=(50, 48))
+    elif kind == "corpus":  # of somebody else's making: ingest would have found the pixel
+        path, layout = str(tmp_path / "x"), Layout(120, (48,), "float32", 4, 50)
+        create_corpus(path, layout)
+        ids = [f"{i}" for i in range(120)]
+        cuts = [slice(start, min(start + 50, 120)) for start in (0, 50, 100)]
+        lines = [write_block(path, i, X[cut], ids[cut]) for i, cut in enumerate(cuts)]
+        commit_corpus(path, layout, lines)
+        X = dnmf.open_corpus(path)
     for act in (fit, lambda X: fit(PLAIN).reconstruct_error(X, per="pixel")):
         with pytest.raises(DataError, match=rf"{words}.*pixel 13 of image 77"):
             act(X)
