@@ -145,8 +145,8 @@ def verify(path: str, as_json: bool, **where: Any) -> None:
     Exit status 0 means intact, 1 damaged: a line for each finding names the block, its images and
     the file to restore.
     """
+    from dnmf import verify as run
     from dnmf.cluster import cluster
-    from dnmf.verify import verify as run
 
     with cluster(**where), BlockProgress() as blocks:
         found = run(path, on_block=blocks)

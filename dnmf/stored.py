@@ -115,29 +115,29 @@ class StoredArray:
             body, tail = body[:-4], content[-4:]
             if len(tail) < 4 or crc32c(body) != int.from_bytes(tail, "little"):
                 raise RefusedError("cannot be decoded: its checksum is another")
-        out = np.empty(self.chunks, self.dtype)
         if "blosc" in self.codecs:
-            self._inflate(body, out)
-        elif len(body) != out.nbytes:
-            raise RefusedError(f"has {len(body)} bytes where {out.nbytes} were written")
-        else:
-            out.reshape(-1).view(np.uint8)[:] = body
-        return out
+            return self._inflate(body)
+        if len(body) != self._chunk_bytes:
+            raise RefusedError(f"has {len(body)} bytes where {self._chunk_bytes} were written")
+        return body.view(self.dtype).reshape(self.chunks).copy()
 
-    def _inflate(self, body: Array, out: Array) -> None:
+    def _inflate(self, body: Array) -> Array:
         # The header is all that Blosc goes by: a wrong one would inflate to 2 GiB, or read past the
         # end. crc32c keeps accidents out, but not who computes it anew.
-        lengths = (
+        claimed, _, length = (
             struct.unpack_from("<III", body.data, 4) if len(body) >= BLOSC_HEADER else (0, 0, 0)
         )
-        if (lengths[0], lengths[2]) != (out.nbytes, len(body)):
+        if (claimed, length) != (self._chunk_bytes, len(body)):
             raise RefusedError(
-                f"cannot be decoded: it claims {lengths[0]:,} bytes where {out.nbytes:,} belong"
+                f"cannot be decoded: of {len(body)} bytes it says that they are {length} and hold "
+                f"{claimed}, where {self._chunk_bytes} belong"
             )
+        out = np.empty(self.chunks, self.dtype)
         try:
             _blosc.decode(body, out=out)
         except (RuntimeError, ValueError) as error:
             raise RefusedError(f"cannot be decoded ({error})") from error
+        return out
 
     def key(self, index: int) -> str:
         """Name the object that holds a block."""

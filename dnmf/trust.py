@@ -48,6 +48,8 @@ _ARRAY = {
     "chunk_key_encoding", "fill_value", "codecs", "dimension_names", "storage_transformers",
 }  # fmt: skip
 
+_EMPTY = ("consolidated_metadata", "storage_transformers")
+
 
 class RefusedError(Exception):
     """Something in a store is not what dnmf writes; said without the path of the store."""
@@ -84,8 +86,9 @@ class Objects:
             content = self._fetch(key, most + 1) if root is None else _read_file(root, key, most)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{self.path}: {key} is missing") from error
-        except OSError as error:
-            raise RefusedError(f"cannot be read ({error.strerror or error})") from error
+        except (OSError, ValueError) as error:  # of a URL, also: no such protocol
+            reason = getattr(error, "strerror", None) or error
+            raise RefusedError(f"cannot be read ({reason})") from error
         if len(content) > most:
             raise RefusedError(f"is too long: it has more than {most:,} bytes")
         return content
@@ -120,7 +123,7 @@ def _read_file(root: str, key: str, most: int) -> bytes:
             raise RefusedError("is no regular file")
         if status.st_size > most:
             raise RefusedError(f"is too long: {status.st_size:,} bytes, at most {most:,}")
-        return opened.read(most + 1)
+        return opened.read(status.st_size)  # not `most`: so much would be set aside first
 
 
 def read_metadata(objects: Objects, name: str = "") -> dict[str, Any]:
@@ -195,8 +198,9 @@ def checked_metadata(objects: Objects, name: str = "") -> dict[str, Any]:
     if kind not in ("group", "array"):
         raise RefusedError(f"{key} has node_type {_brief(kind)}; it must be 'group' or 'array'")
     unknown = sorted(metadata.keys() - (_GROUP if kind == "group" else _ARRAY))
-    if unknown or metadata.get("consolidated_metadata") or metadata.get("storage_transformers"):
-        raise RefusedError(f"{key} has {_brief(unknown or 'extensions')}, which dnmf never writes")
+    unknown += [name for name in _EMPTY if metadata.get(name)]
+    if unknown:
+        raise RefusedError(f"{key} has {_brief(unknown)}, which dnmf never writes")
     return metadata if kind == "group" else {**metadata, **_array(metadata, key)}
 
 

@@ -80,7 +80,7 @@ class Weights:
 
     Examples
     --------
-    >>> W = dnmf.weights.open_weights("weights.zarr")
+    >>> W = dnmf.open_weights("weights.zarr")
     >>> Y = model.inverse_transform(W.to_dask())
     """
 

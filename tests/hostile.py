@@ -266,13 +266,24 @@ def all_of_10_15(store: Path) -> None:
     edit(store / "zarr.json", record(shape=[OF_10_15[0], 15]))
 
 
+def many_blocks(store: Path) -> None:
+    """Let a corpus have so many blocks that its manifest would take 1.9 GB."""
+    n = 60_000_000
+    for name, width in (("pixels", 15), ("ids", 4)):
+        shape = put(shape=[n, width], chunk_grid__configuration__chunk_shape=[1, width])
+        edit(store / name / "zarr.json", shape)
+    shape = put(shape=[n, 4], chunk_grid__configuration__chunk_shape=[n, 4])
+    edit(store / "manifest/zarr.json", shape)
+    edit(store / "zarr.json", record(shape=[n, 15]))
+
+
 def opening(path: str):
     """Open and read a store, and check it; by its name, what it is said to be."""
     import dnmf
     from dnmf.checkpoint import open_checkpoint
     from dnmf.describe import describe
     from dnmf.errors import DnmfError
-    from dnmf.verify import verify
+    from dnmf.verification import verify
     from dnmf.weights import open_weights
 
     def read() -> None:
@@ -311,9 +322,9 @@ def peak() -> int:
 
 
 def main(folder: str) -> None:
-    import dnmf.verify  # and with it nearly all
+    import dnmf.verification  # and with it nearly all
 
-    assert dnmf.verify
+    assert dnmf.verification
     threading.stack_size(2**18)  # eight threads of 8 MiB would be most of what is left
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + SPARE

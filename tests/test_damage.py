@@ -14,10 +14,9 @@ import pytest
 import zarr
 
 import dnmf
+from dnmf import open_weights, verify
 from dnmf.errors import BlockError, CorpusError
 from dnmf.export import write_reconstruction, write_weights
-from dnmf.verify import verify
-from dnmf.weights import open_weights
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 5), dtype=np.uint8)  # incompressible
 ROWS = 16

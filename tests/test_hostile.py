@@ -53,6 +53,7 @@ def cases(witness):
         yield from ((kind, *case) for case in cases_of_files(kind))
         yield kind, "pickles in Zarr 2", lambda store: hostile.version_2(store, witness)
     yield "corpus", "all of 10^15 images", hostile.all_of_10_15
+    yield "corpus", "60 million blocks", hostile.many_blocks
     yield "corpus", "pixels: a link", lambda store: hostile.link_to("/etc")(store / "pixels")
     for name, change in hostile.METADATA.items():
         if name != "shape of 10^15":  # Zarr has it read as far as there are chunks

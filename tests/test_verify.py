@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 import dnmf
+from dnmf import verify
 from dnmf.cli import main
 from dnmf.errors import CorpusError
 from dnmf.export import write_weights
-from dnmf.verify import verify
 
 
 def run(*arguments, status=0):
