@@ -22,8 +22,10 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
-from dnmf.errors import CorpusError
+from dnmf.errors import CorpusError, ParameterError
 from dnmf.output import RECORD
+from dnmf.trust import CHUNK_BYTES
+from dnmf.words import size
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -91,7 +93,19 @@ class Layout:
 
 
 def create_corpus(path: str, layout: Layout) -> None:
-    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`."""
+    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`.
+
+    Raises
+    ------
+    ParameterError
+        A block is larger than Blosc compresses in one piece.
+    """
+    block_bytes = layout.block_rows * layout.n_pixels * np.dtype(layout.dtype).itemsize
+    if block_bytes > CHUNK_BYTES:
+        raise ParameterError(
+            f"blocks of {layout.block_rows} images of {layout.dtype} take {size(block_bytes)}; at "
+            "most 2 GiB are possible: use fewer images per block (--block-rows, block_rows)"
+        )
     group = zarr.open_group(path, mode="w", zarr_format=3)
     compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
     for name, width, dtype in (
@@ -126,7 +140,7 @@ def write_block(
         Images, stored bytes, crc32c of pixels, crc32c of ids.
     """
     group = zarr.open_group(path, mode="r+")
-    pixels, names = corpus_array(group, "pixels"), corpus_array(group, "ids")
+    pixels, names = _writable(group, "pixels"), _writable(group, "ids")
     encoded = _encode_ids(ids, names.shape[1])
     stored, checksum = write_rows(pixels, index, images)
     return len(images), stored, checksum, write_rows(names, index, encoded)[1]
@@ -166,25 +180,17 @@ def write_manifest(path: str, lines: Array) -> int:
     return crc32c(lines)
 
 
-def corpus_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """Open one of a corpus's arrays."""
-    try:
-        node = group.get(name)
-    except (ValueError, KeyError) as error:
-        raise CorpusError(
-            f"{group.store_path}: {name}/zarr.json cannot be read ({error}); restore it from a "
-            "copy, or ingest again"
-        ) from error
-    if not isinstance(node, zarr.Array):
-        raise CorpusError(f"{group.store_path}: the array {name!r} is missing; ingest again")
-    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
-    return node.with_config({"write_empty_chunks": True})
-
-
 def stored_bytes(array: zarr.Array[Any], index: int) -> int:
     """Size of a block's chunk in the store; FileNotFoundError where there is none."""
     path = array.store_path / array.metadata.encode_chunk_key((index, 0))
     return int(sync(path.store.getsize(path.path)))
+
+
+def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    node = group[name]
+    assert isinstance(node, zarr.Array)
+    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
+    return node.with_config({"write_empty_chunks": True})
 
 
 def _encode_ids(ids: Sequence[str], width: int) -> Array:
