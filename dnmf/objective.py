@@ -37,8 +37,8 @@ from dnmf.sums import Basis, Stats
 Array = np.ndarray[Any, np.dtype[Any]]
 
 OVERFLOW = (
-    "the pixels overflow the type they are computed in, float32 unless they are float64; divide X "
-    "by a constant, or convert it to float64"
+    "the squares of the pixels are too large or too small for the type they are computed in, "
+    "float32 unless they are float64: multiply X by a constant, or convert it to float64"
 )
 
 W_TOLERANCE, W_SWEEPS = 3e-4, 50

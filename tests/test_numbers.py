@@ -49,7 +49,7 @@ def test_the_scale_of_images_does_not_matter(loss, dtype):
     np.testing.assert_allclose(found, [found[2]] * 5, rtol=1e-4 if dtype == "float32" else 1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e18, 1e30])
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-22, 1e18, 1e30])
 @BY_LOSS
 def test_what_float32_cannot_square_is_a_named_error(loss, scale):
     X = (PLAIN * scale).astype(np.float32)
