@@ -125,7 +125,7 @@ def _unknown(path: str) -> Verification:
 
 
 def verify_checkpoint(path: str) -> Iterator[str]:
-    """Say what is damaged in a model."""
+    """Say what is damaged in a model: that of its record and state which opening it checks."""
     try:
         open_checkpoint(path)
     except CheckpointError as error:
