@@ -2,7 +2,8 @@
 
 The stages, in the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it,
 `NMF` factorises it (or any NumPy, Dask or Zarr matrix), `load` brings a saved model back, and
-`dnmf.plot` draws it. Errors are in `dnmf.errors`.
+`dnmf.plot` draws it. `open_weights` reads what `dnmf transform` wrote; `verify` looks for damage
+in all of these. Errors are in `dnmf.errors`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dnmf.estimator import NMF, load
     from dnmf.ingestion import ingest
     from dnmf.minibatch import MiniBatchNMF
+    from dnmf.verification import verify
+    from dnmf.weights import open_weights
 
 __all__ = [
     "NMF",
@@ -28,6 +31,8 @@ __all__ = [
     "ingest",
     "load",
     "open_corpus",
+    "open_weights",
+    "verify",
 ]
 
 _HOMES = {
@@ -36,6 +41,8 @@ _HOMES = {
     "load": "estimator",
     "Corpus": "corpus",
     "open_corpus": "corpus",
+    "open_weights": "weights",
+    "verify": "verification",
     "DnmfError": "errors",
     "ingest": "ingestion",
 }

@@ -12,10 +12,11 @@ import numpy as np
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks
-from dnmf.checkpoint import FORMAT, Checkpoint, create_checkpoint, open_checkpoint
+from dnmf.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
 from dnmf.claim import claimed
+from dnmf.commits import FORMAT
 from dnmf.errors import CheckpointError, ParameterError
-from dnmf.identity import Fit
+from dnmf.identity import BOUND, FREE, Fit
 from dnmf.initialization import initial_H, random_H
 from dnmf.inputs import fingerprints_of
 from dnmf.kernels import compute_dtype
@@ -35,12 +36,6 @@ from dnmf.validation import (
     seed_of,
     warn_of_zeros,
 )
-
-BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "missing")
-"""Parameters that a checkpoint is bound to."""
-
-FREE = ("tol", "max_iter", "forget_factor", "batch_size")
-"""Parameters that it keeps and is not bound to."""
 
 
 def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:

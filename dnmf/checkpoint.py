@@ -24,40 +24,32 @@ import zarr
 
 from dnmf.claim import claimed
 from dnmf.commits import (
-    METADATA,
-    Objects,
+    FORMAT,
+    VERSION,
     commit,
     committed,
     faults_named,
     group_json,
     name_of,
-    objects_at,
     pass_of,
     passes_in,
     read_array,
     read_record,
+    require_model,
 )
 from dnmf.errors import CheckpointError
 from dnmf.identity import Fit
-from dnmf.layout import crc32c
-from dnmf.output import absolute, is_absent, is_url, new_store, remove_remains
-from dnmf.output import read_record as read_root
+from dnmf.model_weights import ArraySink, find_weights, new_weights, read_weights
+from dnmf.objects import METADATA, Objects
+from dnmf.output import absolute, is_url, new_store, remove_remains
+from dnmf.records import STATE, described, fit_of
 from dnmf.retention import KEEP, tidy
 from dnmf.solver import State, WeightSink, Written
+from dnmf.stored import StoredArray
 from dnmf.version import __version__
-from dnmf.weights import (
-    ArraySink,
-    check_weights,
-    new_weights,
-    open_weights,
-    read_weights,
-)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-FORMAT = "dnmf-model"
-VERSION = 3
-STATE = ("H", "Y", "Z")
 
 NO_RECORD = "has no record: the fit was killed as it was about to commit it, or zarr.json was lost"
 
@@ -103,11 +95,9 @@ class Checkpoint:
 
     def weight_sink(self) -> WeightSink:
         """Make the array for the next weights."""
-        shape = (self.fit.X["shape"][0], self.fit.n_components)
-        rows, dtype = self.fit.X["block_rows"], self.fit.X["compute_dtype"]
-        with faults_named(self.path, f"pass {self.state.n_iter + 1}"):
-            objects = objects_at(self.path)
-            self._sink = new_weights(objects, self.state.n_iter + 1, shape, rows, dtype)
+        n_iter = self.state.n_iter + 1
+        with faults_named(self.path, f"pass {n_iter}"):
+            self._sink = new_weights(Objects(self.path), n_iter, *self._form_of_weights)
         return ArraySink(f"{absolute(self.path)}/{self._sink}")
 
     def keep(self, state: State, written: Written | None) -> None:
@@ -146,7 +136,7 @@ class Checkpoint:
         arrays = {name: getattr(state, name) for name in STATE}
         if self.weights_name is not None:
             arrays["checksums"] = self.checksums
-        objects = objects_at(self.path)
+        objects = Objects(self.path)
         with faults_named(self.path, f"pass {state.n_iter}"):
             name = name_of(objects, state.n_iter)
             try:
@@ -156,7 +146,7 @@ class Checkpoint:
                     objects.remove(name)
                 raise
             self.name = name
-            tidy(objects, self.path, self.keep_passes)
+            tidy(objects, self.keep_passes)
 
     def _record(self, arrays: dict[str, Array]) -> dict[str, Any]:
         return {
@@ -172,14 +162,26 @@ class Checkpoint:
             "accepted": self.state.accepted,
             "n_reads": self.state.n_reads,
             "xx": self.state.xx,
-            "shapes": {name: list(array.shape) for name, array in arrays.items()},
-            "crc32c": {name: crc32c(array) for name, array in arrays.items()},
+            **described(arrays),
         }
 
     @property
     def weights(self) -> zarr.Array[Any] | None:
         """The weights that belong to H, a Zarr array (n, d), not checked; None without any."""
-        return None if self.weights_name is None else open_weights(self.path, self.weights_name)
+        if self.weights_name is None:
+            return None
+        self._stored_weights()  # refuses metadata that is not dnmf's before Zarr sees it
+        return zarr.open_array(self.path, path=self.weights_name, mode="r", zarr_format=3)
+
+    def _stored_weights(self) -> StoredArray:
+        if self.weights_name is None:
+            raise CheckpointError(f"{self.path} has no weights; `dnmf transform` makes some")
+        return find_weights(Objects(self.path), self.weights_name, *self._form_of_weights)
+
+    @property
+    def _form_of_weights(self) -> tuple[tuple[int, int], int, str]:
+        X = self.fit.X
+        return (X["shape"][0], self.fit.n_components), X["block_rows"], X["compute_dtype"]
 
     def read_weights(self, block: int) -> Array:
         """Read a block of the weights that belong to H.
@@ -190,24 +192,35 @@ class Checkpoint:
             It is missing, altered or in another's place; says which images it is of. Or there are
             no weights.
         """
-        if self.weights_name is None:
-            raise CheckpointError(f"{self.path} has no weights; `dnmf transform` makes some")
-        return read_weights(self.path, self.weights_name, block, int(self.checksums[block]))
+        return read_weights(self._stored_weights(), block, int(self.checksums[block]))
+
+    def check_weights(self) -> Iterator[str]:
+        """Read all blocks of the weights that belong to H, and say what is wrong with them."""
+        try:
+            array = self._stored_weights()
+        except CheckpointError as error:
+            yield str(error)
+            return
+        for index, expected in enumerate(self.checksums.tolist()):
+            try:
+                read_weights(array, index, expected)
+            except CheckpointError as error:
+                yield str(error)
 
     def go_on(self) -> None:
         """Remove the passes after this one, newest first, and what killed fits left behind."""
-        objects = objects_at(self.path)
+        objects = Objects(self.path)
         with faults_named(self.path, "what a fit goes on from"):
             for name in reversed(committed(objects)):
                 if name == self.name:
                     break
                 objects.remove(name)
-            tidy(objects, self.path, self.keep_passes)
+            tidy(objects, self.keep_passes)
 
     def give_up(self) -> None:
         """Remove what a fit that failed was about to commit, where that is possible."""
         with suppress(OSError):
-            tidy(objects_at(self.path), self.path, self.keep_passes)
+            tidy(Objects(self.path), self.keep_passes)
 
 
 def create_checkpoint(
@@ -235,7 +248,7 @@ def _begin(path: str, fit: Fit, state: State, stop_reason: str | None = None) ->
             zarr.open_group(path, mode="w", zarr_format=3)  # without what an unfinished one left
         checkpoint = Checkpoint(path, fit, state)
         checkpoint._commit(state, stop_reason)
-        objects_at(path).put(METADATA, group_json({"format": FORMAT, "version": VERSION}))
+        Objects(path).put(METADATA, group_json({"format": FORMAT, "version": VERSION}))
     return checkpoint
 
 
@@ -267,8 +280,8 @@ def open_checkpoint(
 
 
 def _open(location: str, resume_from: int | None) -> Checkpoint:
-    _require_model(location)
-    objects = objects_at(location)
+    require_model(location)
+    objects = Objects(location)
     names = committed(objects)
     wanted = [name for name in names if resume_from in (None, pass_of(name))]
     if not wanted:
@@ -279,33 +292,15 @@ def _open(location: str, resume_from: int | None) -> Checkpoint:
             "with --force"
         )
     try:
-        return _read(objects, location, wanted[-1])
+        return _read(objects, wanted[-1])
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_advice(objects, location, names)}") from error
+        raise CheckpointError(f"{error}; {_advice(objects, names)}") from error
 
 
-def _require_model(location: str) -> None:
-    record = read_root(location)
-    if record is None or record.get("format") != FORMAT:
-        what = "nothing is there" if is_absent(location) else "it holds something else"
-        if record is not None and "format" in record:
-            what = f"it is a {record['format']}"
-        elif os.path.isdir(location) and passes_in(objects_at(location)):
-            what = "its zarr.json is damaged or lost; that of any other model will do"
-        raise CheckpointError(
-            f"{location} is not a dnmf model: {what}; make one with `dnmf fit CORPUS {location}`"
-        )
-    if record["version"] != VERSION:
-        advice = "upgrade dnmf" if record["version"] > VERSION else "fit again with --force"
-        raise CheckpointError(
-            f"{location} has model format {record['version']}; this dnmf reads {VERSION}: {advice}"
-        )
-
-
-def _advice(objects: Objects, path: str, names: list[str]) -> str:
+def _advice(objects: Objects, names: list[str]) -> str:
     for name in reversed(names):
         with suppress(CheckpointError):
-            _read(objects, path, name)
+            _read(objects, name)
             return (
                 f"pass {pass_of(name)} is intact: `dnmf fit --resume-from {pass_of(name)}` "
                 f"(resume_from={pass_of(name)} in Python) goes on from it"
@@ -313,11 +308,11 @@ def _advice(objects: Objects, path: str, names: list[str]) -> str:
     return "no other pass is intact: restore it from a copy, or fit again with --force"
 
 
-def _read(objects: Objects, path: str, name: str) -> Checkpoint:
-    record = read_record(objects, path, name)
+def _read(objects: Objects, name: str) -> Checkpoint:
+    record = read_record(objects, name)
     arrays = {
         key: read_array(
-            path,
+            objects,
             f"{name}/{key}",
             tuple(record["shapes"][key]),
             "int64" if key == "checksums" else "float64",
@@ -340,8 +335,8 @@ def _read(objects: Objects, path: str, name: str) -> Checkpoint:
         xx=record["xx"],
     )
     return Checkpoint(
-        path,
-        Fit(**record["fit"]),
+        objects.path,
+        fit_of(record),
         state,
         record["stop_reason"],
         name,
@@ -369,22 +364,24 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
         There is no model.
     """
     location = os.fspath(path)
-    _require_model(location)
-    objects = objects_at(location)
+    require_model(location)
+    objects = Objects(location)
     if not (names := committed(objects)):
         yield f"{location}: no pass is there"
     passes = passes_in(objects)
     for name in passes[passes.index(names[-1]) + 1 :] if names else passes:
-        if all(objects.get(f"{name}/{key}/{METADATA}") for key in STATE):
+        if all(METADATA in objects.names(f"{name}/{key}") for key in STATE):
             yield f"{location}: {name} is whole and {NO_RECORD}"
     checked: set[str] = set()
     for name in names:
         try:
-            checkpoint = _read(objects, location, name)
-        except CheckpointError as error:
-            yield str(error)
+            checkpoint = _read(objects, name)
+        except OSError as error:  # CheckpointError, or the disk's own
+            yield (
+                str(error) if isinstance(error, CheckpointError) else f"{location}: {name} {error}"
+            )
             continue
         weights = checkpoint.weights_name
         if weights is not None and weights not in checked:
             checked.add(weights)
-            yield from check_weights(location, weights, checkpoint.checksums)
+            yield from checkpoint.check_weights()

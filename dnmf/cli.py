@@ -14,6 +14,7 @@ from dnmf.errors import DnmfError
 from dnmf.flags import (
     CLUSTER,
     INITS,
+    BlockProgress,
     Rows,
     Size,
     cluster_options,
@@ -105,7 +106,7 @@ def ingest(
     from dnmf import ingest as run
     from dnmf.cluster import cluster
 
-    with cluster(**where), _Blocks() as blocks:
+    with cluster(**where), BlockProgress() as blocks:
         result = run(
             source,
             corpus,
@@ -132,6 +133,25 @@ def info(path: str, as_json: bool) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         click.echo(f"{name.replace('_', ' '):{width}}  {_plain(value)}")
+
+
+@main.command()
+@click.argument("path")
+@json_option
+@cluster_options
+def verify(path: str, as_json: bool, **where: Any) -> None:
+    """Check every block of a corpus, of weights or of a model.
+
+    Exit status 0 means intact, 1 damaged: a line for each finding names the block, its images and
+    the file to restore.
+    """
+    from dnmf import verify as run
+    from dnmf.cluster import cluster
+
+    with cluster(**where), BlockProgress() as blocks:
+        found = run(path, on_block=blocks)
+    click.echo(json_.dumps(found.as_dict()) if as_json else str(found))
+    sys.exit(bool(found.findings))
 
 
 @main.command()
@@ -219,9 +239,9 @@ def fit(
     smaller --tol or a larger --max-iter it continues a finished one.
     """
     from dnmf import NMF, open_corpus
-    from dnmf.checkpoint import FORMAT
     from dnmf.claim import claimed
     from dnmf.cluster import cluster
+    from dnmf.commits import FORMAT
     from dnmf.describe import describe
     from dnmf.inputs import open_mask
     from dnmf.output import is_absent, remove_store
@@ -257,7 +277,7 @@ def fit(
     else:
         click.echo(
             f"{model}: error {number(facts['error'])} ({_share(facts)}) after {facts['passes']} "
-            f"passes, {_WHY[facts['stop_reason']]}"
+            f"passes, {_WHY[facts['stop_reason']]}{_empty(facts)}"
         )
 
 
@@ -338,28 +358,6 @@ def plot(model: str, corpus: str | None, out: str) -> None:
         click.echo(path)
 
 
-class _Blocks:
-    """Progress over blocks: a bar on a terminal, a line per block in a log."""
-
-    def __enter__(self) -> _Blocks:
-        self.bar: Any = None
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        from dnmf.reporting import say
-
-        if not sys.stderr.isatty():
-            say(f"block {done} of {total}")
-            return
-        if self.bar is None:
-            self.bar = click.progressbar(length=total, label="blocks", file=sys.stderr)
-        self.bar.update(1)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.render_finish()
-
-
 def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
     """Fit without warnings in Python's words: the last line says why the fit stopped."""
     import warnings
@@ -367,6 +365,11 @@ def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         fit(images, **aside)
+
+
+def _empty(facts: dict[str, Any]) -> str:
+    empty = facts["empty_components"]
+    return f"; {empty} of {facts['components']} components are empty" if empty else ""
 
 
 def _share(facts: dict[str, Any]) -> str:

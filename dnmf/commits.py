@@ -12,31 +12,30 @@ whatever ends the process or the machine, a pass is whole or does not count.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zarr
-import zarr.errors
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from dnmf.durable import put_file, sync_folder
 from dnmf.errors import CheckpointError, SpaceError
 from dnmf.layout import crc32c
-from dnmf.output import RECORD, absolute, full_disk_named, is_url
+from dnmf.objects import METADATA, Objects, RefusedError
+from dnmf.output import RECORD, full_disk_named, is_absent
+from dnmf.output import read_record as read_root
+from dnmf.records import check_record, sealed
+from dnmf.stored import find_stored
+from dnmf.trust import brief, checked_metadata, is_count
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-METADATA = "zarr.json"
+FORMAT = "dnmf-model"
+VERSION = 3
 
 FLAT: dict[str, Any] = {"name": "default", "separator": "."}
 """Chunks lie beside each other, so that a power failure can part them from one folder only."""
@@ -45,104 +44,6 @@ CHUNK_BYTES = 2**26
 """Of the chunks of H: few files, far from what the compressor can take."""
 
 _NAME = re.compile(r"pass-(\d{6,})-(\d+)")
-
-
-class Objects(Protocol):
-    """The objects of a model."""
-
-    def names(self, folder: str = "") -> list[str]:
-        """List what is in a folder; nothing where there is none."""
-        ...
-
-    def get(self, key: str) -> bytes | None:
-        """Read an object; None where there is none."""
-        ...
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object, whole or not at all."""
-        ...
-
-    def settle(self, folder: str = "") -> None:
-        """Make the names in a folder last."""
-        ...
-
-    def remove(self, folder: str) -> None:
-        """Remove a folder, its metadata first: what is left of it counts for nothing."""
-        ...
-
-
-class LocalObjects:
-    """Objects on a disk, which are there for good when `put` and `settle` have returned."""
-
-    def __init__(self, path: str) -> None:
-        self.root = Path(absolute(path))
-
-    def names(self, folder: str = "") -> list[str]:
-        """See `Objects`."""
-        try:
-            return os.listdir(self.root / folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def get(self, key: str) -> bytes | None:
-        """See `Objects`."""
-        try:
-            return (self.root / key).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def put(self, key: str, data: bytes) -> None:
-        """See `Objects`."""
-        put_file(self.root / key, data)
-
-    def settle(self, folder: str = "") -> None:
-        """See `Objects`."""
-        sync_folder(self.root / folder)
-
-    def remove(self, folder: str) -> None:
-        """See `Objects`."""
-        target = self.root / folder
-        if (target / METADATA).exists():
-            (target / METADATA).unlink()
-            sync_folder(target)
-        shutil.rmtree(target)
-
-
-class UrlObjects:
-    """Objects behind a URL: an object store keeps what it has taken, whole."""
-
-    def __init__(self, path: str) -> None:
-        self.store = zarr.open_group(path, mode="r+").store
-
-    def names(self, folder: str = "") -> list[str]:
-        """See `Objects`."""
-
-        async def listed() -> list[str]:
-            return [name.rstrip("/") async for name in self.store.list_dir(folder)]
-
-        return sync(listed())
-
-    def get(self, key: str) -> bytes | None:
-        """See `Objects`."""
-        found = sync(self.store.get(key, prototype=default_buffer_prototype()))
-        return None if found is None else found.to_bytes()
-
-    def put(self, key: str, data: bytes) -> None:
-        """See `Objects`."""
-        sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
-
-    def settle(self, folder: str = "") -> None:
-        """See `Objects`."""
-
-    def remove(self, folder: str) -> None:
-        """See `Objects`."""
-        sync(self.store.delete(f"{folder}/{METADATA}"))
-        sync(self.store.delete_dir(folder))
-
-
-def objects_at(path: str) -> Objects:
-    """Give the objects of a model, which must be there."""
-    return UrlObjects(path) if is_url(path) else LocalObjects(path)
 
 
 @contextmanager
@@ -158,6 +59,27 @@ def faults_named(path: str, what: str) -> Iterator[None]:
             f"{what} at {path} could not be written ({error}); what was committed before is "
             "intact: see to the disk, then run the same again"
         ) from error
+
+
+def require_model(location: str) -> None:
+    """Raise CheckpointError unless a model of this format is there."""
+    record = read_root(location)
+    if record is None or record.get("format") != FORMAT:
+        what = "nothing is there" if is_absent(location) else "it holds something else"
+        if record is not None and "format" in record:
+            what = f"it is a {str(record['format'])[:80]}"
+        elif os.path.isdir(location) and passes_in(Objects(location)):
+            what = "its zarr.json is damaged or lost; that of any other model will do"
+        raise CheckpointError(
+            f"{location} is not a dnmf model: {what}; make one with `dnmf fit CORPUS {location}`"
+        )
+    version: Any = record.get("version")
+    if not is_count(version) or version != VERSION:
+        newer = is_count(version) and version > VERSION
+        raise CheckpointError(
+            f"{location} has model format {str(version)[:80]}; this dnmf reads {VERSION}: "
+            f"{'upgrade dnmf' if newer else 'fit again with --force'}"
+        )
 
 
 def pass_of(name: str) -> int:
@@ -217,16 +139,6 @@ def commit(
     objects.settle(name)
 
 
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """Add a record's own checksum."""
-    return {**record, "record_crc32c": _seal(record)}
-
-
-def _seal(record: dict[str, Any]) -> int:
-    plain = {name: value for name, value in record.items() if name != "record_crc32c"}
-    return crc32c(np.frombuffer(json.dumps(plain, sort_keys=True).encode(), np.uint8))
-
-
 def group_json(record: dict[str, Any]) -> bytes:
     """Make the metadata of a Zarr group that holds a record."""
     made: dict[str, Any] = {}
@@ -249,7 +161,7 @@ def _encoded(array: Array) -> dict[str, bytes]:
     return {key: value.to_bytes() for key, value in made.items()}
 
 
-def read_record(objects: Objects, path: str, name: str) -> dict[str, Any]:
+def read_record(objects: Objects, name: str) -> dict[str, Any]:
     """Read the record of a pass that counts.
 
     Raises
@@ -259,18 +171,27 @@ def read_record(objects: Objects, path: str, name: str) -> dict[str, Any]:
     OSError
         The disk did not give it.
     """
-    stored = objects.get(f"{name}/{METADATA}") or b""
     try:
-        record = json.loads(stored)["attributes"][RECORD]
-        if record["record_crc32c"] == _seal(record):
-            return record  # type: ignore[no-any-return]
-        what = "is not what was written"
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"cannot be read ({error!r})"
-    raise CheckpointError(f"{path}: {name}/{METADATA} {what}")
+        attributes = checked_metadata(objects, name).get("attributes", {})
+        return check_record(attributes.get(RECORD))
+    except FileNotFoundError:
+        what = "is missing"
+    except RefusedError as refused:
+        if isinstance(cause := _root_cause(refused), OSError):
+            raise cause from None
+        what = str(refused).removeprefix(f"{name}/{METADATA} ")
+    raise CheckpointError(f"{objects.path}: {name}/{METADATA} {what}")
 
 
-def read_array(path: str, key: str, shape: tuple[int, ...], dtype: str, expected: int) -> Array:
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def read_array(
+    objects: Objects, key: str, shape: tuple[int, ...], dtype: str, expected: int
+) -> Array:
     """Read an array of a pass.
 
     Raises
@@ -279,9 +200,13 @@ def read_array(path: str, key: str, shape: tuple[int, ...], dtype: str, expected
         It is not what was written.
     """
     try:
-        array = np.asarray(zarr.open_array(path, path=key, mode="r", zarr_format=3)[:])
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: {key} cannot be read ({error})") from error
-    if (array.shape, str(array.dtype), crc32c(array)) != (shape, dtype, expected):
-        raise CheckpointError(f"{path}: {key} is not what was written: altered, lost or swapped")
+        stored = find_stored(objects, key, "", axes=len(shape), separator=FLAT["separator"])
+        if (stored.shape, stored.dtype.name) != (shape, dtype):
+            raise RefusedError(f"is {brief(stored.shape)} {stored.dtype}, not {shape} {dtype}")
+        array = stored.read_whole()
+    except (FileNotFoundError, RefusedError) as error:
+        what = str(error).removeprefix(f"{objects.path}: ")
+        raise CheckpointError(f"{objects.path}: {key} cannot be read ({what})") from error
+    if crc32c(array) != expected:
+        raise CheckpointError(f"{objects.path}: {key} is not what was written: altered or swapped")
     return array

@@ -1,26 +1,27 @@
 """A corpus: images as a chunked Zarr matrix with a manifest that makes damage visible.
 
-Zarr by itself reads a lost chunk as zeros and cannot tell two swapped chunks apart; so a block is
-read against its line of the manifest. `dnmf.layout` describes the arrays. This module knows no
-Dask on the way in or out of a block: `Corpus.to_dask` imports it when called.
+`dnmf.layout` describes the arrays, `dnmf.stored` how a block is read against the manifest. This
+module knows no Dask on the way in or out of a block: `Corpus.to_dask` imports it when called.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-import zarr.errors
 
 from dnmf.errors import BlockError, CorpusError
-from dnmf.layout import FORMAT, VERSION, corpus_array, crc32c, stored_bytes
+from dnmf.layout import FORMAT, VERSION
+from dnmf.objects import Objects, RefusedError
 from dnmf.output import RECORD, absolute
+from dnmf.stored import StoredArray, lazy_rows, open_stored, read_manifest
+from dnmf.trust import DTYPES, checked_metadata, is_checksum, is_count, is_shape
 from dnmf.words import size, times
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 StorageOptions = dict[str, Any] | None
+
+ADVICE = "ingest again"
 
 
 def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions = None) -> Corpus:
@@ -50,14 +53,20 @@ def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions
         There is no corpus, it is unfinished, or of a newer format.
     """
     location = os.fspath(path)
+    objects = Objects(location, storage_options)
     try:
-        group = zarr.open_group(location, mode="r", zarr_format=3, storage_options=storage_options)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        metadata = checked_metadata(objects)
+    except (FileNotFoundError, RefusedError) as error:
+        found = error if isinstance(error, RefusedError) else "no Zarr v3 group is there"
         raise CorpusError(
-            f"{location} is not a corpus: no Zarr v3 group can be opened there; "
-            f"make one with `dnmf ingest SOURCE {location}`"
+            f"{location} is not a corpus: {found}; make one with `dnmf ingest SOURCE {location}`"
         ) from error
-    return Corpus(group, location, storage_options)
+    if metadata["node_type"] != "group":
+        raise CorpusError(
+            f"{location} is not a corpus but an array; give the path of a corpus, or make one "
+            "with `dnmf ingest SOURCE CORPUS`"
+        )
+    return Corpus(objects, metadata.get("attributes", {}).get(RECORD))
 
 
 class Corpus:
@@ -86,36 +95,26 @@ class Corpus:
     (3, 28, 28)
     """
 
-    def __init__(self, group: zarr.Group, path: str, storage_options: StorageOptions) -> None:
-        record = group.attrs.asdict().get(RECORD)
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            what = record.get("format") if isinstance(record, dict) else "a group without a record"
-            raise CorpusError(
-                f"{path} is not a finished corpus ({what}); "
-                f"make one with `dnmf ingest SOURCE {path}`"
-            )
-        if record["version"] > VERSION:
-            raise CorpusError(
-                f"{path} has corpus format {record['version']}; this dnmf reads up to {VERSION}: "
-                "upgrade dnmf"
-            )
+    def __init__(self, objects: Objects, record: Any) -> None:
+        path = objects.path
+        _check_record(record, path)
         self.path = path
-        self.storage_options = storage_options
-        self._pixels = corpus_array(group, "pixels")
-        self._ids = corpus_array(group, "ids")
+        self.storage_options = objects.storage_options
+        self._pixels = open_stored(objects, "pixels", ADVICE)
+        self._ids = open_stored(objects, "ids", ADVICE)
         found = [list(self._pixels.shape), str(self._pixels.dtype)]
         if found != [record["shape"], record["dtype"]]:
             raise CorpusError(
                 f"{path}: pixels are {found} where {record['shape']} {record['dtype']} were "
-                "written; restore pixels/zarr.json from a copy, or ingest again"
+                f"written; restore pixels/zarr.json from a copy, or {ADVICE}"
             )
         self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
         self.fingerprint: int = record["manifest_crc32c"]
-        self._manifest = _read_manifest(group, path, self.fingerprint)
-        n, p = self._pixels.shape
-        self.shape = (n, p)
+        self.shape: tuple[int, int] = (self._pixels.shape[0], self._pixels.shape[1])
         self.dtype = self._pixels.dtype
-        self.block_rows: int = self._pixels.chunks[0]
+        self.block_rows = self._pixels.chunks[0]
+        self._manifest = read_manifest(self._pixels, 4, self.fingerprint)
+        _check_grid(self._pixels, self._ids)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -147,8 +146,7 @@ class Corpus:
 
     def block_range(self, index: int) -> tuple[int, int]:
         """Give the first image of a block and the one after its last."""
-        start = index * self.block_rows
-        return start, min(start + self.block_rows, len(self))
+        return self._pixels.block_range(index)
 
     def read_block(self, index: int) -> Array:
         """Read a block and check it against the manifest.
@@ -168,15 +166,8 @@ class Corpus:
         BlockError
             The block is missing, truncated, altered or in another's place.
         """
-        _, stored, expected, _ = self._manifest[index]
-        try:
-            found = stored_bytes(self._pixels, index)
-        except FileNotFoundError:
-            raise self._damaged(self._pixels, index, "is missing") from None
-        if found != stored:
-            what = f"is truncated or altered: {found} stored bytes where {stored} were written"
-            raise self._damaged(self._pixels, index, what)
-        return self._read_checked(self._pixels, index, expected)
+        _, stored, checksum, _ = map(int, self._manifest[index])
+        return self._pixels.read(index, checksum, stored)
 
     def images(self, rows: int | slice | Sequence[int] | Array) -> Array:
         """Read images as images.
@@ -206,20 +197,12 @@ class Corpus:
         -------
         dask.array.Array of shape (n, p)
         """
-        import dask.array as da
         from dask.base import tokenize
 
-        rows = tuple(b - a for a, b in map(self.block_range, range(self.n_blocks)))
-        lazy: da.Array = da.map_blocks(
-            _read_dask_block,
-            # Not the corpus itself: a scheduler unpacks graphs, and need not see the images.
-            reopen=partial(_reopen, *self._address),
-            chunks=(rows, (self.shape[1],)),
-            dtype=self.dtype,
-            meta=np.empty((0, 0), self.dtype),
-            name=f"corpus-{tokenize(absolute(self.path), self.fingerprint)}",
-        )
-        return lazy
+        # Not the corpus itself: a scheduler unpacks graphs, and need not see the images.
+        read = partial(_read_block, self._address)
+        name = f"corpus-{tokenize(absolute(self.path), self.fingerprint)}"
+        return lazy_rows(self._pixels, read, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tasks carry the path alone; a process opens it once however many blocks it reads.
@@ -251,30 +234,22 @@ class Corpus:
 
     def block_ids(self, index: int) -> list[str]:
         """Read the ids of a block's images."""
-        encoded = self._read_checked(self._ids, index, self._manifest[index, 3])
+        encoded = self._ids.read(index, int(self._manifest[index, 3]))
         return [bytes(line).rstrip(b"\0").decode(errors="surrogateescape") for line in encoded]
 
-    def _read_checked(self, array: zarr.Array[Any], index: int, expected: int) -> Array:
-        start, stop = self.block_range(index)
-        try:
-            block = np.asarray(array[start:stop])
-        except (ValueError, RuntimeError) as error:  # what the codecs raise on damage
-            raise self._damaged(array, index, f"cannot be decoded ({error})") from error
-        if crc32c(block) != expected:
-            raise self._damaged(array, index, "is not what was written: altered, lost or swapped")
-        return block
-
-    def _damaged(self, array: zarr.Array[Any], index: int, what: str) -> BlockError:
-        start, stop = self.block_range(index)
-        key = f"{array.basename}/{array.metadata.encode_chunk_key((index, 0))}"
-        return BlockError(
-            f"{self.path}: block {index} (images {start} to {stop - 1}) {what}; "
-            f"restore {key} from a copy, or ingest again"
-        )
+    def check_block(self, index: int) -> list[BlockError]:
+        """Read the pixels and ids of a block, and give what is wrong with them."""
+        errors = []
+        for read in (self.read_block, self.block_ids):
+            try:
+                read(index)
+            except BlockError as error:
+                errors.append(error)
+        return errors
 
 
-def _read_dask_block(reopen: Callable[[], Corpus], block_id: tuple[int, ...]) -> Array:
-    return reopen().read_block(block_id[0])
+def _read_block(address: tuple[str, int, str], index: int) -> Array:
+    return _reopen(*address).read_block(index)
 
 
 @lru_cache(maxsize=8)
@@ -285,11 +260,43 @@ def _reopen(path: str, fingerprint: int, storage_options: str) -> Corpus:
     return corpus
 
 
-def _read_manifest(group: zarr.Group, path: str, expected: int) -> Array:
-    try:
-        manifest = np.asarray(corpus_array(group, "manifest")[:])
-    except (ValueError, RuntimeError) as error:
-        raise CorpusError(f"{path}: the manifest is damaged ({error}); ingest again") from error
-    if crc32c(manifest) != expected:
-        raise CorpusError(f"{path}: the manifest is damaged or lost; ingest again")
-    return manifest
+def _check_record(record: Any, path: str) -> None:
+    """Refuse a record that is not a corpus's, or that no corpus can have."""
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        what = record.get("format") if isinstance(record, dict) else "a group without a record"
+        raise CorpusError(
+            f"{path} is not a finished corpus ({what}); make one with `dnmf ingest SOURCE {path}`"
+        )
+    version: Any = record.get("version")
+    if is_count(version) and version > VERSION:
+        raise CorpusError(
+            f"{path} has corpus format {version}; this dnmf reads up to {VERSION}: upgrade dnmf"
+        )
+    shape: Any = record.get("shape")
+    image_shape: Any = record.get("image_shape")
+    valid = {
+        "version": is_count(version) and version == VERSION,
+        "shape": is_shape(shape) and len(shape) == 2,
+        "dtype": isinstance(record.get("dtype"), str) and record["dtype"] in DTYPES,
+        "image_shape": is_shape(image_shape) and len(image_shape) <= 3,
+        "manifest_crc32c": is_checksum(record.get("manifest_crc32c")),
+    }
+    wrong = [name for name, is_valid in valid.items() if not is_valid]
+    if not wrong and math.prod(image_shape) != shape[1]:
+        wrong = ["image_shape"]
+    if wrong:
+        raise CorpusError(
+            f"{path}: {wrong[0]} of the record is {str(record.get(wrong[0]))[:80]}, which no "
+            f"corpus has; restore zarr.json from a copy, or {ADVICE}"
+        )
+
+
+def _check_grid(pixels: StoredArray, ids: StoredArray) -> None:
+    """Refuse arrays that are not cut into blocks of whole images, all at the same rows."""
+    grids = ((pixels, pixels.shape[1]), (ids, ids.shape[1]))
+    whole = all(array.chunks == (pixels.chunks[0], width) for array, width in grids)
+    if not whole or ids.shape[0] != pixels.shape[0] or ids.dtype != np.uint8:
+        raise CorpusError(
+            f"{pixels.objects.path}: pixels in {pixels.chunks} and ids in {ids.chunks} are not "
+            f"blocks of whole images; restore both zarr.json from a copy, or {ADVICE}"
+        )

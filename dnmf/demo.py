@@ -9,8 +9,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from dnmf import plot
-from dnmf.checkpoint import FORMAT, open_checkpoint
+from dnmf.checkpoint import open_checkpoint
 from dnmf.cluster import cluster
+from dnmf.commits import FORMAT
 from dnmf.errors import OutputExistsError
 from dnmf.estimator import NMF
 from dnmf.export import write_reconstruction, write_weights

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import zarr
-
-from dnmf.checkpoint import FORMAT as MODEL
 from dnmf.checkpoint import open_checkpoint
+from dnmf.commits import FORMAT as MODEL
 from dnmf.corpus import open_corpus
 from dnmf.errors import CorpusError
-from dnmf.export import WEIGHTS
 from dnmf.layout import FORMAT as CORPUS
 from dnmf.output import is_absent, read_record
+from dnmf.weights import FORMAT as WEIGHTS
+from dnmf.weights import open_weights
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -40,8 +39,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if record.get("format") == MODEL:
         return _model(location)
     if record.get("format") == WEIGHTS:
-        weights = zarr.open_array(location, mode="r")
-        n, d = weights.shape
+        n, d = open_weights(location).shape
         return {"kind": "weights", "path": location, "images": n, "components": d}
     if is_absent(location):
         raise CorpusError(f"{location}: nothing is there")
@@ -76,6 +74,7 @@ def _model(path: str) -> dict[str, Any]:
         "kind": "model",
         "path": path,
         "components": fit.n_components,
+        "empty_components": int((~state.H.any(axis=1)).sum()),
         "image_shape": fit.X["image_shape"],
         "images": fit.X["shape"][0],
         "loss": fit.parameters["beta_loss"],

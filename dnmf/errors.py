@@ -5,6 +5,7 @@
     ├── DtypeError (TypeError)            W or H of another dtype than X
     ├── DataError (ValueError)            pixels that cannot be factorised: negative, NaN ...
     ├── IngestError (ValueError)          image files that cannot become a corpus
+    │   └── BadImagesError                some of them, each with its reason
     ├── CorpusError (OSError)             a path that holds no readable corpus
     │   └── BlockError                    one block of it is missing or damaged
     ├── CheckpointError (OSError)         a path that holds no usable model, or another fit's
@@ -16,6 +17,9 @@
 
 A message says what was found, what is allowed, and what to do.
 """
+
+SHOWN = 20
+"""Image files that one error names."""
 
 
 class DnmfError(Exception):
@@ -36,6 +40,21 @@ class DataError(DnmfError, ValueError):
 
 class IngestError(DnmfError, ValueError):
     """Image files cannot become a corpus."""
+
+
+class BadImagesError(IngestError):
+    """Some image files cannot be read, or are not like the others; ``errors`` has one for each."""
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        if len(self.errors) == 1:
+            return self.errors[0]
+        listed = "\n".join(self.errors[:SHOWN])
+        more = f"\n... and {len(self.errors) - SHOWN:,} more" * (len(self.errors) > SHOWN)
+        return f"{len(self.errors):,} images cannot be used:\n{listed}{more}"
 
 
 class CorpusError(DnmfError, OSError):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from dnmf.beginning import BOUND, begin_stream, describe_fit, recorded
+from dnmf.beginning import begin_stream, describe_fit, recorded
 from dnmf.checkpoint import open_checkpoint
 from dnmf.errors import CheckpointError
 from dnmf.fitted import FittedNMF
-from dnmf.identity import Fit
+from dnmf.identity import BOUND, Fit
 from dnmf.inputs import blocks_of, validated
 from dnmf.memory import require_memory
 from dnmf.online import Running, follow_block

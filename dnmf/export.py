@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from PIL import Image
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks
 from dnmf.corpus import Corpus, open_corpus
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimator import NMF
-from dnmf.fitted import project_rows
 from dnmf.inputs import blocks_of
-from dnmf.layout import FORMAT, Layout, commit_corpus, create_corpus, write_block
+from dnmf.layout import FORMAT, OVERHEAD, Layout, commit_corpus, create_corpus, write_block
 from dnmf.objective import Objective
-from dnmf.output import RECORD, absolute, new_store
+from dnmf.output import absolute, full_disk_named, new_store, require_space
 from dnmf.sums import Basis
 from dnmf.validation import require_same_pixels
-from dnmf.weights import ArraySink
+from dnmf.weights import FORMAT as WEIGHTS
+from dnmf.weights import commit_weights, create_weights, write_weights_block
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Line = tuple[int, int, int, int]
-
-WEIGHTS = "dnmf-weights"
 
 
 def write_weights(
@@ -58,26 +57,18 @@ def write_weights(
     int
         Images.
     """
-    with new_store(path, WEIGHTS, force=force) as building:
+    with (
+        full_disk_named(path, "the weights"),
+        new_store(path, WEIGHTS, force=force) as building,
+    ):
         blocks, objective, basis = _prepare(model, corpus, mask)
-        array = zarr.create_array(
-            building,
-            shape=(len(corpus), model.n_components_),
-            chunks=(corpus.block_rows, model.n_components_),
-            dtype=basis.H.dtype,
-            fill_value=np.nan,  # a lost chunk must not read as weights of zero
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-        )
-        sink = ArraySink(building)
-        task = partial(project_rows, objective=objective, basis=basis, sink=sink)
-        images = blocks.map_sum(task)
-        record: dict[str, Any] = {
-            "format": "dnmf-weights",
-            "version": 1,
-            "corpus_fingerprint": corpus.fingerprint,
-        }
-        array.attrs.put({RECORD: record})
-    return images
+        shape = (len(corpus), model.n_components_)
+        block_bytes = corpus.block_rows * shape[1] * basis.H.itemsize + OVERHEAD
+        require_space(path, corpus.n_blocks * block_bytes, "the array of weights")
+        create_weights(building, shape, corpus.block_rows, basis.H.dtype)
+        task = partial(_weigh_block, objective=objective, basis=basis, corpus=corpus, path=building)
+        commit_weights(building, corpus.fingerprint, blocks.map_sum(task))
+    return len(corpus)
 
 
 def write_reconstruction(
@@ -103,12 +94,16 @@ def write_reconstruction(
     """
     if absolute(os.fspath(path)) == absolute(corpus.path):
         raise OutputExistsError(f"{path} is the corpus itself; choose another path")
-    with new_store(path, FORMAT, force=force) as building:
+    with (
+        full_disk_named(path, "the reconstruction"),
+        new_store(path, FORMAT, force=force) as building,
+    ):
         blocks, objective, basis = _prepare(model, corpus, mask)
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         layout = Layout(
             len(corpus), corpus.image_shape, str(basis.H.dtype), id_bytes, corpus.block_rows
         )
+        require_space(path, layout.most_bytes, "the reconstruction")
         create_corpus(building, layout)
         task = partial(
             _reconstruct_block, objective=objective, basis=basis, corpus=corpus, path=building
@@ -163,16 +158,38 @@ def write_pngs(
     weights = model.transform(originals.reshape(len(numbers), -1), hidden)
     again = model.inverse_transform(weights)
     pictures = [_to_image(x, originals) for x in again.reshape(originals.shape)]
-    target.mkdir(parents=True, exist_ok=True)
-    for number, picture in zip(numbers, pictures, strict=True):
-        picture.save(target / f"{number:06d}.png")
+    with full_disk_named(target, "pictures"):
+        _save_all(target, [f"{number:06d}.png" for number in numbers], pictures)
     return len(numbers)
+
+
+def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
+    """Save pictures into a folder, which may have to be made; all of them or none."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as aside:
+        try:
+            for name, picture in zip(names, pictures, strict=True):
+                picture.save(Path(aside) / name)
+        except BaseException:
+            if made:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for name in names:
+            os.replace(Path(aside) / name, folder / name)
 
 
 def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, Basis]:
     require_same_pixels(model, corpus)
     blocks = blocks_of(corpus, mask=mask, rules=model.rules())
     return blocks, model.objective(mask), model.basis(corpus.dtype)
+
+
+def _weigh_block(
+    block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
+) -> tuple[tuple[int, int, int], ...]:
+    index = block.start // corpus.block_rows
+    return (write_weights_block(path, index, objective.project_block(block, basis)),)
 
 
 def _reconstruct_block(

@@ -1,7 +1,8 @@
-"""Options and types that commands of the command line share."""
+"""Options, types and progress that commands of the command line share."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -112,3 +113,26 @@ mask_option = click.option(
     metavar="ZARR",
     help="Boolean Zarr array (images, pixels), true where a pixel is to be ignored.",
 )
+
+
+class BlockProgress:
+    """Progress over blocks: a bar on a terminal, a line per block in a log."""
+
+    def __enter__(self) -> BlockProgress:
+        self.bar: Any = None
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say that a block is done."""
+        from dnmf.reporting import say
+
+        if not sys.stderr.isatty():
+            say(f"block {done} of {total}")
+            return
+        if self.bar is None:
+            self.bar = click.progressbar(length=total, label="blocks", file=sys.stderr)
+        self.bar.update(1)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()

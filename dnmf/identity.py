@@ -7,6 +7,12 @@ from typing import Any
 
 from dnmf.version import __version__
 
+BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "missing")
+"""Parameters that a checkpoint is bound to."""
+
+FREE = ("tol", "max_iter", "forget_factor", "batch_size")
+"""Parameters that it keeps and is not bound to."""
+
 
 @dataclass(frozen=True)
 class Fit:

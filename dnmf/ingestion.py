@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from itertools import islice
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from dask.system import CPU_COUNT
-
 from dnmf.block import find_invalid
-from dnmf.cluster import active_client
 from dnmf.corpus import Corpus, open_corpus
-from dnmf.errors import IngestError, ParameterError
+from dnmf.errors import BadImagesError, IngestError, ParameterError
 from dnmf.layout import FORMAT, Layout, choose_block_rows, commit_corpus, create_corpus, write_block
 from dnmf.outcomes import invalid_pixel
-from dnmf.output import new_store
+from dnmf.output import full_disk_named, new_store, require_space
+from dnmf.pool import each_block
 from dnmf.sources import Size, Source, open_source
 
 Line = tuple[int, int, int, int]
+
+MOST_BAD = 1000
+"""Bad images after which no more are looked for."""
 
 
 def ingest(
@@ -61,11 +61,14 @@ def ingest(
     Raises
     ------
     IngestError
-        No images, unreadable ones, or ones that differ in size or colour.
+        No images, unreadable ones, or ones that differ in size or colour: as BadImagesError, with
+        all that there are, up to a thousand.
     DataError
         A floating-point or signed image has a negative, NaN or infinite pixel.
     OutputExistsError
         Something is at `path`.
+    SpaceError
+        The disk has not the room for all pixels uncompressed, or is full before the end.
 
     Examples
     --------
@@ -75,14 +78,27 @@ def ingest(
     location = os.fspath(path)
     if block_rows is not None and block_rows < 1:
         raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
-    with new_store(location, FORMAT, force=force) as building:
+    with (
+        full_disk_named(location, "the corpus"),
+        new_store(location, FORMAT, force=force) as building,
+    ):
         images = _as_source(source, size, color)
         layout = _plan(images, block_rows)
+        require_space(location, layout.most_bytes, "the corpus")
         create_corpus(building, layout)
         manifest: list[Line | None] = [None] * layout.n_blocks
-        for done, (index, line) in enumerate(_write_all(images, building, layout), 1):
-            manifest[index] = line
+        task = partial(_ingest_block, path=building, layout=layout)
+        bad: dict[int, list[str]] = {}
+        for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
+            if isinstance(line, BadImagesError):
+                bad[index] = line.errors
+                if sum(map(len, bad.values())) >= MOST_BAD:
+                    break
+            else:
+                manifest[index] = line
             on_block(done, layout.n_blocks)
+        if bad:
+            raise BadImagesError([error for index in sorted(bad) for error in bad[index]])
         commit_corpus(building, layout, [line for line in manifest if line is not None])
     return open_corpus(location)
 
@@ -109,10 +125,17 @@ def _plan(source: Source, block_rows: int | None) -> Layout:
     return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
 
 
-def _ingest_block(source: Source, path: str, layout: Layout, index: int) -> Line:
+def _ingest_block(
+    source: Source, index: int, *, path: str, layout: Layout
+) -> Line | BadImagesError:
+    """Read, check and write a block; give bad images back, since those of others are wanted too."""
     start = index * layout.block_rows
     stop = min(start + layout.block_rows, layout.n_images)
-    ids, images = source.ids(start, stop), source.read(start, stop)
+    ids = source.ids(start, stop)
+    try:
+        images = source.read(start, stop)
+    except BadImagesError as error:
+        return error
     expected = (stop - start, *layout.image_shape)
     if (images.shape, str(images.dtype), len(ids)) != (expected, layout.dtype, stop - start):
         raise IngestError(
@@ -123,32 +146,3 @@ def _ingest_block(source: Source, path: str, layout: Layout, index: int) -> Line
     if (invalid := find_invalid(images, start)) is not None:
         raise invalid_pixel(invalid, lambda row: f"image {row} ({ids[row - start]})")
     return write_block(path, index, images, ids)
-
-
-def _write_all(source: Source, path: str, layout: Layout) -> Iterator[tuple[int, Line]]:
-    """Yield each block's number and manifest line as it is done.
-
-    A bounded number of tasks is under way. After an error those are waited for, not cancelled:
-    one may be writing, and what it writes to is about to be removed.
-    """
-    client = active_client()
-    pool: Executor
-    if client is None:
-        pool, shared, threads = ThreadPoolExecutor(CPU_COUNT), source, CPU_COUNT
-    else:  # a million file names reach each worker once, not with every task
-        pool, threads = client.get_executor(pure=False), sum(client.nthreads().values())
-        shared = client.scatter([source], broadcast=True, hash=False)[0]
-    blocks = iter(range(layout.n_blocks))
-    under_way: dict[Future[Line], int] = {}
-    with pool:
-        try:
-            while True:
-                for index in islice(blocks, 4 * threads - len(under_way)):
-                    task = pool.submit(_ingest_block, shared, path, layout, index)
-                    under_way[task] = index
-                if not under_way:
-                    return
-                for task in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    yield under_way.pop(task), task.result()
-        finally:
-            wait(under_way)

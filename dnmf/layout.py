@@ -22,10 +22,15 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
-from dnmf.errors import CorpusError
+from dnmf.errors import CorpusError, ParameterError
 from dnmf.output import RECORD
+from dnmf.trust import CHUNK_BYTES
+from dnmf.words import size
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+OVERHEAD = 256
+"""Bytes of a block beside its numbers, at most: headers, checksums, its line of the manifest."""
 
 FORMAT = "dnmf-corpus"
 VERSION = 1
@@ -80,9 +85,27 @@ class Layout:
         """Number of blocks."""
         return -(-self.n_images // self.block_rows)
 
+    @property
+    def most_bytes(self) -> int:
+        """The most that it takes in a store: compression can only help."""
+        row_bytes = self.n_pixels * np.dtype(self.dtype).itemsize + self.id_bytes
+        return self.n_blocks * (self.block_rows * row_bytes + OVERHEAD)
+
 
 def create_corpus(path: str, layout: Layout) -> None:
-    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`."""
+    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`.
+
+    Raises
+    ------
+    ParameterError
+        A block is larger than Blosc compresses in one piece.
+    """
+    block_bytes = layout.block_rows * layout.n_pixels * np.dtype(layout.dtype).itemsize
+    if block_bytes > CHUNK_BYTES:
+        raise ParameterError(
+            f"blocks of {layout.block_rows} images of {layout.dtype} take {size(block_bytes)}; at "
+            "most 2 GiB are possible: use fewer images per block (--block-rows, block_rows)"
+        )
     group = zarr.open_group(path, mode="w", zarr_format=3)
     compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
     for name, width, dtype in (
@@ -117,52 +140,57 @@ def write_block(
         Images, stored bytes, crc32c of pixels, crc32c of ids.
     """
     group = zarr.open_group(path, mode="r+")
-    pixels, names = corpus_array(group, "pixels"), corpus_array(group, "ids")
-    start = index * pixels.chunks[0]
-    rows = slice(start, start + len(images))
+    pixels, names = _writable(group, "pixels"), _writable(group, "ids")
     encoded = _encode_ids(ids, names.shape[1])
-    pixels[rows] = images
-    names[rows] = encoded
-    return len(images), stored_bytes(pixels, index), crc32c(images), crc32c(encoded)
+    stored, checksum = write_rows(pixels, index, images)
+    return len(images), stored, checksum, write_rows(names, index, encoded)[1]
+
+
+def write_rows(array: zarr.Array[Any], index: int, rows: Array) -> tuple[int, int]:
+    """Write one block of a matrix; give the bytes it takes in the store and its checksum."""
+    start = index * array.chunks[0]
+    array[start : start + len(rows)] = rows
+    return stored_bytes(array, index), crc32c(rows)
 
 
 def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, int, int]]) -> None:
     """Write the manifest and then the record that makes the group a corpus."""
-    group = zarr.open_group(path, mode="r+")
     lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
     if lines[:, 0].sum() != layout.n_images:
         raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
-    group.create_array("manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()])
     record: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "shape": [layout.n_images, layout.n_pixels],
         "dtype": layout.dtype,
         "image_shape": list(layout.image_shape),
-        "manifest_crc32c": crc32c(lines),
+        "manifest_crc32c": write_manifest(path, lines),
     }
-    group.attrs.put({RECORD: record})
+    zarr.open_group(path, mode="r+").attrs.put({RECORD: record})
 
 
-def corpus_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """Open one of a corpus's arrays."""
-    try:
-        node = group.get(name)
-    except (ValueError, KeyError) as error:
-        raise CorpusError(
-            f"{group.store_path}: {name}/zarr.json cannot be read ({error}); restore it from a "
-            "copy, or ingest again"
-        ) from error
-    if not isinstance(node, zarr.Array):
-        raise CorpusError(f"{group.store_path}: the array {name!r} is missing; ingest again")
-    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
-    return node.with_config({"write_empty_chunks": True})
+def write_manifest(path: str, lines: Array) -> int:
+    """Write the lines of all blocks, (blocks, columns) int64, below a store; give their checksum.
+
+    Not compressed: what reads them knows beforehand how long they are.
+    """
+    zarr.create_array(
+        f"{path}/manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()]
+    )
+    return crc32c(lines)
 
 
 def stored_bytes(array: zarr.Array[Any], index: int) -> int:
     """Size of a block's chunk in the store; FileNotFoundError where there is none."""
     path = array.store_path / array.metadata.encode_chunk_key((index, 0))
     return int(sync(path.store.getsize(path.path)))
+
+
+def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    node = group[name]
+    assert isinstance(node, zarr.Array)
+    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
+    return node.with_config({"write_empty_chunks": True})
 
 
 def _encode_ids(ids: Sequence[str], width: int) -> Array:

@@ -37,8 +37,8 @@ from dnmf.sums import Basis, Stats
 Array = np.ndarray[Any, np.dtype[Any]]
 
 OVERFLOW = (
-    "the pixels overflow the type they are computed in, float32 unless they are float64; divide X "
-    "by a constant, or convert it to float64"
+    "the squares of the pixels are too large or too small for the type they are computed in, "
+    "float32 unless they are float64: multiply X by a constant, or convert it to float64"
 )
 
 W_TOLERANCE, W_SWEEPS = 3e-4, 50
@@ -259,13 +259,22 @@ class Quadratic(Objective):
         return W.T
 
     def balance(self, H: Array, stats: Stats) -> Array:
-        """Give components length 1: running sums mix weights of many H, and scales would drift."""
+        """Give components length 1: running sums mix weights of many H, and scales would drift.
+
+        Raises
+        ------
+        DataError
+            The sums of such weights are beyond the range of the dtype.
+        """
         if self.l1_W or self.l2_W or self.l1_H or self.l2_H:
             return H  # penalties settle the scales
         sizes = np.sqrt(np.einsum("jp,jp->j", H, H, dtype=np.float64))
         sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
-        stats.T[:] *= sizes[:, None]
-        stats.S[:] *= sizes[:, None] * sizes
+        with np.errstate(over="ignore"):  # checked below
+            stats.T[:] *= sizes[:, None]
+            stats.S[:] *= sizes[:, None] * sizes
+        if not np.isfinite(stats.S).all():
+            raise DataError(OVERFLOW)
         balanced: Array = H / sizes[:, None]
         return balanced
 

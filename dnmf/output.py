@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import json
 import os
 import shutil
 import time
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-import zarr.errors
 
 from dnmf.durable import sync_folder, sync_tree
 from dnmf.errors import OutputExistsError, SpaceError
+from dnmf.objects import Objects, RefusedError
+from dnmf.trust import read_metadata
 from dnmf.words import size
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -44,10 +44,10 @@ def absolute(path: str) -> str:
 def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """Read what dnmf says about the store at a path; None where there is no such record."""
     try:
-        node = zarr.open(path, mode="r", zarr_format=3, storage_options=storage_options)
-    except (OSError, ValueError, KeyError, zarr.errors.NodeNotFoundError, json.JSONDecodeError):
+        metadata = read_metadata(Objects(path, storage_options))
+    except (OSError, RefusedError):
         return None
-    record = node.attrs.asdict().get(RECORD)
+    record = metadata.get("attributes", {}).get(RECORD)
     return record if isinstance(record, dict) else None
 
 

@@ -7,10 +7,11 @@ the newest that has weights, since these may be due in few passes.
 from __future__ import annotations
 
 from dnmf.blockwise import Blocks
-from dnmf.commits import Objects, committed, pass_of, passes_in, read_record
+from dnmf.commits import committed, pass_of, passes_in, read_record
 from dnmf.errors import CheckpointError
 from dnmf.kernels import compute_dtype
-from dnmf.weights import weights_in
+from dnmf.model_weights import weights_in
+from dnmf.objects import Objects
 
 UNKNOWN = "unknown"
 """What a pass relies on whose record is damaged: while it is kept, any weights may be."""
@@ -19,19 +20,17 @@ KEEP = 2
 """Passes that are kept: a second one, should storage damage the newest."""
 
 
-def tidy(objects: Objects, path: str, keep: int) -> None:
+def tidy(objects: Objects, keep: int) -> None:
     """Remove all but the newest passes, the newest with weights, and what these rely on.
 
     Parameters
     ----------
     objects : Objects
-    path : str
-        For messages.
     keep : int
         Of the newest passes, whole or damaged.
     """
     names = committed(objects)
-    relies = {name: _weights_of(objects, path, name) for name in names}
+    relies = {name: _weights_of(objects, name) for name in names}
     last = {pass_of(name): name for name in names}  # of what one pass committed
     kept = {*list(last.values())[-keep:], *[name for name in names if relies[name]][-1:]}
     for name in passes_in(objects):
@@ -45,9 +44,9 @@ def tidy(objects: Objects, path: str, keep: int) -> None:
             objects.remove(name)
 
 
-def _weights_of(objects: Objects, path: str, name: str) -> str | None:
+def _weights_of(objects: Objects, name: str) -> str | None:
     try:
-        weights: str | None = read_record(objects, path, name)["weights"]
+        weights: str | None = read_record(objects, name)["weights"]
         return weights
     except CheckpointError:
         return UNKNOWN

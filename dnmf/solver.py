@@ -24,6 +24,7 @@ from dnmf.block import NO_WEIGHT, Block
 from dnmf.blockwise import Blocks, blocks_per_task
 from dnmf.errors import DataError
 from dnmf.initialization import initial_H, warm_up
+from dnmf.kernels import compute_dtype
 from dnmf.objective import OVERFLOW, SQUARED, Objective
 from dnmf.sample import take_sample
 from dnmf.step import Step, joined, steps
@@ -35,6 +36,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 BETA = 0.8
 BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
 """Growth of beta, growth of its bound, and its decay after a rejected pass."""
+
+LEAST_SQUARE = 1e-38
+"""Mean square of the pixels, computed in float64, below which float32 has no digits for it."""
 
 CONVERGED, MAX_ITER = "converged", "max_iter"
 
@@ -209,6 +213,7 @@ def solve(
             if recorder is not None and state.n_iter + 1 - recorder.weights_pass >= every:
                 sink = recorder.weight_sink()
             step = run_pass(blocks, objective, state.Y, sink)
+            _require_scale(step, blocks)
             state = advance(objective, state, step)
             if recorder is not None:
                 recorder.keep(state, step.written if sink and state.accepted else None)
@@ -221,6 +226,13 @@ def solve(
                 recorder.keep(state, written)
             recorder.finish(reason)
     return state, reason
+
+
+def _require_scale(step: Step, blocks: Blocks) -> None:
+    """Refuse pixels whose squares are next to nothing in float32: the weights would be noise."""
+    least = LEAST_SQUARE * step.rows * blocks.shape[1]
+    if compute_dtype(blocks.dtype) == np.float32 and 0 < step.xx < least:
+        raise DataError(OVERFLOW)
 
 
 def stop_reason(state: State, tol: float, max_iter: int) -> str | None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import os
+import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dnmf.errors import IngestError
+from dnmf.arrays import open_array
+from dnmf.errors import BadImagesError, IngestError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _log = logging.getLogger(__name__)
@@ -24,10 +24,16 @@ Size = tuple[int, int]
 FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
 """What Pillow may open: anything else, whatever its file name says, is refused unread."""
 
+MOST_PIXELS = 2**26
+"""Pixels of an image file: some kilobytes can promise, and inflate to, any number of them."""
+
+TRIED = 100
+"""Files of which one must be an image."""
+
+TOO_LARGE = f"it has more than {MOST_PIXELS:,} pixels; cut it into tiles, shrink it or leave it out"
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm")
 COLORS = ("gray", "rgb")
-
-_IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 class Source(Protocol):
@@ -115,6 +121,7 @@ class ImageFiles:
     color: str | None
     image_shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    example: str
 
     def __len__(self) -> int:
         return len(self.names)
@@ -126,19 +133,28 @@ class ImageFiles:
     def read(self, start: int, stop: int) -> Array:
         """Decode some of the files; see `Source.read`."""
         out = np.empty((stop - start, *self.image_shape), self.dtype)
+        errors: list[str] = []
         for i, name in enumerate(self.names[start:stop]):
-            pixels = read_image(self.root / name, self.size, self.color)
-            if pixels.shape != self.image_shape or pixels.dtype != self.dtype:
-                advice = "pass --size HxW to resize all" if self.size is None else ""
-                if self.color is None and pixels.shape[2:] != self.image_shape[2:]:
-                    advice = "pass --color gray or rgb to convert all"
-                raise IngestError(
-                    f"{self.root / name} is {_describe(pixels.shape, pixels.dtype)}, but "
-                    f"{self.names[0]} is {_describe(self.image_shape, self.dtype)}; "
-                    f"{advice}{' or ' if advice else ''}leave it out"
-                )
-            out[i] = pixels
+            try:
+                out[i] = self._read_one(name)
+            except IngestError as error:
+                errors.append(str(error))
+        if errors:
+            raise BadImagesError(errors)
         return out
+
+    def _read_one(self, name: str) -> Array:
+        pixels = read_image(self.root / name, self.size, self.color)
+        if pixels.shape != self.image_shape or pixels.dtype != self.dtype:
+            advice = "pass --size HxW to resize all" if self.size is None else ""
+            if self.color is None and pixels.shape[2:] != self.image_shape[2:]:
+                advice = "pass --color gray or rgb to convert all"
+            raise IngestError(
+                f"{self.root / name} is {_describe(pixels.shape, pixels.dtype)}, but "
+                f"{self.example} is {_describe(self.image_shape, self.dtype)}; "
+                f"{advice}{' or ' if advice else ''}leave it out"
+            )
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -162,7 +178,7 @@ class ArrayFile:
 
     def read(self, start: int, stop: int) -> Array:
         """Read some of the rows; see `Source.read`."""
-        images = _open_array(self.path)[start:stop]
+        images = open_array(self.path)[start:stop]
         if self.size is None and self.color is None:
             return images.astype(self.dtype, copy=False)
         return np.stack([_conform_array(image, self.size, self.color) for image in images])
@@ -215,6 +231,7 @@ def read_image(path: Path, size: Size | None, color: str | None) -> Array:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            _require_modest(image.size)
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise IngestError(f"it holds {frames} images; split it into one file per image")
             return _conform(ImageOps.exif_transpose(image), size, color)
@@ -224,8 +241,16 @@ def read_image(path: Path, size: Size | None, color: str | None) -> Array:
         raise IngestError(
             f"{path} is not an image that dnmf reads ({', '.join(FORMATS)}); leave it out"
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise IngestError(f"{path}: {TOO_LARGE}") from None
+    except (OSError, ValueError, SyntaxError) as error:
         raise IngestError(f"{path} cannot be read ({error}); mend it or leave it out") from error
+
+
+def _require_modest(image_size: tuple[int, int]) -> None:
+    """Refuse a header that promises too many pixels, before they are decoded."""
+    if image_size[0] * image_size[1] > MOST_PIXELS:
+        raise IngestError(TOO_LARGE)
 
 
 def _conform(image: Image.Image, size: Size | None, color: str | None) -> Array:
@@ -264,10 +289,12 @@ def _image_files(paths: Sequence[Path], size: Size | None, color: str | None) ->
     names: list[str] = []
     others: Counter[str] = Counter()
     for path in paths:
-        for file in [path] if path.is_file() else sorted(path.rglob("*")):
-            if file.name.startswith(".") or not file.is_file():
+        for file in [path] if path.is_file() else _files_below(path):
+            if file.name.startswith("."):
                 continue
-            if file.suffix.lower() in SUFFIXES:
+            if not stat.S_ISREG(file.stat().st_mode):
+                others["that are no regular files"] += 1
+            elif file.suffix.lower() in SUFFIXES:
                 names.append(file.relative_to(root).as_posix())
             else:
                 others[file.suffix.lower() or "without a suffix"] += 1
@@ -280,12 +307,45 @@ def _image_files(paths: Sequence[Path], size: Size | None, color: str | None) ->
         )
     if others:
         _log.warning("%d files left out, not images that dnmf reads: %s", others.total(), left_out)
-    first = read_image(root / names[0], size, color)
-    return ImageFiles(root, names, size, color, first.shape, first.dtype)
+    example, first = _first_readable(root, names, size, color)
+    return ImageFiles(root, names, size, color, first.shape, first.dtype, example)
+
+
+def _first_readable(
+    root: Path, names: Sequence[str], size: Size | None, color: str | None
+) -> tuple[str, Array]:
+    """Read the image that all others must be like: not the first, if that is a bad one."""
+    errors = []
+    for name in names[:TRIED]:
+        try:
+            return name, read_image(root / name, size, color)
+        except IngestError as error:
+            errors.append(str(error))
+    raise BadImagesError(errors)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield what is below a folder and no folder, in order; links may not lead out of it.
+
+    A folder may be somebody else's, and a link in it lead to what only its reader may see. What is
+    given by its name is followed wherever it leads.
+    """
+    top = folder.resolve()
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink() and not file.name.startswith("."):
+            if not file.resolve().is_relative_to(top):
+                raise IngestError(
+                    f"{file} is a link out of {folder}; give the files it stands for by name, copy "
+                    "them, or leave it out"
+                )
+            if not file.exists():
+                raise IngestError(f"{file} is a link to nothing; mend it or leave it out")
+        if not file.is_dir():
+            yield file
 
 
 def _array_file(path: Path, size: Size | None, color: str | None) -> ArrayFile:
-    images = _open_array(path)
+    images = open_array(path)
     if 0 in images.shape:
         raise IngestError(f"{path} holds no images: its shape is {images.shape}")
     if images.ndim not in (2, 3, 4):
@@ -302,48 +362,6 @@ def _array_file(path: Path, size: Size | None, color: str | None) -> ArrayFile:
         first = _conform_array(first, size, color)
     dtype = np.dtype("u1") if first.dtype == bool else first.dtype.newbyteorder("=")
     return ArrayFile(path, size, color, first.shape, dtype, len(images))
-
-
-def _open_array(path: Path) -> Array:
-    """Open an array file: mapped, or held in memory where it is compressed."""
-    return _open_version(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _open_version(path: Path, mtime_ns: int) -> Array:
-    """Open an array file once per process, and anew when it has changed."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-        if magic == b"\x93NUMPY":
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-        if magic[:2] == b"\x1f\x8b":
-            return _parse_idx(path, gzip.decompress(path.read_bytes()))
-        return _parse_idx(path, np.memmap(path, np.uint8, "r").data)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, IngestError):
-            raise
-        raise IngestError(f"{path} cannot be read ({error}); mend it or leave it out") from error
-
-
-def _parse_idx(path: Path, content: bytes | memoryview) -> Array:
-    """Read the IDX format: two zero bytes, a type, the number of axes, their lengths, the data."""
-    head = bytes(content[:4])
-    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_DTYPES or head[3] == 0:
-        raise IngestError(
-            f"{path} is no image, IDX or .npy file; dnmf reads {' '.join(SUFFIXES)}, IDX and .npy"
-        )
-    dtype, offset = np.dtype(_IDX_DTYPES[head[2]]), 4 + 4 * head[3]
-    shape = tuple(np.frombuffer(content[4:offset], ">u4").astype(int).tolist())
-    expected = offset + int(np.prod(shape)) * dtype.itemsize
-    if len(shape) != head[3] or len(content) != expected:
-        raise IngestError(
-            f"{path} has {len(content)} bytes where its IDX header promises {expected}; "
-            "fetch it again"
-        )
-    if len(shape) == 1:
-        raise IngestError(f"{path} holds labels, not images; give the images file")
-    return np.frombuffer(content, dtype, offset=offset).reshape(shape)
 
 
 def _stack(parts: list[ArrayFile]) -> Source:

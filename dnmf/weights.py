@@ -1,142 +1,190 @@
-"""The weights of a model on disk: one chunk per block of X, written where the block was read.
+"""Weights of a corpus on disk: a Zarr array, with a manifest as a corpus has.
 
-An array of them is of one pass, and written once. The task that writes a block says its checksum,
-and the pass that relies on the weights keeps them all: so a lost, altered or swapped block shows.
+    array (n, d)               one chunk per block of the corpus
+    manifest (blocks, 3) int64 images, stored bytes, crc32c of the numbers
+    attributes:                the record (format, version, checksums of corpus and manifest), last
+
+Without the manifest a lost block would read as NaN, and two swapped blocks as each other's images.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
 
-from dnmf.commits import FLAT, METADATA, Objects, faults_named
-from dnmf.durable import put_file
-from dnmf.errors import CheckpointError
-from dnmf.layout import crc32c, stored_bytes
-from dnmf.output import is_url
+from dnmf.errors import BlockError, CorpusError
+from dnmf.layout import crc32c, write_manifest, write_rows
+from dnmf.objects import Objects
+from dnmf.output import RECORD, absolute, read_record
+from dnmf.stored import StoredArray, lazy_rows, open_stored, read_manifest
+from dnmf.trust import is_checksum, is_count
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Line = tuple[int, int, int]
 
-PREFIX = "weights-"
+FORMAT = "dnmf-weights"
+VERSION = 2
+ADVICE = "run `dnmf transform` again"
 
 
-def new_weights(
-    objects: Objects, n_iter: int, shape: tuple[int, int], rows: int, dtype: str
-) -> str:
-    """Make the array for the weights of a pass and return its name, which no other ever had.
-
-    A task of a driver that died may still run somewhere: what it writes is nobody's.
-    """
-    name = f"{PREFIX}{n_iter:06d}-{uuid4().hex[:8]}"
-    made: dict[str, Any] = {}
+def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: Any) -> None:
+    """Create the empty array; it is no weights before `commit_weights`."""
     zarr.create_array(
-        MemoryStore(made),
+        path,
         shape=shape,
-        chunks=(min(rows, shape[0]), shape[1]),
+        chunks=(block_rows, shape[1]),
         dtype=dtype,
-        fill_value=np.nan,  # a lost chunk must not read as weights of zero
+        fill_value=np.nan,  # what reads it without the lines must not take a lost block for zeros
         compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-        chunk_key_encoding=FLAT,
     )
-    objects.put(f"{name}/{METADATA}", made[METADATA].to_bytes())
-    return name
 
 
-def weights_in(objects: Objects) -> list[str]:
-    """List the arrays of weights."""
-    return sorted(name for name in objects.names() if name.startswith(PREFIX))
+def write_weights_block(path: str, index: int, rows: Array) -> Line:
+    """Write one block and return its line; safe to repeat."""
+    array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
+    return (len(rows), *write_rows(array, index, rows))
 
 
-@dataclass(frozen=True)
-class ArraySink:
-    """Writes rows to a Zarr array from inside a task; the array is opened where the task runs."""
-
-    path: str
-
-    def __call__(self, rows: Array, start: int) -> int:
-        """Write rows from `start` on, for good, and return their checksum.
-
-        Whole chunks, so safe to repeat.
-        """
-        with faults_named(self.path, f"the weights of images {start} to {start + len(rows) - 1}"):
-            if is_url(self.path):
-                _set(zarr.open_array(self.path, mode="r+"), rows, start)
-            else:
-                self._put(rows, start)
-        return crc32c(rows)
-
-    def _put(self, rows: Array, start: int) -> None:
-        """Write a chunk as Zarr makes it: its own store would not fsync it."""
-        with open(os.path.join(self.path, METADATA), "rb") as file:
-            metadata = default_buffer_prototype().buffer.from_bytes(file.read())
-        made: dict[str, Any] = {METADATA: metadata}
-        _set(zarr.open_array(MemoryStore(made), mode="r+"), rows, start)
-        for key, value in made.items():
-            if key != METADATA:
-                put_file(Path(self.path, key), memoryview(value.as_numpy_array()))
+def commit_weights(path: str, corpus_fingerprint: int, lines: Sequence[Line]) -> None:
+    """Write the manifest and then the record that makes the array weights."""
+    checksum = write_manifest(path, np.asarray(lines, dtype=np.int64))
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "corpus_fingerprint": corpus_fingerprint,
+        "manifest_crc32c": checksum,
+        "crc32c": _crc32c_of(corpus_fingerprint, checksum),
+    }
+    zarr.open_array(path, mode="r+").attrs.put({RECORD: record})
 
 
-def _set(array: zarr.Array[Any], rows: Array, start: int) -> None:
-    array.with_config({"write_empty_chunks": True})[start : start + len(rows)] = rows
+class Weights:
+    """Weights in a Zarr store; made by `open_weights`.
 
-
-def read_weights(path: str, name: str, index: int, expected: int) -> Array:
-    """Read a block of weights.
-
-    Parameters
+    Attributes
     ----------
-    path, name : str
-        Of the model, and of the array in it.
-    index : int
-        Block number.
-    expected : int
-        Its checksum.
+    path : str
+    shape : tuple of int
+        (n images, d components).
+    dtype : numpy.dtype
+    corpus_fingerprint : int
+        Of the corpus they are of.
+
+    Examples
+    --------
+    >>> W = dnmf.open_weights("weights.zarr")
+    >>> Y = model.inverse_transform(W.to_dask())
+    """
+
+    def __init__(self, array: StoredArray, record: dict[str, Any]) -> None:
+        self.path = array.objects.path
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.corpus_fingerprint: int = record["corpus_fingerprint"]
+        self._array = array
+        self._fingerprint: int = record["manifest_crc32c"]
+        self._manifest = read_manifest(array, 3, self._fingerprint)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return self._array.n_blocks
+
+    def block_range(self, index: int) -> tuple[int, int]:
+        """Give the first image of a block and the one after its last."""
+        return self._array.block_range(index)
+
+    def read_block(self, index: int) -> Array:
+        """Read a block, (rows, d), and check it against the manifest.
+
+        Raises
+        ------
+        BlockError
+            The block is missing, truncated, altered or in another's place.
+        """
+        _, stored, checksum = map(int, self._manifest[index])
+        return self._array.read(index, checksum, stored)
+
+    def check_block(self, index: int) -> list[BlockError]:
+        """Read a block, and give what is wrong with it."""
+        try:
+            self.read_block(index)
+        except BlockError as error:
+            return [error]
+        return []
+
+    def to_dask(self) -> da.Array:
+        """Give the weights as a lazy Dask array, one chunk per block, each checked when read.
+
+        Returns
+        -------
+        dask.array.Array of shape (n, d)
+        """
+        from dask.base import tokenize
+
+        read = partial(_read_block, self._address)
+        return lazy_rows(self._array, read, f"weights-{tokenize(self._address)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, self._address
+
+    @property
+    def _address(self) -> tuple[str, int]:
+        return absolute(self.path), self._fingerprint
+
+
+def open_weights(path: str | os.PathLike[str]) -> Weights:
+    """Open the weights that `dnmf transform` wrote, for reading with checks.
 
     Raises
     ------
-    CheckpointError
-        It is missing, altered or in another's place; says which images it is of.
+    CorpusError
+        There are none, or their record or metadata is damaged.
     """
-    array = open_weights(path, name)
-    rows = array.chunks[0]
-    start, stop = index * rows, min((index + 1) * rows, array.shape[0])
-    key = f"{name}/{array.metadata.encode_chunk_key((index, 0))}"
-    where = f"{path}: block {index} of the weights (images {start} to {stop - 1}, {key})"
-    advice = f"remove {name}, and the same `dnmf fit` writes weights again"
-    try:
-        stored_bytes(array, index)
-        block = np.asarray(array[start:stop])
-    except FileNotFoundError:
-        raise CheckpointError(f"{where} is missing; {advice}") from None
-    except (OSError, ValueError, RuntimeError) as error:  # the latter are what codecs raise
-        raise CheckpointError(f"{where} cannot be read ({error}); {advice}") from error
-    if crc32c(block) != expected:
-        raise CheckpointError(f"{where} is not what was written: altered or swapped; {advice}")
-    return block
+    location = os.fspath(path)
+    record = read_record(location)
+    if record is None or record.get("format") != FORMAT:
+        raise CorpusError(
+            f"{location} holds no finished weights; make them with "
+            f"`dnmf transform MODEL CORPUS {location}`"
+        )
+    version: Any = record.get("version")
+    if not is_count(version) or version != VERSION:
+        raise CorpusError(
+            f"{location} has weights of format {str(version)[:80]}; this dnmf reads "
+            f"{VERSION}: {ADVICE}, with --force"
+        )
+    checksums = [record.get("corpus_fingerprint"), record.get("manifest_crc32c")]
+    array = open_stored(Objects(location), "", ADVICE)
+    whole = all(map(is_checksum, checksums)) and record.get("crc32c") == _crc32c_of(*checksums)
+    if not whole or array.chunks[1] != array.shape[1]:
+        raise CorpusError(
+            f"{location}: the record of the weights is damaged; restore zarr.json from a copy, or "
+            f"{ADVICE}"
+        )
+    return Weights(array, record)
 
 
-def open_weights(path: str, name: str) -> zarr.Array[Any]:
-    """Open an array of weights, whose blocks it does not check."""
-    try:
-        return zarr.open_array(path, path=name, mode="r", zarr_format=3)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: {name}/{METADATA} cannot be read ({error})") from error
+def _crc32c_of(*checksums: Any) -> int:
+    return crc32c(np.array(checksums, np.int64))
 
 
-def check_weights(path: str, name: str, checksums: Array) -> Iterator[str]:
-    """Read all blocks and say what is wrong with them."""
-    for index, expected in enumerate(checksums.tolist()):
-        try:
-            read_weights(path, name, index, expected)
-        except CheckpointError as error:
-            yield str(error)
+def _read_block(address: tuple[str, int], index: int) -> Array:
+    return _reopen(*address).read_block(index)
+
+
+@lru_cache(maxsize=8)
+def _reopen(path: str, checksum: int) -> Weights:
+    weights = open_weights(path)
+    if weights._fingerprint != checksum:
+        raise CorpusError(f"{path} was replaced by other weights while in use; open it again")
+    return weights

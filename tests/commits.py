@@ -19,9 +19,10 @@ import numpy as np
 
 import dnmf.checkpoint
 from dnmf.checkpoint import create_checkpoint, open_checkpoint
-from dnmf.commits import committed, group_json, sealed
+from dnmf.commits import committed, group_json
 from dnmf.errors import CheckpointError, SpaceError
 from dnmf.identity import Fit
+from dnmf.records import sealed
 from dnmf.solver import State
 
 N, D, P, ROWS = 7, 2, 5, 4
@@ -32,7 +33,8 @@ FIT = Fit(
     D,
     0,
     {"shape": [N, P], "block_rows": ROWS, "compute_dtype": "float32", "image_shape": [P]},
-    {"beta_loss": "frobenius", "alpha_W": 0.0, "alpha_H": 0.0, "init": "random"},
+    {"beta_loss": "frobenius", "alpha_W": 0.0, "alpha_H": 0.0, "l1_ratio": 0.0}
+    | {"init": "random", "solver": "cd", "missing": "refuse"},
 )
 
 

@@ -1,185 +1,221 @@
-"""A model that was damaged where it lies: refused by name, or found; never read silently."""
+"""Every object of a store, damaged in every way: nothing is read as what it is not."""
 
 from __future__ import annotations
 
-import logging
+import json
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-import commits
 import numpy as np
 import pytest
+import zarr
 
 import dnmf
-from dnmf.checkpoint import NO_RECORD, open_checkpoint, verify_checkpoint
-from dnmf.errors import CheckpointError
+from dnmf import open_weights, verify
+from dnmf.errors import BlockError, CorpusError
+from dnmf.export import write_reconstruction, write_weights
 
-log = logging.getLogger("figures")
-
-
-@pytest.fixture
-def model(tmp_path):
-    """Make a model with passes 2 and 3."""
-    commits.make(tmp_path / "model", 3)
-    return tmp_path / "model"
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 5), dtype=np.uint8)  # incompressible
+ROWS = 16
 
 
-def damages(data, other):
-    """Damage an object in every way that storage has been seen to."""
-    flip = bytearray(data)
-    for at in {0, len(data) // 3, len(data) // 2, len(data) - 1}:
-        flip[at] ^= 1 << at % 7
-        yield f"flipped at {at}", bytes(flip)
-        flip[at] ^= 1 << at % 7
-    yield "missing", None
-    yield "empty", b""
-    yield "cut", data[: len(data) // 2]
-    yield "cut by a byte", data[:-1]
-    yield "zeros", bytes(len(data))
-    yield "longer", data + b"\0"
-    yield "swapped", other
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """A corpus, weights and a reconstruction, each of three blocks."""
+    folder = tmp_path_factory.mktemp("stores")
+    np.save(folder / "x.npy", IMAGES)
+    corpus = dnmf.ingest(folder / "x.npy", folder / "corpus", block_rows=ROWS)
+    model = dnmf.NMF(3, random_state=0, max_iter=2, tol=0).fit(corpus)
+    write_weights(model, corpus, folder / "weights")
+    write_reconstruction(model, corpus, folder / "reconstruction")
+    return folder
 
 
-def read_all(path):
-    """Read all that dnmf reads of a model."""
-    found = open_checkpoint(path)
-    weights = [found.read_weights(block) for block in range(len(found.checksums))]
-    return found.state, np.concatenate(weights)
+def read(path):
+    """Read all that dnmf reads of a store."""
+    if path.name.startswith("weights"):
+        weights = open_weights(path)
+        blocks = [weights.read_block(i) for i in range(weights.n_blocks)]
+        return weights.shape, weights.corpus_fingerprint, np.concatenate(blocks).tobytes()
+    corpus = dnmf.open_corpus(path)
+    return corpus.image_shape, corpus.ids, corpus.images(slice(None)).tobytes()
 
 
-def test_no_damage_is_read_silently(model, tmp_path):
-    state, W = read_all(model)
-    objects = [path for path in sorted(model.rglob("*")) if path.is_file()]
-    newest = {open_checkpoint(model).name, open_checkpoint(model).weights_name, "zarr.json"}
-    record = Path(open_checkpoint(model).name, "zarr.json")  # without it, a pass does not count
-    cases = named = harmless = 0
-    for i, path in enumerate(objects):
-        data, key = path.read_bytes(), path.relative_to(model)
-        for what, damaged in damages(data, objects[i - 1].read_bytes()):
-            if damaged == data:
-                continue
-            cases += 1
-            path.unlink()
-            if damaged is not None:
-                path.write_bytes(damaged)
-            ours = key.parts[0] in newest
+def missing(file):
+    file.unlink()
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def truncated(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def one_bit_flipped(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def filled_with_nul(file):
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def longer(file):
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+def sibling(file):
+    """Find another object of the same kind: another block, or another array's metadata."""
+    if file.name == "zarr.json":
+        root = next(folder for folder in (file.parent, file.parent.parent) if is_group(folder))
+        others = [root / "zarr.json", *sorted(root.glob("*/zarr.json"))]
+    else:
+        others = sorted(file.parent.parent.glob("*/0"))
+    return next((other for other in others if other != file), None)
+
+
+def is_group(folder):
+    return (folder / "pixels").exists() or folder.name == "weights"
+
+
+def swapped(file):
+    if (other := sibling(file)) is None:
+        pytest.skip("it is the only one of its kind")
+    mine = file.read_bytes()
+    file.write_bytes(other.read_bytes())
+    other.write_bytes(mine)
+
+
+def replaced_by_another(file):
+    if (other := sibling(file)) is None:
+        pytest.skip("it is the only one of its kind")
+    shutil.copy(other, file)
+
+
+DAMAGES = [
+    missing, empty, truncated, one_bit_flipped, filled_with_nul, longer, swapped,
+    replaced_by_another,
+]  # fmt: skip
+IN_A_GROUP = [
+    "zarr.json",
+    *(f"{array}/zarr.json" for array in ("pixels", "ids", "manifest")),
+    *(f"{array}/c/{block}/0" for array in ("pixels", "ids") for block in range(3)),
+    "manifest/c/0/0",
+]
+IN_WEIGHTS = [
+    "zarr.json", "manifest/zarr.json", "c/0/0", "c/1/0", "c/2/0", "manifest/c/0/0"
+]  # fmt: skip
+OBJECTS = [
+    *(("corpus", key) for key in IN_A_GROUP),
+    *(("weights", key) for key in IN_WEIGHTS),
+    *(("reconstruction", key) for key in IN_A_GROUP),
+]
+
+
+def test_every_object_is_damaged(stores):
+    found = {
+        (store, file.relative_to(stores / store).as_posix())
+        for store in ("corpus", "weights", "reconstruction")
+        for file in (stores / store).rglob("*")
+        if file.is_file()
+    }
+    assert found == set(OBJECTS)
+
+
+def images_of(block):
+    return block * ROWS, min(block * ROWS + ROWS, len(IMAGES)) - 1
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(("store", "key"), OBJECTS, ids=lambda x: x)
+def test_no_damage_is_read_silently(stores, tmp_path, store, key, damage):
+    path = tmp_path / store
+    shutil.copytree(stores / store, path)
+    damage(path / key)
+    block = None if key.startswith("manifest") else re.search(r"c/(\d)/0", key)
+    if block is None:
+        with pytest.raises(CorpusError, match=re.escape(str(path))):
+            read(path)
+        if key == "zarr.json" or damage is swapped:  # the root may say no more what the store is
+            with suppress(CorpusError):
+                assert verify(path).findings
+        else:
+            assert [finding.block for finding in verify(path).findings] == [None]
+        return
+    damaged = sorted({int(block[1]), *([0, 1] if damage is swapped else [])})
+    if damage is swapped and block[1] == "2":
+        damaged = [0, 2]
+    findings = verify(path).findings
+    assert [finding.block for finding in findings] == damaged
+    assert [(f.first, f.last) for f in findings] == [images_of(index) for index in damaged]
+    with pytest.raises(BlockError, match=re.escape(findings[0].what)):
+        read(path)
+    for index, finding in zip(damaged, findings, strict=True):
+        first, last = images_of(index)
+        assert f"block {index} (images {first} to {last})" in finding.what
+        assert f"restore {key.replace(f'c/{block[1]}', f'c/{index}')} from a copy" in finding.what
+
+
+def test_zarr_alone_reads_three_of_these_damages_silently(stores, tmp_path):
+    """Why there is a manifest: the checksum codec finds the others, in a block that is there."""
+    silent = set()
+    for damage in DAMAGES:
+        shutil.rmtree(tmp_path / "corpus", ignore_errors=True)
+        shutil.copytree(stores / "corpus", tmp_path / "corpus")
+        damage(tmp_path / "corpus/pixels/c/1/0")
+        with suppress(ValueError, RuntimeError):
+            read_by_zarr = zarr.open_group(tmp_path / "corpus", mode="r")["pixels"][:]
+            assert (read_by_zarr != IMAGES.reshape(40, 15)).any()
+            silent.add(damage.__name__)
+    assert silent == {"missing", "swapped", "replaced_by_another"}
+
+
+@pytest.mark.parametrize("store", ["corpus", "weights"])
+def test_no_bit_of_metadata_is_read_wrongly(stores, tmp_path, store):
+    """What a changed bit leaves readable, it leaves as it was: a compression level, say."""
+    path = tmp_path / store
+    shutil.copytree(stores / store, path)
+    expected = read(path)
+    tried = refused = 0
+    for file in sorted(path.rglob("zarr.json")):
+        content = file.read_bytes()
+        for at in range(len(content)):
+            changed = bytearray(content)
+            changed[at] ^= 1 << at % 7
+            file.write_bytes(changed)
+            tried += 1
             try:
-                read, findings = read_all(model), list(verify_checkpoint(model))
-            except CheckpointError as refused:
-                read, findings = None, [str(refused)]
-            if read is None:
-                assert ours, (key, what)
-                assert (str(key.parent) if len(key.parts) > 1 else "a dnmf") in findings[0], key
-            else:  # nothing was read that was not written
-                n = 2 if what == "missing" and key == record else 3
-                for name in ("H", "Y", "Z"):
-                    assert (getattr(read[0], name) == getattr(commits.state_of(n), name)).all()
-                assert (read[1] == commits.weights_of(n)).all(), (key, what)
-                assert not (ours and findings) or NO_RECORD in findings[0], (key, what)
-                assert findings or path.name == "zarr.json", (key, what)
-            named += bool(findings)
-            harmless += not findings
-            path.write_bytes(data)
-    assert (read_all(model)[1] == W).all()
-    assert read_all(model)[0].losses == state.losses
-    assert named > 150
-    log.info("%s damages: %s named, %s changed nothing that counts", cases, named, harmless)
+                assert read(path) == expected, (file, at, bytes(changed[at - 20 : at + 20]))
+            except CorpusError:
+                refused += 1
+        file.write_bytes(content)
+    assert read(path) == expected
+    assert tried / 2 < refused < tried
 
 
-class TestADamagedPass:
-    @pytest.fixture
-    def path(self, corpus, tmp_path):
-        self.fit(corpus, tmp_path / "m", max_iter=4, checkpoint_keep=1)
-        for name in sorted(path.name for path in (tmp_path / "m").glob("pass-000004-*")):
-            with open(tmp_path / "m" / name / "Y" / "c.0.0", "r+b") as file:
-                file.write(b"x")
-        return tmp_path / "m"
-
-    def fit(self, corpus, path, **more):
-        options = {"tol": 0, "max_iter": 6, "random_state": 0, "checkpoint": path}
-        return dnmf.NMF(3, **options | more).fit(corpus)
-
-    def test_is_refused_with_the_newest_that_is_intact(self, corpus, tmp_path):
-        path = tmp_path / "m"
-        self.fit(corpus, path, checkpoint_keep=3)
-        for file in path.glob("pass-000006-*/H/c.0.0"):
-            os.truncate(file, 0)
-        with pytest.raises(CheckpointError, match=r"pass-000006-2/H.*pass 5 is intact.*from 5"):
-            dnmf.load(path)
-        expected = self.fit(corpus, tmp_path / "other")
-        found = self.fit(corpus, path, resume_from=5)
-        assert (found.components_ == expected.components_).all()
-        assert (found.loss_history_ == expected.loss_history_).all()
-        assert list(verify_checkpoint(path)) == []
-        assert (
-            open_checkpoint(path).weights[:] == open_checkpoint(tmp_path / "other").weights[:]
-        ).all()
-
-    def test_may_be_the_only_one(self, corpus, path):
-        with pytest.raises(CheckpointError, match="no other pass is intact"):
-            dnmf.load(path)
-        with pytest.raises(CheckpointError, match="holds no pass 3; those there are: 4"):
-            self.fit(corpus, path, resume_from=3)
-
-    def test_is_not_removed_for_another_fit(self, corpus, tmp_path):
-        path = tmp_path / "m"
-        self.fit(corpus, path, max_iter=3)
-        before = sorted(os.listdir(path))
-        with pytest.raises(CheckpointError, match="seed was 0, is 1"):
-            self.fit(corpus, path, random_state=1, resume_from=2)
-        assert sorted(os.listdir(path)) == before
-
-    def test_on_the_command_line(self, corpus, tmp_path):
-        from click.testing import CliRunner
-
-        from dnmf.cli import main
-
-        line = ["fit", corpus.path, str(tmp_path / "m"), "-k", "3", "--tol", "0", "--max-iter", "4"]
-        assert CliRunner().invoke(main, line).exit_code == 0
-        for file in (tmp_path / "m").glob("pass-000004-*/zarr.json"):
-            file.write_bytes(file.read_bytes().replace(b"beta", b"bet\0"))
-        refused = CliRunner().invoke(main, line)
-        assert refused.exit_code == 1
-        assert "--resume-from 3" in refused.output
-        assert CliRunner().invoke(main, [*line, "--resume-from", "3"]).exit_code == 0
-        assert dnmf.load(tmp_path / "m").n_iter_ == 4
+def test_a_lost_block_is_found_through_dask(stores, tmp_path):
+    shutil.copytree(stores / "weights", tmp_path / "weights")
+    lazy = open_weights(tmp_path / "weights").to_dask()
+    assert lazy.chunks == ((16, 16, 8), (3,))
+    assert np.isfinite(lazy.compute()).all()
+    (tmp_path / "weights/c/1/0").unlink()
+    with pytest.raises(BlockError, match=r"block 1 \(images 16 to 31\) is missing"):
+        lazy.compute()
 
 
-def test_blocks_of_weights_are_named_with_their_images(model):
-    found = open_checkpoint(model)
-    folder = model / found.weights_name
-    blocks = [folder / "c.0.0", folder / "c.1.0"]
-    one, other = (block.read_bytes() for block in blocks)
-    blocks[0].write_bytes(other)
-    blocks[1].write_bytes(one)
-    with pytest.raises(CheckpointError, match=r"block 0 .*images 0 to 3.*altered or swapped"):
-        found.read_weights(0)
-    findings = list(verify_checkpoint(model))
-    assert len(findings) == 2
-    assert "block 1 of the weights (images 4 to 6" in findings[1]
-    blocks[1].unlink()
-    assert "is missing" in list(verify_checkpoint(model))[1]
-
-
-def test_weights_of_another_pass_do_not_pass_for_these(model):
-    old, new = sorted(model.glob("weights-*"))
-    shutil.copy(old / "c.0.0", new / "c.0.0")
-    with pytest.raises(CheckpointError, match="images 0 to 3"):
-        open_checkpoint(model).read_weights(0)
-
-
-def test_a_damaged_older_pass_is_found_and_no_obstacle(model):
-    record = model / "pass-000002-1/zarr.json"
-    record.write_bytes(b"{}")
-    assert open_checkpoint(model).state.n_iter == 3
-    assert "pass-000002-1/zarr.json" in next(verify_checkpoint(model))
-    for n in (4, 5, 6, 7):
-        commits.keep(model, n)
-    assert list(verify_checkpoint(model)) == []
-    assert len(list(model.glob("weights-*"))) == 2
-
-
-def test_a_resumed_pass_needs_a_checkpoint():
-    with pytest.raises(ValueError, match="resume_from is 3, and there is no checkpoint"):
-        dnmf.NMF(2, resume_from=3).fit(np.ones((4, 4)))
+def test_weights_of_another_format_say_what_to_do(stores, tmp_path):
+    shutil.copytree(stores / "weights", tmp_path / "weights")
+    file = tmp_path / "weights/zarr.json"
+    metadata = json.loads(file.read_text())
+    metadata["attributes"]["dnmf"]["version"] = 1
+    file.write_text(json.dumps(metadata))
+    with pytest.raises(CorpusError, match=r"format 1; this dnmf reads 2: run `dnmf transform`"):
+        open_weights(tmp_path / "weights")
+    with pytest.raises(CorpusError, match="holds no finished weights"):
+        open_weights(Path(stores / "corpus"))

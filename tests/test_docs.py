@@ -71,6 +71,25 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / name).exists(), name
 
 
+def test_tests_that_are_named_exist():
+    names = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.M)
+    }
+    for page in (ROOT / "docs").glob("*.md*"):
+        named = re.findall(r"`(test_\w+)`", page.read_text())
+        assert not set(named) - names - {"test_compatibility"}, page.name
+
+
+def test_every_row_about_input_names_its_test():
+    page = next((ROOT / "docs").glob("reliability*.md*")).read_text()
+    rows = re.findall(r"^\| input \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.M)
+    assert rows
+    for row in "".join(rows).splitlines():
+        assert re.search(r"\| `test_\w+` \|$", row), row
+
+
 def test_the_map_of_modules_is_complete():
     table = (ROOT / "docs/how-it-works.md").read_text().split("| module |")[1].split("\n\n")[0]
     first_column = "".join(row.split("|")[1] for row in table.splitlines()[2:])

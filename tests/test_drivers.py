@@ -163,11 +163,10 @@ class TestDiskSpace:
 
     @pytest.mark.parametrize("part", ["weights", "pass"])
     def test_a_disk_that_fills_up_later_costs_no_pass(self, corpus, tmp_path, monkeypatch, part):
-        from dnmf import commits, weights
+        from dnmf import objects
 
         model, expected = tmp_path / "m", fit(corpus, tmp_path / "whole")
-        module = commits if part == "pass" else weights
-        put, key = module.put_file, "pass-000003" if part == "pass" else "weights-000003"
+        put, key = objects.put_file, "pass-000003" if part == "pass" else "weights-000003"
 
         def full(path, data):
             if key in str(path):
@@ -176,7 +175,7 @@ class TestDiskSpace:
             put(path, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "put_file", full)
+            patch.setattr(objects, "put_file", full)
             with pytest.raises(SpaceError, match=r"the disk is full.*make room, then run the same"):
                 fit(corpus, model)
         assert open_checkpoint(model).state.n_iter == 2

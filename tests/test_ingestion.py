@@ -12,6 +12,7 @@ from PIL import Image
 import dnmf
 from dnmf.errors import DataError, IngestError, OutputExistsError, ParameterError
 from dnmf.export import write_reconstruction, write_weights
+from dnmf.layout import Layout, create_corpus
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (23, 6, 4, 3), dtype=np.uint8)
@@ -200,6 +201,13 @@ class TestWhereSomethingIs:
 
     def test_parents_are_made(self, folder, tmp_path):
         check(dnmf.ingest(folder, tmp_path / "a/b/c.zarr", block_rows=5))
+
+
+def test_blocks_of_more_than_2_gib(folder, tmp_path):
+    layout = Layout(10**6, (1000, 1000), "uint8", 9, 3000)
+    with pytest.raises(ParameterError, match=r"3000 images of uint8 take 3\.0 GB.*--block-rows"):
+        create_corpus(str(tmp_path / "c"), layout)
+    assert not (tmp_path / "c").exists()
 
 
 def test_block_rows_below_one(folder, tmp_path):

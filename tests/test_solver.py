@@ -153,7 +153,7 @@ def test_seeds_differ_and_repeat(digits):
 
 def test_pixels_beyond_the_range_of_float32_are_refused():
     X = np.full((4, 3), 1e30, np.float32)
-    with np.errstate(all="ignore"), pytest.raises(DataError, match="divide X by"):
+    with np.errstate(all="ignore"), pytest.raises(DataError, match="multiply X by"):
         run(X, 2)
 
 
