@@ -33,14 +33,21 @@ class _Group(click.Group):
     """Turns dnmf's errors into one line and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from dnmf.reporting import Warnings
+        from dnmf.signals import STATUS, Stopped
+
         try:
-            return super().invoke(ctx)
+            with Warnings():
+                return super().invoke(ctx)
         except (DnmfError, OSError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except MemoryError as error:
             raise click.ClickException(
                 f"not enough memory ({error}); use fewer components or blocks of fewer images"
             ) from error
+        except Stopped:
+            click.echo("stopped by a signal", err=True)
+            ctx.exit(STATUS)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
@@ -63,7 +70,8 @@ def main() -> None:
                  dnmf fit images.zarr images.model -k 64
                  dnmf plot images.model --corpus images.zarr --out pictures
 
-    Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted.
+    Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted; 75 a fit that SIGTERM
+    or SIGUSR1 has stopped, to be run again.
     """
 
 
@@ -194,16 +202,30 @@ def plan(corpus: str, mask: str | None, trial: bool, as_json: bool, **options: A
 @click.option(
     "--checkpoint-every", type=int, default=1, show_default=True, help="Passes between commits."
 )
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Seconds that a pass may still take after SIGTERM or SIGUSR1.",
+)
 @force_option
 @json_option
 @cluster_options
 def fit(
-    corpus: str, model: str, mask: str | None, force: bool, as_json: bool, **options: Any
+    corpus: str,
+    model: str,
+    mask: str | None,
+    grace: float,
+    force: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Factorise CORPUS into MODEL, with a checkpoint after each pass.
 
     A rerun of the same line continues an interrupted fit and ends with the same bits; with a
-    smaller --tol or a larger --max-iter it continues a finished one.
+    smaller --tol or a larger --max-iter it continues a finished one. SIGTERM or SIGUSR1 end it with
+    the pass that runs, or without that after --grace or a second signal, and with exit status 75.
     """
     from dnmf import NMF, open_corpus
     from dnmf.checkpoint import FORMAT
@@ -212,23 +234,26 @@ def fit(
     from dnmf.inputs import open_mask
     from dnmf.output import is_absent, remove_store
     from dnmf.reporting import PassReport, end_live, number, say
+    from dnmf.signals import StopRequest
 
     began = time.monotonic()
     where = {name: options.pop(name) for name in CLUSTER}
     if options["alpha_H"] is None:
         options["alpha_H"] = "same"
     images = open_corpus(corpus)
-    report = PassReport(len(images), options["tol"], options["max_iter"])
+    stop = StopRequest(grace)
+    report = stop.after(PassReport(len(images), options["tol"], options["max_iter"]))
     nmf = NMF(solver=solver_of(options["beta_loss"]), checkpoint=model, on_pass=report, **options)
     nmf.check_parameters()
     hidden = open_mask(mask, images.shape) if mask is not None else None
     if force:
         remove_store(model, FORMAT)
-    with cluster(**where) as place:
+    with stop, cluster(**where) as place:
         say(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
         if not is_absent(model):
             say(f"{model} is there: going on from its last commit")
         try:
+            stop.check()
             _quietly(nmf.fit, images, mask=hidden)
         except KeyboardInterrupt:
             end_live()

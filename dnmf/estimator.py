@@ -85,7 +85,8 @@ class NMF(FittedNMF):
     checkpoint_every : int, default 1
         Passes between those that write their weights to the checkpoint.
     on_pass : callable or None, default None
-        Called with the `dnmf.solver.State` after each pass.
+        Called with the `dnmf.solver.State` after each pass, once the checkpoint has it. What it
+        raises ends the fit there; the same `fit` again goes on.
 
     Attributes
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -53,11 +54,32 @@ def say(line: str, out: TextIO | None = None, *, live: bool = False) -> None:
     """Print a line: on a terminal a live one replaces itself, in a log each has its time."""
     out = out or sys.stderr
     if not out.isatty():
-        line = f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {line}\n"
+        line = dated(line)
     else:
         line = f"\r\x1b[K{line}" if live else f"{line}\n"
     out.write(line)
     out.flush()
+
+
+def dated(line: str) -> str:
+    """Write a line of a log."""
+    return f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {line}\n"
+
+
+class Warnings(logging.Handler):
+    """Says what dnmf logs, such as that a cluster has lost its workers, while it is entered."""
+
+    def __enter__(self) -> Warnings:
+        logging.getLogger("dnmf").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("dnmf").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say a record."""
+        end_live()
+        say(record.getMessage())
 
 
 def end_live(out: TextIO | None = None) -> None:
