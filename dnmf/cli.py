@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from dnmf.flags import (
     cluster_options,
     components_option,
     force_option,
+    grace_option,
     json_option,
     loss_option,
     mask_option,
@@ -202,13 +204,7 @@ def plan(corpus: str, mask: str | None, trial: bool, as_json: bool, **options: A
 @click.option(
     "--checkpoint-every", type=int, default=1, show_default=True, help="Passes between commits."
 )
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=20.0,
-    show_default=True,
-    help="Seconds that a pass may still take after SIGTERM or SIGUSR1.",
-)
+@grace_option
 @force_option
 @json_option
 @cluster_options
@@ -256,6 +252,8 @@ def fit(
             stop.check()
             _quietly(nmf.fit, images, mask=hidden)
         except KeyboardInterrupt:
+            # Of what Dask waited for, and is now cancelled: nobody is to hear of that.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             end_live()
             if not is_absent(model):
                 say(f"run the same line again to continue {model} from its last commit")

@@ -9,11 +9,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psutil
 from dask import config
 from dask.base import annotate
 from dask.utils import parse_timedelta
@@ -22,7 +23,7 @@ from dnmf.errors import ClusterError, ParameterError, TaskError
 from dnmf.words import clock
 
 if TYPE_CHECKING:
-    from distributed import Client, KilledWorker
+    from distributed import Client, KilledWorker, LocalCluster
 
 log = logging.getLogger("dnmf")
 
@@ -32,6 +33,9 @@ ATTEMPTS = 5
 SUSPICIONS = 2
 """Times that Dask gives a task up before it counts as what its workers died of. Each time so many
 were lost as Dask's ``allowed-failures`` says, 4, but to random kills any task may lose some."""
+
+CLOSING = 10.0
+"""Seconds that workers started here get to close: one that is stopped or stuck may never do."""
 
 LONG = 5.0
 """Seconds without any worker after which that is said."""
@@ -79,19 +83,10 @@ def cluster(
         yield f"{CPU_COUNT} threads of this process"
         return
 
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if workers is not None:
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                memory_limit=memory_limit or "auto",
-                dashboard_address="127.0.0.1:0",
-                silence_logs="ERROR",
-            ) as local,
-            Client(local),
-        ):
+        with _local_cluster(workers, memory_limit) as local, Client(local):
             yield f"{workers} worker processes on this machine"
         return
     address = scheduler or _address_in(scheduler_file or "")
@@ -105,6 +100,30 @@ def cluster(
     with client:
         wait_for_workers(client)
         yield f"the cluster at {client.scheduler_info()['address']}"
+
+
+@contextmanager
+def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalCluster]:
+    """Start workers here; in the end they are gone, even if Dask waits in vain for one to close."""
+    from distributed import LocalCluster
+
+    before = set(psutil.Process().children(recursive=True))
+    local = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=memory_limit or "auto",
+        dashboard_address="127.0.0.1:0",
+        silence_logs="ERROR",
+    )
+    try:
+        yield local
+    finally:
+        try:
+            local.close(timeout=CLOSING)
+        except TimeoutError:
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def _address_in(scheduler_file: str) -> str:

@@ -53,11 +53,8 @@ class PassReport:
 def say(line: str, out: TextIO | None = None, *, live: bool = False) -> None:
     """Print a line: on a terminal a live one replaces itself, in a log each has its time."""
     out = out or sys.stderr
-    if not out.isatty():
-        line = dated(line)
-    else:
-        line = f"\r\x1b[K{line}" if live else f"{line}\n"
-    out.write(line)
+    on_terminal = f"\r\x1b[K{line}" if live else f"{line}\n"
+    out.write(on_terminal if out.isatty() else dated(line))
     out.flush()
 
 

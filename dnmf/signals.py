@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, TypeVar
 
 from dnmf.reporting import dated
@@ -48,12 +48,7 @@ class StopRequest:
             self.before = {which: signal.signal(which, do) for which, do in handlers.items()}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.before:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for which, handler in self.before.items():
@@ -82,7 +77,8 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, max(self.grace, 1e-3))
         name = signal.Signals(which).name
         # Not through sys.stderr: the signal may have come while that writes a line.
-        os.write(2, dated(f"{name}: to end with this pass, or in {clock(self.grace)}").encode())
+        line = f"{name}: the fit ends after this pass, or without it in {clock(self.grace)}"
+        os.write(2, dated(line).encode())
 
     def _abandon(self, which: int, frame: FrameType | None) -> None:
         if not self.over:  # once: what cleans up is left in peace
