@@ -294,7 +294,7 @@ def _attempt(
     client: Client, shared: Any, graph: Callable[..., list[Any]], apart: Sequence[Any]
 ) -> list[Any]:
     """Compute once; the futures go when it ends, however it ends, and with them the graph."""
-    copies = _scatter(client, [shared], broadcast=True) + _scatter(client, apart)
+    copies = _scatter(client, [shared, *apart])
     with annotate(span={"name": (GROUP,), "ids": (GROUP,)}):
         futures = client.compute(graph(*copies))
     try:
@@ -306,13 +306,16 @@ def _attempt(
         del copies, futures  # a traceback that is kept would keep them
 
 
-def _scatter(client: Client, things: Sequence[Any], *, broadcast: bool = False) -> list[Any]:
-    """Put things on workers, under keys of the group; the futures of them in order."""
+def _scatter(client: Client, things: Sequence[Any]) -> list[Any]:
+    """Put things on some worker each, under keys of the group; the futures of them in order.
+
+    Tasks take them from there to theirs, and from then on there are more copies. Not by
+    ``broadcast``: Dask 2026.8 tries for ever to reach a worker that dies in the middle of it.
+    """
     from distributed.comm.core import CommClosedError
 
-    named = {(GROUP, uuid4().hex): thing for thing in things}
     try:
-        return list(client.scatter(named, broadcast=broadcast).values()) if named else []
+        return list(client.scatter({(GROUP, uuid4().hex): thing for thing in things}).values())
     except OSError as error:  # a worker died meanwhile: no task has run yet, so nothing else fails
         raise CommClosedError(str(error)) from error
 

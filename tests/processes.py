@@ -14,6 +14,9 @@ from contextlib import contextmanager
 
 import psutil
 
+import dnmf
+from dnmf.checkpoint import open_checkpoint
+
 PATIENCE = 120
 """Seconds after which something that is waited for counts as never happening, on a busy machine."""
 
@@ -130,3 +133,32 @@ def worker(address, *more, env=None) -> Iterator[Started]:
     where = ("--host", "127.0.0.1", "--no-dashboard", "--nthreads", 1)
     with started("distributed.cli.dask_worker", address, *where, *more, env=env) as process:
         yield process
+
+
+def workers_of(fit):
+    """Find the workers of ``--workers N`` that live."""
+    family = psutil.Process(fit.pid).children(recursive=True)
+    return [one for one in family if is_worker(one)]
+
+
+def is_worker(process):
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+
+
+def whole(corpus, passes):
+    """Fit without interruption."""
+    return dnmf.NMF(6, random_state=0, tol=0, max_iter=passes).fit(corpus)
+
+
+def same(model, other):
+    return (
+        model.components_.tobytes() == other.components_.tobytes()
+        and model.loss_history_.tobytes() == other.loss_history_.tobytes()
+    )
+
+
+def committed(model):
+    return open_checkpoint(model).state.n_iter

@@ -11,33 +11,25 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from conftest import DIGITS
-from processes import PATIENCE, fit_command, kill_tree, started, wait_until
+from processes import (
+    PATIENCE,
+    committed,
+    fit_command,
+    kill_tree,
+    same,
+    started,
+    wait_until,
+    whole,
+    workers_of,
+)
 
 import dnmf
-from dnmf.checkpoint import open_checkpoint
 from dnmf.signals import STATUS, Stopped, StopRequest
 from dnmf.sources import open_source
 
 SCRIPT = Path(__file__).parents[1] / "deploy/slurm/fit.sbatch"
-
-
-def whole(corpus, passes):
-    """Fit without interruption."""
-    return dnmf.NMF(6, random_state=0, tol=0, max_iter=passes).fit(corpus)
-
-
-def same(model, other):
-    return (
-        model.components_.tobytes() == other.components_.tobytes()
-        and model.loss_history_.tobytes() == other.loss_history_.tobytes()
-    )
-
-
-def committed(model):
-    return open_checkpoint(model).state.n_iter
 
 
 def passes_told(log):
@@ -80,13 +72,6 @@ def test_a_pass_that_does_not_end_is_abandoned_after_the_grace(corpus, tmp_path)
         assert fit.end() == STATUS, fit.log
     assert "Traceback" not in fit.log
     assert committed(model) == passes_told(fit.log)[-1]
-
-
-def workers_of(fit):
-    family = psutil.Process(fit.pid).children(recursive=True)
-    workers = [one for one in family if any("spawn_main" in word for word in one.cmdline())]
-    assert len(workers) == 2
-    return workers
 
 
 def test_a_second_signal_abandons_the_pass_at_once(tmp_path):
