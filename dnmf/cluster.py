@@ -34,6 +34,11 @@ SUSPICIONS = 2
 """Times that Dask gives a task up before it counts as what its workers died of. Each time so many
 were lost as Dask's ``allowed-failures`` says, 4, but to random kills any task may lose some."""
 
+LESS = (
+    "mostly memory is short: give workers more (--memory-limit), or fewer threads, or take fewer "
+    "components or blocks of fewer images (--block-rows of dnmf ingest)"
+)
+
 CLOSING = 10.0
 """Seconds that workers started here get to close: one that is stopped or stuck may never do."""
 
@@ -275,8 +280,7 @@ def compute_with(
                     raise TaskError(_deadly(error, name(key))) from error
                 log.warning("%s lost its workers: the pass begins anew", name(key))
     raise ClusterError(
-        f"workers were lost {ATTEMPTS} times in a row while a pass ran; look at their logs, "
-        "and give them more memory or blocks of fewer images"
+        f"workers were lost {ATTEMPTS} times in a row while a pass ran; their logs may say why; {LESS}"
     )
 
 
@@ -284,9 +288,7 @@ def _deadly(error: KilledWorker, task: str) -> str:
     deaths = SUSPICIONS * (error.allowed_failures + 1)
     return (
         f"{task} lost all {deaths} workers that it was given to, the last at "
-        f"{error.last_worker.address}, whose log may say why; mostly memory is short: give workers "
-        "more (--memory-limit), or fewer threads, or take fewer components or blocks of fewer "
-        "images (--block-rows of dnmf ingest)"
+        f"{error.last_worker.address}, whose log may say why; {LESS}"
     )
 
 

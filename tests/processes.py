@@ -110,8 +110,8 @@ def started(*command, env=None) -> Iterator[Started]:
 
 
 def fit_command(corpus, model, *more):
-    """What `started` takes for a fit of 150 passes."""
-    return ("dnmf", "fit", corpus.path, model, "-k", 6, "--tol", 0, "--max-iter", 150, *more)
+    """Give what `started` takes for a fit of 60 passes."""
+    return ("dnmf", "fit", corpus.path, model, "-k", 6, "--tol", 0, "--max-iter", 60, *more)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from processes import (
 )
 
 import dnmf
-from dnmf.errors import TaskError
+from dnmf.cluster import ATTEMPTS
+from dnmf.errors import ClusterError, TaskError
 from dnmf.inputs import blocks_of
 
 QUIET = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
@@ -95,7 +96,7 @@ class TestWorkersDie:
                 rng.choice(grown).kill()
                 fit.wait_for_pass(10 * kills + 10)
             assert fit.end() == 0, fit.log
-        assert same(dnmf.load(model), whole(corpus, 150))
+        assert same(dnmf.load(model), whole(corpus, 60))
 
     def test_all_of_them_and_another_comes(self, corpus, tmp_path):
         model = tmp_path / "model"
@@ -110,7 +111,7 @@ class TestWorkersDie:
             with worker(address):
                 assert fit.end() == 0, fit.log
         assert "a worker is there after" in fit.log
-        assert same(dnmf.load(model), whole(corpus, 150))
+        assert same(dnmf.load(model), whole(corpus, 60))
 
     def test_all_of_them_and_none_comes(self, corpus, tmp_path):
         env = {"DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "1s"}
@@ -130,7 +131,7 @@ class TestWorkersDie:
             fit.wait_for_pass(3)
             workers_of(fit)[0].suspend()
             assert fit.end() == 0, fit.log
-        assert same(dnmf.load(model), whole(corpus, 150))
+        assert same(dnmf.load(model), whole(corpus, 60))
 
 
 def grown_workers(fit):
@@ -145,7 +146,7 @@ class TestTasksAndTheirWorkers:
 
         blocks = blocks_of(corpus)
         blocks.load = partial(load, blocks.load)
-        options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1GB", **QUIET}
+        options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB", **QUIET}
         with (
             dask.config.set({"distributed.scheduler.allowed-failures": failures}),
             LocalCluster(**options) as cluster,
@@ -156,15 +157,17 @@ class TestTasksAndTheirWorkers:
     def test_one_that_dask_gives_up_is_tried_again(self, corpus, tmp_path, caplog):
         assert self.run(corpus, partial(die_once, tmp_path), failures=0) == 700
         assert len(list(tmp_path.iterdir())) == 1
-        assert "lost its workers: the pass begins anew" in caplog.text
+        assert "the pass begins anew" in caplog.text
 
     def test_one_that_takes_too_much_memory_has_a_name(self, corpus, tmp_path):
-        with pytest.raises(TaskError) as caught:
-            self.run(corpus, partial(take_all, tmp_path), failures=1)
+        # Mostly a TaskError; the ClusterError where the only copy of H died with the worker.
+        with pytest.raises(ClusterError) as caught:
+            self.run(corpus, partial(take_all, tmp_path), failures=0)
         words = str(caught.value)
-        assert "the task for block 1 (images from 128 on) lost all 4 workers" in words
-        assert "give workers more (--memory-limit)" in words
-        assert len(list(tmp_path.iterdir())) == 4, "deaths have a bound"
+        assert "memory is short: give workers more (--memory-limit)" in words
+        if isinstance(caught.value, TaskError):
+            assert "(images from " in words
+        assert 2 <= len(list(tmp_path.iterdir())) <= ATTEMPTS, "deaths have a bound"
 
 
 def die_once(folder, load, block):
@@ -219,4 +222,4 @@ class TestTheSchedulerDies:
             port = address.rpartition(":")[2]
             with scheduler(tmp_path, "--port", port), worker(address):
                 assert fit.end() == 0, fit.log
-        assert same(dnmf.load(model), whole(corpus, 150))
+        assert same(dnmf.load(model), whole(corpus, 60))
