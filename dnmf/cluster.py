@@ -97,7 +97,7 @@ def cluster(
     address = scheduler or _address_in(scheduler_file or "")
     try:
         client = Client(address)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last: tls:// without certificates
         raise ClusterError(
             f"no Dask scheduler answers at {address} ({error}); "
             "start one with `dask scheduler`, and workers with `dask worker`"
@@ -280,7 +280,8 @@ def compute_with(
                     raise TaskError(_deadly(error, name(key))) from error
                 log.warning("%s lost its workers: the pass begins anew", name(key))
     raise ClusterError(
-        f"workers were lost {ATTEMPTS} times in a row while a pass ran; their logs may say why; {LESS}"
+        f"workers were lost {ATTEMPTS} times in a row while a pass ran; their logs may say why; "
+        + LESS
     )
 
 
