@@ -76,14 +76,14 @@ class TestTheSameBits:
 
 def blas_threads(corpus):
     """Ask the tasks of a pass on how many threads BLAS would run."""
-    return blocks_of(corpus).map_parts(_blas_threads, range(corpus.n_blocks))
 
+    def threads(block):
+        from threadpoolctl import threadpool_info
 
-def _blas_threads(block):
-    from threadpoolctl import threadpool_info
+        # NumPy's own: SciPy brings another, which dnmf does not multiply with.
+        return [lib["num_threads"] for lib in threadpool_info() if "numpy.libs" in lib["filepath"]]
 
-    # NumPy's own: SciPy brings another, which dnmf does not multiply with.
-    return [lib["num_threads"] for lib in threadpool_info() if "numpy.libs" in lib["filepath"]]
+    return blocks_of(corpus).map_parts(threads, range(corpus.n_blocks))
 
 
 class TestWorkersDie:

@@ -34,10 +34,16 @@ def small(tmp_path_factory):
     return dnmf.ingest(folder / "x.npy", folder / "c.zarr", block_rows=100)
 
 
-def test_a_thousand_passes_leave_nothing_behind(small, tmp_path, record_property):
+def test_a_thousand_passes_leave_nothing_behind(small, tmp_path):
     from distributed import Client
 
     rows = []
+
+    def left(dask_scheduler):
+        return len(dask_scheduler.tasks), len(dask_scheduler.task_groups)
+
+    def records(dask_scheduler):
+        return len(dask_scheduler.extensions["spans"].spans)
 
     def look(state):
         if state.n_iter >= WARM and state.n_iter % EVERY == 0:
@@ -60,13 +66,4 @@ def test_a_thousand_passes_leave_nothing_behind(small, tmp_path, record_property
         name: round(np.polyfit(passes, taken / 1024, 1)[0], 2)
         for name, taken in zip(processes, memory, strict=True)
     }
-    record_property("KiB per pass", slopes)
     assert all(slopes[name] <= most for name, most in MOST.items()), slopes
-
-
-def left(dask_scheduler):
-    return len(dask_scheduler.tasks), len(dask_scheduler.task_groups)
-
-
-def records(dask_scheduler):
-    return len(dask_scheduler.extensions["spans"].spans)
