@@ -36,13 +36,14 @@ QUIET = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
 
 
+@pytest.fixture(scope="module")
+def expected(corpus):
+    with dask.config.set(scheduler="synchronous"):
+        return whole(corpus, 6)
+
+
 class TestTheSameBits:
     """Shapes of clusters: processes, threads of each, whether nannies watch them."""
-
-    @pytest.fixture(scope="class")
-    def expected(self, corpus):
-        with dask.config.set(scheduler="synchronous"):
-            return whole(corpus, 6)
 
     @pytest.mark.parametrize("threads", [1, 2])
     def test_on_threads_of_this_process(self, corpus, expected, threads):
