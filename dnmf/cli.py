@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -252,8 +251,6 @@ def fit(
             stop.check()
             _quietly(nmf.fit, images, mask=hidden)
         except KeyboardInterrupt:
-            # Of what Dask waited for, and is now cancelled: nobody is to hear of that.
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             end_live()
             if not is_absent(model):
                 say(f"run the same line again to continue {model} from its last commit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -83,4 +84,6 @@ class StopRequest:
     def _abandon(self, which: int, frame: FrameType | None) -> None:
         if not self.over:  # once: what cleans up is left in peace
             self.over = True
+            # What Dask waited for is cancelled, and asyncio would tell of each that nobody asked.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise Stopped
