@@ -20,6 +20,7 @@ from dnmf.flags import (
     cluster_options,
     components_option,
     force_option,
+    grace_option,
     json_option,
     loss_option,
     mask_option,
@@ -34,23 +35,24 @@ class _Group(click.Group):
     """Turns dnmf's errors into one line and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from dnmf.reporting import Warnings
+        from dnmf.signals import STATUS, Stopped
+
         try:
-            return super().invoke(ctx)
+            with Warnings():
+                return super().invoke(ctx)
         except (DnmfError, OSError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except MemoryError as error:
             raise click.ClickException(
                 f"not enough memory ({error}); use fewer components or blocks of fewer images"
             ) from error
+        except Stopped:
+            click.echo("stopped by a signal", err=True)
+            ctx.exit(STATUS)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
-
-
-_WHY = {
-    "converged": "converged: the last gained less than --tol (a smaller one goes on)",
-    "max_iter": "stopped by --max-iter (a larger one goes on)",
-}
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +66,8 @@ def main() -> None:
                  dnmf fit images.zarr images.model -k 64
                  dnmf plot images.model --corpus images.zarr --out pictures
 
-    Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted.
+    Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted; 75 a fit that SIGTERM
+    or SIGUSR1 has stopped, to be run again.
     """
 
 
@@ -227,16 +230,24 @@ def plan(corpus: str, mask: str | None, trial: bool, as_json: bool, **options: A
     metavar="PASS",
     help="Go on from this pass, if the last is damaged; those after it are removed.",
 )
+@grace_option
 @force_option
 @json_option
 @cluster_options
 def fit(
-    corpus: str, model: str, mask: str | None, force: bool, as_json: bool, **options: Any
+    corpus: str,
+    model: str,
+    mask: str | None,
+    grace: float,
+    force: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Factorise CORPUS into MODEL, with a checkpoint after each pass.
 
     A rerun of the same line continues an interrupted fit and ends with the same bits; with a
-    smaller --tol or a larger --max-iter it continues a finished one.
+    smaller --tol or a larger --max-iter it continues a finished one. SIGTERM or SIGUSR1 end it with
+    the pass that runs, or without that after --grace or a second signal, and with exit status 75.
     """
     from dnmf import NMF, open_corpus
     from dnmf.claim import claimed
@@ -245,25 +256,28 @@ def fit(
     from dnmf.describe import describe
     from dnmf.inputs import open_mask
     from dnmf.output import is_absent, remove_store
-    from dnmf.reporting import PassReport, end_live, number, say
+    from dnmf.reporting import PassReport, end_live, outcome, say
+    from dnmf.signals import StopRequest
 
     began = time.monotonic()
     where = {name: options.pop(name) for name in CLUSTER}
     if options["alpha_H"] is None:
         options["alpha_H"] = "same"
     images = open_corpus(corpus)
-    report = PassReport(len(images), options["tol"], options["max_iter"])
+    stop = StopRequest(grace)
+    report = stop.after(PassReport(len(images), options["tol"], options["max_iter"]))
     nmf = NMF(solver=solver_of(options["beta_loss"]), checkpoint=model, on_pass=report, **options)
     nmf.check_parameters()
     hidden = open_mask(mask, images.shape) if mask is not None else None
     if force:
         with claimed(model):
             remove_store(model, FORMAT)
-    with cluster(**where) as place:
+    with stop, cluster(**where) as place:
         say(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
         if not is_absent(model):
             say(f"{model} is there: going on from its last commit")
         try:
+            stop.check()
             _quietly(nmf.fit, images, mask=hidden)
         except KeyboardInterrupt:
             end_live()
@@ -272,13 +286,7 @@ def fit(
             raise
     end_live()
     facts = {**describe(model), "seconds": round(time.monotonic() - began, 3)}
-    if as_json:
-        click.echo(json_.dumps(facts))
-    else:
-        click.echo(
-            f"{model}: error {number(facts['error'])} ({_share(facts)}) after {facts['passes']} "
-            f"passes, {_WHY[facts['stop_reason']]}{_empty(facts)}"
-        )
+    click.echo(json_.dumps(facts) if as_json else outcome(facts))
 
 
 @main.command()
@@ -365,17 +373,6 @@ def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         fit(images, **aside)
-
-
-def _empty(facts: dict[str, Any]) -> str:
-    empty = facts["empty_components"]
-    return f"; {empty} of {facts['components']} components are empty" if empty else ""
-
-
-def _share(facts: dict[str, Any]) -> str:
-    if facts["relative_error"] is None:
-        return f"sqrt(2 D), {facts['loss']}"
-    return f"{facts['relative_error']:.1%} of the images' norm"
 
 
 def _plain(value: Any) -> str:

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from dnmf.errors import ClusterError, ParameterError
+import psutil
+from dask import config
+from dask.base import annotate
+from dask.utils import parse_timedelta
+
+from dnmf.errors import ClusterError, ParameterError, TaskError
+from dnmf.words import clock
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, KilledWorker, LocalCluster
+
+log = logging.getLogger("dnmf")
 
 ATTEMPTS = 5
 """Times that a computation is begun before the cluster counts as lost."""
+
+SUSPICIONS = 2
+"""Times that Dask gives a task up before it counts as what its workers died of. Each time so many
+were lost as Dask's ``allowed-failures`` says, 4, but to random kills any task may lose some."""
+
+LESS = (
+    "mostly memory is short: give workers more (--memory-limit), or fewer threads, or take fewer "
+    "components or blocks of fewer images (--block-rows of dnmf ingest)"
+)
+
+CLOSING = 10.0
+"""Seconds that workers started here get to close: one that is stopped or stuck may never do."""
+
+LONG = 5.0
+"""Seconds without any worker after which that is said."""
+
+GROUP = "dnmf"
+"""First part of all keys, and what Dask's statistics call every pass. Without it each pass would
+get a record of its own, which scheduler and workers keep for ever."""
 
 
 @contextmanager
@@ -57,32 +88,47 @@ def cluster(
         yield f"{CPU_COUNT} threads of this process"
         return
 
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if workers is not None:
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                memory_limit=memory_limit or "auto",
-                dashboard_address="127.0.0.1:0",
-                silence_logs="ERROR",
-            ) as local,
-            Client(local),
-        ):
+        with _local_cluster(workers, memory_limit) as local, Client(local):
             yield f"{workers} worker processes on this machine"
         return
     address = scheduler or _address_in(scheduler_file or "")
     try:
         client = Client(address)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last: tls:// without certificates
         raise ClusterError(
             f"no Dask scheduler answers at {address} ({error}); "
             "start one with `dask scheduler`, and workers with `dask worker`"
         ) from error
     with client:
-        client.wait_for_workers(1)
+        wait_for_workers(client)
         yield f"the cluster at {client.scheduler_info()['address']}"
+
+
+@contextmanager
+def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalCluster]:
+    """Start workers here; in the end they are gone, even if Dask waits in vain for one to close."""
+    from distributed import LocalCluster
+
+    before = set(psutil.Process().children(recursive=True))
+    local = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=memory_limit or "auto",
+        dashboard_address="127.0.0.1:0",
+        silence_logs="ERROR",
+    )
+    try:
+        yield local
+    finally:
+        try:
+            local.close(timeout=CLOSING)
+        except TimeoutError:
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def _address_in(scheduler_file: str) -> str:
@@ -126,8 +172,6 @@ def workers_of(client: Client) -> list[tuple[int, float, str]]:
 
     Infinite where its memory is not limited. Its address comes last.
     """
-    from dask import config
-
     shares = (config.get(f"distributed.worker.memory.{name}", 0) for name in ("pause", "terminate"))
     share = next((share for share in shares if share), 1.0)
     known = client.scheduler_info(n_workers=-1)["workers"].items()
@@ -137,42 +181,115 @@ def workers_of(client: Client) -> list[tuple[int, float, str]]:
     ]
 
 
+def wait_for_workers(client: Client) -> None:
+    """Wait until a worker is there, and say so where that takes long.
+
+    As long as it takes, or no longer than Dask's ``distributed.scheduler.no-workers-timeout``.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler was lost, or the time is over.
+    """
+    limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout")) or math.inf
+    began, told = time.monotonic(), False
+    while True:
+        left = began + limit - time.monotonic()
+        try:
+            client.wait_for_workers(1, timeout=max(0.1, min(LONG, left)))
+        except TimeoutError as error:
+            if time.monotonic() - began >= limit:
+                raise ClusterError(
+                    f"no worker came in {clock(limit)} (distributed.scheduler.no-workers-timeout); "
+                    "start workers, then run the same again"
+                ) from error
+            if not told:
+                log.warning("the cluster has no workers: waiting for one to come; Ctrl-C ends it")
+            told = True
+        except OSError as error:
+            _require_scheduler(client, error)
+            time.sleep(0.1)
+        else:
+            break
+    if told:
+        log.warning("a worker is there after %s: going on", clock(time.monotonic() - began))
+
+
+def _require_scheduler(client: Client, error: BaseException) -> None:
+    """Wait while the client tries to reach its scheduler again, which Dask bounds, or raise."""
+    while client.status == "connecting":
+        time.sleep(0.1)
+    if client.status != "running":
+        raise ClusterError(
+            f"the Dask scheduler was lost ({error}); start it again, or another, then run the same "
+            "again: a fit with a checkpoint goes on from its last commit"
+        ) from error
+
+
 def compute_with(
-    client: Client, shared: Any, graph: Callable[..., list[Any]], apart: Sequence[Any] = ()
+    client: Client,
+    shared: Any,
+    graph: Callable[..., list[Any]],
+    apart: Sequence[Any] = (),
+    name: Callable[[Any], str] = str,
 ) -> list[Any]:
     """Compute a graph around an object that every worker gets one copy of.
 
     The copy has a key of its own, so that the scheduler forgets the graph when the copy goes. It
     cannot be made again by the scheduler: when all workers that hold it are lost, the graph is
-    computed anew, which is safe because its tasks are.
+    computed anew, which is safe because its tasks are. So it is when Dask gives a task up, because
+    workers that it was for died: it may not have been what they died of, unless that comes again.
 
     Parameters
     ----------
     client : Client
     shared : object
     graph : callable
-        Makes the Delayed to compute from the futures of the object and of those apart.
+        Makes the Delayed to compute from the futures of the object and of those apart. Their keys
+        end in a number that is the same each time.
     apart : sequence
         Objects that some worker gets, each any.
+    name : callable
+        Names a task of the graph by its key, for errors.
 
     Raises
     ------
     ClusterError
         The scheduler, or the workers again and again, were lost.
+    TaskError
+        Workers die of one of the tasks.
     """
-    from distributed import CancelledError
+    from distributed import CancelledError, KilledWorker
+    from distributed.comm.core import CommClosedError
 
+    suspects: Counter[Any] = Counter()
     with _stepping_aside():
         for _ in range(ATTEMPTS):
-            client.wait_for_workers(1)
+            wait_for_workers(client)
             try:
                 return _attempt(client, shared, graph, apart)
-            except CancelledError as error:
-                if client.status != "running":
-                    raise ClusterError(f"the Dask scheduler was lost ({error})") from error
+            except (CancelledError, CommClosedError) as error:
+                _require_scheduler(client, error)
+                log.warning("workers were lost, and with them results: the pass begins anew")
+            except KilledWorker as error:
+                key = error.task
+                # One of ours has the same number in every attempt; others keep their names.
+                suspect = key[-1] if isinstance(key, tuple) and key[0] == GROUP else key
+                suspects[suspect] += 1
+                if suspects[suspect] == SUSPICIONS:
+                    raise TaskError(_deadly(error, name(key))) from error
+                log.warning("%s lost its workers: the pass begins anew", name(key))
     raise ClusterError(
-        f"all workers were lost {ATTEMPTS} times in a row while a pass ran; look at their logs, "
-        "and give them more memory or blocks of fewer images"
+        f"workers were lost {ATTEMPTS} times in a row while a pass ran; their logs may say why; "
+        + LESS
+    )
+
+
+def _deadly(error: KilledWorker, task: str) -> str:
+    deaths = SUSPICIONS * (error.allowed_failures + 1)
+    return (
+        f"{task} lost all {deaths} workers that it was given to, the last at "
+        f"{error.last_worker.address}, whose log may say why; {LESS}"
     )
 
 
@@ -180,10 +297,9 @@ def _attempt(
     client: Client, shared: Any, graph: Callable[..., list[Any]], apart: Sequence[Any]
 ) -> list[Any]:
     """Compute once; the futures go when it ends, however it ends, and with them the graph."""
-    copies = client.scatter([shared], broadcast=True, hash=False)
-    if apart:
-        copies += client.scatter(list(apart), hash=False)
-    futures = client.compute(graph(*copies))
+    copies = scatter(client, [shared, *apart])
+    with annotate(span={"name": (GROUP,), "ids": (GROUP,)}):
+        futures = client.compute(graph(*copies))
     try:
         return list(client.gather(futures))
     except BaseException:
@@ -191,6 +307,20 @@ def _attempt(
         raise
     finally:
         del copies, futures  # a traceback that is kept would keep them
+
+
+def scatter(client: Client, things: Sequence[Any]) -> list[Any]:
+    """Put things on some worker each, under keys of the group; the futures of them in order.
+
+    Tasks take them from there to theirs, and from then on there are more copies. Not by
+    ``broadcast``: Dask 2026.8 tries for ever to reach a worker that dies in the middle of it.
+    """
+    from distributed.comm.core import CommClosedError
+
+    try:
+        return list(client.scatter({(GROUP, uuid4().hex): thing for thing in things}).values())
+    except OSError as error:  # a worker died meanwhile: no task has run yet, so nothing else fails
+        raise CommClosedError(str(error)) from error
 
 
 @contextmanager

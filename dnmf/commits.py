@@ -177,14 +177,15 @@ def read_record(objects: Objects, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         what = "is missing"
     except RefusedError as refused:
-        if isinstance(cause := _root_cause(refused), OSError):
-            raise cause from None
+        if (answer := _of_the_disk(refused)) is not None:
+            raise answer from None
         what = str(refused).removeprefix(f"{name}/{METADATA} ")
     raise CheckpointError(f"{objects.path}: {name}/{METADATA} {what}")
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+def _of_the_disk(error: BaseException | None) -> OSError | None:
+    """Find what a disk answered, if that is behind an error; of damage, which stays, nothing is."""
+    while error is not None and not isinstance(error, OSError):
         error = error.__cause__
     return error
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dnmf.block import PLAIN, Rules
 from dnmf.blockwise import Finish, groups_of
-from dnmf.cluster import active_client, compute_with
+from dnmf.cluster import GROUP, active_client, compute_with
 from dnmf.outcomes import FAN_IN, Aside, Outcome, Task, add, image_number, run_blocks, value_of
 from dnmf.threads import one_blas_thread
 
@@ -141,13 +141,13 @@ class Graph:
     Attributes
     ----------
     name : str
-        First part of its keys, which dashboards show.
+        Its own; the part of its keys before it is what dashboards and statistics show.
     tasks : dict
     others : list of Delayed
         Computed elsewhere, and used here.
     """
 
-    name: str = field(default_factory=lambda: f"dnmf-{uuid4().hex}")
+    name: str = field(default_factory=lambda: uuid4().hex)
     tasks: dict[Any, Any] = field(default_factory=dict)
     others: list[Any] = field(default_factory=list)
 
@@ -157,7 +157,7 @@ class Graph:
 
     def put(self, value: Any) -> Any:
         """Add a value and return its key."""
-        key = (self.name, len(self.tasks))
+        key = (GROUP, self.name, len(self.tasks))
         self.tasks[key] = value
         return key
 
@@ -167,6 +167,15 @@ class Graph:
             return value
         self.others.append(value)
         return value.key
+
+    def describe(self, key: Any) -> str:
+        """Name a task, for errors, by the blocks it is for."""
+        run = self.tasks.get(key, (None,))[0]
+        if not isinstance(run, partial):
+            return f"task {key}"
+        some, starts = run.args
+        blocks = f"block {some[0]}" if len(some) == 1 else f"blocks {some[0]} to {some[-1]}"
+        return f"the task for {blocks} (images from {starts[0]:,} on)"
 
     def delayed(self, keys: Sequence[Any]) -> list[Any]:
         """Give the results of keys as Dask's lazy values."""
@@ -181,13 +190,16 @@ def _compute(work: Work, ends: Callable[..., list[Any]], apart: Sequence[Any] = 
     """Compute the ends of a graph, around one copy of the work per worker."""
     from dask.base import compute
 
+    graph = Graph()
+
     def lazy(*shared: Any) -> list[Any]:
-        return (graph := Graph()).delayed(ends(graph, *shared))
+        nonlocal graph
+        graph = Graph()
+        return graph.delayed(ends(graph, *shared))
 
     client = active_client()
     if client is not None:
-        return compute_with(client, work, lazy, apart)
-    graph = Graph()
+        return compute_with(client, work, lazy, apart, lambda key: graph.describe(key))
     return compute(*graph.delayed(ends(graph, *map(graph.put, (work, *apart)))))
 
 

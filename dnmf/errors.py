@@ -13,7 +13,8 @@
     ├── OutputExistsError (FileExistsError)  something is already where a result should go
     ├── SpaceError (OSError)              a disk has not the room for what is to be written
     ├── CapacityError (MemoryError)       a fit that is too large for where it would run
-    └── ClusterError (ConnectionError)       no cluster answers
+    └── ClusterError (ConnectionError)       no cluster answers, or not any more
+        └── TaskError                     workers die of a task, of too little memory mostly
 
 A message says what was found, what is allowed, and what to do.
 """
@@ -86,4 +87,8 @@ class CapacityError(DnmfError, MemoryError):
 
 
 class ClusterError(DnmfError, ConnectionError):
-    """No cluster answers."""
+    """No cluster answers, or not any more."""
+
+
+class TaskError(ClusterError):
+    """Workers die of a task, again and again."""

@@ -91,7 +91,8 @@ class NMF(FittedNMF):
     resume_from : int or None, default None
         Pass in the checkpoint to go on from, if not the last; those after it are removed.
     on_pass : callable or None, default None
-        Called with the `dnmf.solver.State` after each pass.
+        Called with the `dnmf.solver.State` after each pass, once the checkpoint has it. What it
+        raises ends the fit there; the same `fit` again goes on.
 
     Attributes
     ----------

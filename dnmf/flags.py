@@ -64,6 +64,13 @@ def cluster_options(command: Command) -> Command:
 force_option = click.option(
     "--force", is_flag=True, help="Replace an earlier output of the same kind."
 )
+grace_option = click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Seconds that a pass may still take after SIGTERM or SIGUSR1.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -193,7 +194,7 @@ class Room:
             count = getattr(blocks, "threads", CPU_COUNT) if client is None else 0
             return cls(0, count, count, 0.0, math.inf, held, driver)
         threads, limit, address = min(known, key=lambda worker: worker[1] / worker[0])
-        there = client.run(resident, workers=[address])[address] if client is not None else 0.0
+        there = _resident_of(client, address)
         total = sum(each for each, *_ in known)
         return cls(len(known), total, threads, there, limit, held, driver)
 
@@ -225,6 +226,12 @@ def resident() -> float:
     import dnmf.inputs  # noqa: F401
 
     return float(psutil.Process().memory_info().rss)
+
+
+def _resident_of(client: Any, address: str) -> float:
+    """Ask a worker; of one that dies meanwhile, as much as of this process."""
+    answers = client.run(resident, workers=[address], on_error="ignore")
+    return float(answers.get(address) or resident())
 
 
 def require_memory(blocks: Blocks, objective: Objective, n_components: int) -> None:

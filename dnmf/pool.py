@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from dask.system import CPU_COUNT
 
-from dnmf.cluster import active_client
+from dnmf.cluster import active_client, scatter
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,7 @@ def each_block(
         pool, threads = ThreadPoolExecutor(CPU_COUNT), CPU_COUNT
     else:
         pool, threads = client.get_executor(pure=False), sum(client.nthreads().values())
-        shared = client.scatter([shared], broadcast=True, hash=False)[0]
+        shared = scatter(client, [shared])[0]
     blocks = iter(range(n_blocks))
     under_way: dict[Future[Result], int] = {}
     with pool:

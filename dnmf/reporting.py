@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 from dnmf.solver import State
 from dnmf.words import clock
+
+WHY = {
+    "converged": "converged: the last gained less than --tol (a smaller one goes on)",
+    "max_iter": "stopped by --max-iter (a larger one goes on)",
+}
 
 
 class PassReport:
@@ -52,12 +58,30 @@ class PassReport:
 def say(line: str, out: TextIO | None = None, *, live: bool = False) -> None:
     """Print a line: on a terminal a live one replaces itself, in a log each has its time."""
     out = out or sys.stderr
-    if not out.isatty():
-        line = f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {line}\n"
-    else:
-        line = f"\r\x1b[K{line}" if live else f"{line}\n"
-    out.write(line)
+    on_terminal = f"\r\x1b[K{line}" if live else f"{line}\n"
+    out.write(on_terminal if out.isatty() else dated(line))
     out.flush()
+
+
+def dated(line: str) -> str:
+    """Write a line of a log."""
+    return f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {line}\n"
+
+
+class Warnings(logging.Handler):
+    """Says what dnmf logs, such as that a cluster has lost its workers, while it is entered."""
+
+    def __enter__(self) -> Warnings:
+        logging.getLogger("dnmf").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("dnmf").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say a record."""
+        end_live()
+        say(record.getMessage())
 
 
 def end_live(out: TextIO | None = None) -> None:
@@ -65,6 +89,19 @@ def end_live(out: TextIO | None = None) -> None:
     out = out or sys.stderr
     if out.isatty():
         out.write("\n")
+
+
+def outcome(facts: dict[str, Any]) -> str:
+    """Say how a fit ended, from what `describe` gives of its model."""
+    share = f"sqrt(2 D), {facts['loss']}"
+    if facts["relative_error"] is not None:
+        share = f"{facts['relative_error']:.1%} of the images' norm"
+    line = (
+        f"{facts['path']}: error {number(facts['error'])} ({share}) after {facts['passes']} "
+        f"passes, {WHY[facts['stop_reason']]}"
+    )
+    empty = facts["empty_components"]
+    return line + (f"; {empty} of {facts['components']} components are empty" if empty else "")
 
 
 def number(value: float) -> str:

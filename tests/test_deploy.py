@@ -47,7 +47,7 @@ def test_the_batch_script_is_bash():
 @pytest.mark.parametrize(
     ("pattern", "find"),
     [
-        (r"^dnmf (fit) (.*)$", lambda name: main.commands[name]),
+        (r"^ *dnmf (fit) (.*)$", lambda name: main.commands[name]),
         (r"^dask (scheduler) (.*)$", dask_command),
         (r"dask (worker) (.*)$", dask_command),
     ],

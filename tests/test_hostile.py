@@ -200,6 +200,25 @@ def test_a_store_at_a_url_is_held_to_the_same(stores, tmp_path, change):
         dnmf.open_corpus(f"memory://{tmp_path.name}.zarr")
 
 
+def test_a_model_at_a_url_is_held_to_the_same(stores, tmp_path):
+    import fsspec
+
+    shutil.copytree(stores / "model", tmp_path / "m")
+    in_each("pass-*/H/zarr.json", hostile.edit, hostile.METADATA["codec zstd"])(tmp_path / "m")
+    fsspec.filesystem("memory").put(str(tmp_path / "m"), f"/{tmp_path.name}.model", recursive=True)
+    with pytest.raises(CheckpointError, match=r"H/zarr\.json has codecs .*no other pass is intact"):
+        open_checkpoint(f"memory://{tmp_path.name}.model")
+
+
+def test_what_a_link_in_a_model_leads_to_stays(stores, tmp_path):
+    shutil.copytree(stores / "corpus", tmp_path / "c")
+    shutil.copytree(stores / "model", tmp_path / "m")
+    (tmp_path / "m/pass-000001-1").symlink_to(tmp_path / "c")
+    open_checkpoint(tmp_path / "m", keep=1).go_on()
+    assert not os.path.lexists(tmp_path / "m/pass-000001-1")
+    assert (dnmf.open_corpus(tmp_path / "c").images(slice(None)) == IMAGES).all()
+
+
 def test_a_bomb_at_a_url_is_not_fetched(stores, tmp_path):
     import fsspec
 
