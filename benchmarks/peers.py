@@ -171,13 +171,14 @@ cd32, cd64 = (partial(scikit_learn, dtype=dtype) for dtype in (np.float32, np.fl
 
 METHODS = {
     "dnmf": Method("dnmf", ours, "#000000", "o"),
-    "dnmf-rough": Method("dnmf, tol=0.01", partial(ours, tol=1e-2), "#777777", "o"),
+    "dnmf-middle": Method("dnmf, tol=0.001", partial(ours, tol=1e-3), "#555555", "o"),
+    "dnmf-rough": Method("dnmf, tol=0.01", partial(ours, tol=1e-2), "#999999", "o"),
     "sklearn32": Method("scikit-learn cd float32", cd32, "#0072B2", "s"),
     "sklearn64": Method("scikit-learn cd float64", cd64, "#56B4E9", "D"),
     "minibatch": Method("scikit-learn MiniBatchNMF", minibatch, "#009E73", "^"),
     "nmf-torch": Method("nmf-torch online HALS", nmf_torch, "#D55E00", "v", "nmf"),
     "torchnmf": Method("torchnmf mu", torchnmf, "#CC79A7", "x", "torchnmf"),
-    "dnmf-long": Method("dnmf, 40 passes", partial(ours, **LONG), "#999999", "."),
+    "dnmf-long": Method("dnmf, 40 passes", partial(ours, **LONG), "#BBBBBB", "."),
     "dnmf-cold": Method("dnmf, no warm start", cold, "#E69F00", "+"),
 }
 """Colours are those of Okabe and Ito, which the colour-blind can tell apart."""

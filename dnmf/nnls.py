@@ -25,7 +25,7 @@ LANES = 512
 STRAGGLERS = 2
 """Images that are not done go on alone when they are this many times fewer than the lanes."""
 
-PANEL, GROUP, CHUNK = 64, 16, 8
+PANEL, GROUP, CHUNK = 112, 16, 8
 """Components between two products that bring gradients up to date, the more the faster these are;
 components of a panel that follow each other step by step; steps that reach the rest of the panel
 at a time."""

@@ -250,7 +250,7 @@ class Quadratic(Objective):
 
     def project(self, strip: Strip, basis: Basis) -> Array:
         """Solve non-negative least squares by coordinate descent."""
-        A = np.ascontiguousarray((strip.X @ basis.H.T).T)
+        A = basis.H @ strip.X.T
         if self.l1_W:
             A -= basis.H.dtype.type(self.l1_W)
         W = np.zeros_like(A) if basis.guess is None else np.maximum(basis.guess @ A, 0)
