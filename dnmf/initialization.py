@@ -30,10 +30,13 @@ ROUND, ROUGH = 360, (260, 2.2)
 """H updates of a round: their number matters more than the images behind each. Of the only round
 for a rough answer fewer: so many at least, and so many for each component."""
 
-MAX_ROUNDS, ROUND_GAIN, PATIENCE, LEAST_TOL, ROUGH_TOL = 12, 3, 2, 5e-5, 1e-2
-"""The warm-up ends when two rounds in a row, as one may by chance, have lowered the loss by less
-than three times `tol`, which counts as 5e-5 at least; 1e-2 asks for a rough answer, after one
-round. A round costs about as much as a pass over the sample and gains far more."""
+MAX_ROUNDS, ROUND_GAIN, LEAST_TOL, ROUGH_TOL = 12, 3, 5e-5, 1e-2
+"""The warm-up ends with rounds that lower the loss by less than three times `tol`, which counts as
+5e-5 at least; 1e-2 asks for a rough answer, after one round. A round costs about as much as a pass
+over the sample and gains far more."""
+
+PATIENCE, COARSE_TOL = 2, 1e-3
+"""Such rounds in a row that end it, as one may gain little by chance; one from this `tol` on."""
 
 ROUND_STEPS = 10_000
 """On the weights of an image at most in an update, sweeps times components: where components are
@@ -225,6 +228,7 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     d, p = H.shape
     quick = replace(objective, sweeps=min(objective.sweeps, max(ROUND_STEPS // d, 1)))
     most, updates = _rounds(objective, d, p, tol)
+    patience = _patience(tol)
     best, lowest, idle = H, np.inf, 0
     for _ in range(most):
         H = online_round(quick, H, sample, rng, updates)
@@ -234,7 +238,7 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         idle = idle + 1 if loss >= (1 - ROUND_GAIN * max(tol, LEAST_TOL)) * lowest else 0
         if loss < lowest:
             best, lowest = H, loss
-        if idle == PATIENCE:
+        if idle == patience:
             break
     return best
 
@@ -246,11 +250,15 @@ def updates_between(objective: Objective, d: int, blocks: Blocks, tol: float) ->
         # Those on squared error cost next to nothing beside the objective's own.
         return (_short(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
     most, updates = _rounds(objective, d, p, tol)
-    return updates * min(1 + PATIENCE, most), updates * most
+    return updates * min(1 + _patience(tol), most), updates * most
 
 
 def _short(objective: Objective, d: int, n_sample: int) -> int:
     return max(SHORT, n_sample // objective.round_rows(d))
+
+
+def _patience(tol: float) -> int:
+    return 1 if tol >= COARSE_TOL else PATIENCE
 
 
 def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]:

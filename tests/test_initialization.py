@@ -12,6 +12,7 @@ from dnmf import initialization, online
 from dnmf.block import Block
 from dnmf.divergence import Multiplicative
 from dnmf.initialization import (
+    COARSE_TOL,
     MAX_ROUNDS,
     ROUGH,
     ROUGH_TOL,
@@ -101,10 +102,11 @@ class TestRounds:
         self.run(digits, 1e-4)
         assert len(rounds) == MAX_ROUNDS
 
-    def test_they_end_with_two_in_a_row_that_gain_little(self, digits, rounds, monkeypatch):
-        tol, enough = 1e-3, 1 - 1.01e-3 * ROUND_GAIN
-        little = 1 - 0.99e-3 * ROUND_GAIN
-        falls = [1, 0.9, little, enough, little, little]
+    @pytest.mark.parametrize("tol", [1e-4, 2e-3])
+    def test_they_end_with_some_that_gain_little(self, digits, rounds, monkeypatch, tol):
+        much, little = (1 - share * tol * ROUND_GAIN for share in (1.01, 0.99))
+        fine, coarse = [1, 0.9, little, much, little, little], [1, 0.9, much, little]
+        falls = fine if tol < COARSE_TOL else coarse
         falling = iter(np.cumprod(falls))
         monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
         self.run(digits, tol)
