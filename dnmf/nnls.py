@@ -106,6 +106,27 @@ def sweep(a, G, energy, w, live, tolerance, relax, from_zero):  # type: ignore[n
             live[i] = 0
 
 
+# Loops, where NumPy would index with lanes: that takes seconds to compile.
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def put(w, lanes, W):  # type: ignore[no-untyped-def]
+    """Put weights where their images are."""
+    for j in range(len(W)):
+        for i in range(len(lanes)):
+            W[j, lanes[i]] = w[j, i]
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def close_ranks(w, a, e, lanes, live):  # type: ignore[no-untyped-def]
+    """Move the lanes that live to the front, in place."""
+    i = 0
+    for k in range(len(lanes)):
+        if live[k] != 0:
+            lanes[i], e[i], live[i] = lanes[k], e[k], live[k]
+            for j in range(len(w)):
+                w[j, i], a[j, i] = w[j, k], a[j, k]
+            i += 1
+
+
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[no-untyped-def]
     """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every column, in place in W.
@@ -135,19 +156,21 @@ def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[n
     for first in range(0, A.shape[1], LANES):
         lanes = np.arange(first, min(first + LANES, A.shape[1]))
         w, a = W[:, first : first + LANES].copy(), A[:, first : first + LANES].copy()
-        e, live = energy[first : first + LANES], np.ones(len(lanes), a.dtype)
+        e, live = energy[first : first + LANES].copy(), np.ones(len(lanes), a.dtype)
         from_zero = not w.any()
         for s in range(max_sweeps):
             sweep(a, G, e, w, live, tolerance, relax, from_zero and s == 0)
-            left = int(live.sum())
+            left = 0
+            for i in range(len(lanes)):
+                left += live[i] != 0
             if left == 0:
                 break
             if STRAGGLERS * left <= len(lanes):
-                W[:, lanes] = w
-                rest = np.nonzero(live)[0]
-                lanes, e, live = lanes[rest], e[rest], live[rest]
-                w, a = w[:, rest], a[:, rest]
-        W[:, lanes] = w
+                put(w, lanes, W)
+                close_ranks(w, a, e, lanes, live)
+                w, a, e = w[:, :left].copy(), a[:, :left].copy(), e[:left]
+                lanes, live = lanes[:left], live[:left]
+        put(w, lanes, W)
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
