@@ -26,9 +26,9 @@ from dnmf.threads import CPU_COUNT
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ROUND, ROUGH = 360, (260, 2.2)
+ROUND, ROUGH = 360, (260, 500)
 """H updates of a round: their number matters more than the images behind each. Of the only round
-for a rough answer fewer: so many at least, and so many for each component."""
+for a rough answer, as many as 2.2 for each component, within these bounds."""
 
 MAX_ROUNDS, ROUND_GAIN, LEAST_TOL, ROUGH_TOL = 12, 3, 5e-5, 1e-2
 """The warm-up ends with rounds that lower the loss by less than three times `tol`, which counts as
@@ -264,8 +264,8 @@ def _patience(tol: float) -> int:
 def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]:
     """Choose how many rounds there may be, and the updates of each."""
     if tol >= ROUGH_TOL:
-        least, each = ROUGH
-        return 1, max(least, round(each * d))
+        least, most = ROUGH
+        return 1, min(max(least, round(2.2 * d)), most)
     flops = ROUND * objective.round_rows(d) * (4 * d * p + SOLVE_FLOPS * d**2)
     return min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1)), ROUND
 
