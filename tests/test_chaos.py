@@ -32,6 +32,8 @@ from dnmf.cluster import ATTEMPTS
 from dnmf.errors import ClusterError, TaskError
 from dnmf.inputs import blocks_of
 
+pytestmark = pytest.mark.slow
+
 QUIET = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
 

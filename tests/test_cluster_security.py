@@ -10,6 +10,8 @@ from processes import fit_command, scheduler, started, wait_until, worker
 
 import dnmf
 
+pytestmark = pytest.mark.slow
+
 
 def listening(pid):
     """Give the addresses on which a process and what it started wait for connections."""

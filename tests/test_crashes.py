@@ -24,6 +24,8 @@ from dnmf.checkpoint import NO_RECORD, open_checkpoint, verify_checkpoint
 from dnmf.errors import CheckpointError
 from dnmf.layout import crc32c
 
+pytestmark = pytest.mark.slow
+
 log = logging.getLogger("figures")  # pytest -o log_cli=true --log-cli-level=INFO shows them
 
 CHANGES = (

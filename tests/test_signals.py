@@ -29,6 +29,8 @@ import dnmf
 from dnmf.signals import STATUS, Stopped, StopRequest
 from dnmf.sources import open_source
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "deploy/slurm/fit.sbatch"
 
 

@@ -13,6 +13,8 @@ from processes import PATIENCE, scheduler, wait_until, worker
 import dnmf
 from dnmf.sources import open_source
 
+pytestmark = pytest.mark.slow
+
 PASSES, WARM, EVERY = 1000, 300, 10
 
 MOST = {"driver": 3, "scheduler": 8, "worker 0": 6, "worker 1": 6}
