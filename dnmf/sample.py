@@ -40,8 +40,8 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     Returns
     -------
     sample : Block
-        Without images of weight 0 and those that hold pixels which cannot be factorised: the first
-        full pass reports those.
+        Without images of weight 0, and those whose weight or pixels cannot be factorised: the first
+        full pass reports these.
     reads : float
         Share of X that was read.
     """
@@ -115,8 +115,9 @@ def _join(parts: Iterable[Block], most: int, p: int) -> Block:
 
 
 def _usable(block: Block, positive: bool) -> Block:
-    if block.weights is not None and not block.weights.all():
-        block = block.take(block.weights > 0)
+    if block.weights is not None:
+        some = (block.weights > 0) & np.isfinite(block.weights)
+        block = block if some.all() else block.take(some)
     if find_invalid(block.X, 0, block.observed, positive) is None:
         return block
     return block.take(valid_pixels(block.X, block.observed, positive).all(axis=1))
