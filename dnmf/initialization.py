@@ -26,7 +26,7 @@ from dnmf.threads import CPU_COUNT
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ROUND, ROUGH = 360, (260, 500)
+ROUND, ROUGH = 360, (240, 500)
 """H updates of a round: their number matters more than the images behind each. Of the only round
 for a rough answer, as many as 2.2 for each component, within these bounds."""
 
