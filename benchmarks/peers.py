@@ -171,7 +171,7 @@ cd32, cd64 = (partial(scikit_learn, dtype=dtype) for dtype in (np.float32, np.fl
 
 METHODS = {
     "dnmf": Method("dnmf", ours, "#000000", "o"),
-    "dnmf-middle": Method("dnmf, tol=0.001", partial(ours, tol=1e-3), "#555555", "o"),
+    "dnmf-middle": Method("dnmf, tol=0.002", partial(ours, tol=2e-3), "#555555", "o"),
     "dnmf-rough": Method("dnmf, tol=0.01", partial(ours, tol=1e-2), "#999999", "o"),
     "sklearn32": Method("scikit-learn cd float32", cd32, "#0072B2", "s"),
     "sklearn64": Method("scikit-learn cd float64", cd64, "#56B4E9", "D"),

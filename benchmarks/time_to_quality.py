@@ -9,7 +9,7 @@ that the method gives, computed in the same way for all and off the clock. dnmf 
 pass, `transform`, whose seconds are shown apart. All first run on 1,200 images, to be imported and
 compiled. Curves, from the call of `fit`:
 
-- dnmf: its own error after each pass (`on_pass`), with defaults, with tol=0.001 and with tol=0.01,
+- dnmf: its own error after each pass (`on_pass`), with defaults, with tol=0.002 and with tol=0.01,
   for a rough answer; dnmf-long goes on to 40 passes, and so does dnmf-cold, from the random H that
   scikit-learn draws, without the warm start. Ratios count the soonest of the first three;
 - scikit-learn's NMF says nothing on its way: besides the whole fit there is one with tol=0, from
