@@ -233,6 +233,7 @@ def wait_for_pass(process, n):
     raise AssertionError("the fit ended too early")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["threads", "processes"])
 def test_kill_9_and_the_same_line_again(corpus, tmp_path, workers):
     model = tmp_path / "model"
