@@ -22,6 +22,9 @@ METADATA_BYTES = 2**22
 """Longest ``zarr.json`` that is read: as JSON it may take twenty times as much memory. What grows
 with the number of blocks belongs into an array."""
 
+METADATA_PARTS = 10_000
+"""Lists and objects in it: a parser takes stack for each that lies in another."""
+
 CHUNK_BYTES = 2**31 - 1
 """Largest chunk in memory: Blosc takes no more in one piece."""
 
@@ -53,7 +56,10 @@ def read_metadata(objects: Objects, name: str = "") -> dict[str, Any]:
     """
     key = f"{name}/{METADATA}".lstrip("/")
     try:
-        metadata = json.loads(objects.read(key, METADATA_BYTES))
+        stored = objects.read(key, METADATA_BYTES)
+        if stored.count(b"[") + stored.count(b"{") > METADATA_PARTS:
+            raise RefusedError("holds far more lists and objects than metadata does")
+        metadata = json.loads(stored)
     except RefusedError as refused:
         raise RefusedError(f"{key} {refused}") from refused
     except (ValueError, RecursionError) as error:

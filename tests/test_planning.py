@@ -103,14 +103,14 @@ class TestRefusal:
     def test_no_worker_has_the_memory(self, faces, tmp_path):
         from distributed import Client, LocalCluster
 
-        options = {"dashboard_address": "127.0.0.1:0", "memory_limit": "500MB"}
+        options = {"dashboard_address": "127.0.0.1:0", "memory_limit": "700MB"}
         with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster, Client(cluster):
             X = zarr.open_array(faces, mode="r")
             model = dnmf.NMF(2000, checkpoint=tmp_path / "m")
             with pytest.raises(CapacityError) as refused:
                 model.fit(X)
             found = str(refused.value)
-            assert "a worker of 1 thread, which may take 400.0 MB" in found
+            assert "a worker of 1 thread, which may take 560.0 MB" in found
             plan = model.plan(X)
             assert plan.lack is not None
             assert plan.lack in found
