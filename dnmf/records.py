@@ -108,9 +108,7 @@ Checks = dict[str, Callable[[Any], bool]]
 _RECORD: Checks = {
     "dnmf": lambda value: isinstance(value, str),
     "stop_reason": lambda value: value is None or (isinstance(value, str) and len(value) <= 80),
-    "weights": lambda value: (
-        value is None or (isinstance(value, str) and bool(WEIGHTS.fullmatch(value)))
-    ),
+    "weights": lambda value: value is None or _is_name(value),
     "weights_pass": is_count,
     "fit": lambda value: isinstance(value, dict),
     "losses": lambda value: isinstance(value, list) and all(map(_is_number, value)),
