@@ -19,7 +19,9 @@ from sklearn.datasets import load_digits
 
 from dnmf.inputs import blocks_of
 from dnmf.objective import SQUARED
-from dnmf.solver import State, advance, run_pass, start
+from dnmf.passes import run_pass
+from dnmf.solver import State, advance
+from dnmf.starts import start
 from dnmf.threads import one_blas_thread
 
 READS, PASSES = 8, 200

@@ -24,7 +24,8 @@ from scipy.optimize import nnls
 from dnmf.block import Block, Strip
 from dnmf.inputs import blocks_of
 from dnmf.objective import SQUARED
-from dnmf.solver import measure, start
+from dnmf.passes import measure
+from dnmf.starts import start
 from dnmf.sums import Basis
 from dnmf.threads import one_blas_thread
 

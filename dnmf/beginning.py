@@ -24,9 +24,11 @@ from dnmf.layout import crc32c
 from dnmf.objective import Objective
 from dnmf.online import Running
 from dnmf.output import bytes_at, is_absent, remove_store, require_space
+from dnmf.passes import measure
 from dnmf.retention import checkpoint_bytes
 from dnmf.sample import first_block
-from dnmf.solver import State, measure, start
+from dnmf.solver import State
+from dnmf.starts import start
 from dnmf.validation import (
     check_start,
     components_of,

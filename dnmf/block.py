@@ -7,7 +7,8 @@ have no influence.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,12 +67,15 @@ class Block:
         Row of ``X[0]`` in the whole of X.
     observed : ndarray of shape (b, p), bool, or None
     weights : ndarray of shape (b,), float64, or None
+    rows : ndarray of shape (b,), int64, or None
+        Row of each image in the whole of X, where they do not follow each other.
     """
 
     X: Array
     start: int = 0
     observed: Array | None = None
     weights: Array | None = None
+    rows: Array | None = None
 
     def __len__(self) -> int:
         return len(self.X)
@@ -81,11 +85,20 @@ class Block:
         """Images, each as often as its weight says."""
         return float(len(self.X) if self.weights is None else self.weights.sum())
 
+    @property
+    def numbers(self) -> Array:
+        """Row of each image in the whole of X."""
+        return self.start + np.arange(len(self)) if self.rows is None else self.rows
+
+    def numbered(self) -> Block:
+        """Give images their numbers, which they keep when some are selected."""
+        return replace(self, rows=self.numbers)
+
     def take(self, rows: Any) -> Block:
-        """Select rows; `start` loses its meaning."""
-        observed = None if self.observed is None else self.observed[rows]
-        weights = None if self.weights is None else self.weights[rows]
-        return Block(self.X[rows], self.start, observed, weights)
+        """Select rows; `start` loses its meaning, unless the block is numbered."""
+        aside = (self.observed, self.weights, self.rows)
+        observed, weights, numbers = (None if part is None else part[rows] for part in aside)
+        return Block(self.X[rows], self.start, observed, weights, numbers)
 
     def strips(self, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Strip]]:
         """Convert the block, a strip of images at a time; each in the place of the one before."""
@@ -107,6 +120,18 @@ class Block:
 def strip_rows(n_pixels: int) -> int:
     """Choose the images of a strip, by their pixels alone: the bits depend on it."""
     return min(max(STRIP_PIXELS // n_pixels, STRIP_ROWS[0]), STRIP_ROWS[1])
+
+
+def alike(observed: Array) -> list[slice]:
+    """Cut images where one has another mask than the image before it.
+
+    Parameters
+    ----------
+    observed : ndarray of shape (b, p), bool
+    """
+    changes = (observed[1:] != observed[:-1]).any(axis=1)
+    edges = [0, *(1 + np.flatnonzero(changes)).tolist(), len(observed)]
+    return [slice(*edge) for edge in pairwise(edges)]
 
 
 @dataclass(frozen=True)

@@ -126,15 +126,16 @@ class Blocks(Protocol):
         ...
 
 
-def blocks_per_task(blocks: Blocks, n_components: int) -> int:
+def blocks_per_task(blocks: Blocks, *components: int) -> int:
     """Choose how many blocks one task of a pass takes, from sizes alone: the bits depend on it.
 
-    Enough for a task to be worth its scheduling, and for its pixels to outweigh its sums.
+    Enough for a task to be worth its scheduling, and for its pixels to outweigh its sums, which
+    are those of one model or of several.
     """
     p, (start, stop) = blocks.shape[1], blocks.ranges[0]
     pixels = (stop - start) * p
-    work = TASK_FLOPS / (4 * pixels * n_components)
-    sums = 8 * n_components * (n_components + p)
+    work = TASK_FLOPS / (4 * pixels * sum(components))
+    sums = sum(8 * d * (d + p) for d in components)
     weight = PIXELS_PER_SUM * sums / (pixels * blocks.dtype.itemsize)
     n = len(blocks.ranges)
     return max(1, min(round(max(work, weight)), n // LEAST_TASKS), -(-n // MOST_TASKS))

@@ -42,9 +42,10 @@ from dnmf.identity import Fit
 from dnmf.model_weights import ArraySink, find_weights, new_weights, read_weights
 from dnmf.objects import METADATA, Objects
 from dnmf.output import absolute, is_url, new_store, remove_remains
+from dnmf.passes import WeightSink
 from dnmf.records import STATE, described, fit_of
 from dnmf.retention import KEEP, tidy
-from dnmf.solver import State, WeightSink, Written
+from dnmf.solver import State, Written
 from dnmf.stored import StoredArray
 from dnmf.version import __version__
 
@@ -162,6 +163,8 @@ class Checkpoint:
             "accepted": self.state.accepted,
             "n_reads": self.state.n_reads,
             "xx": self.state.xx,
+            "energies": list(self.state.energies),
+            "held_out": self.state.held_out.tolist(),
             **described(arrays),
         }
 
@@ -333,6 +336,8 @@ def _read(objects: Objects, name: str) -> Checkpoint:
         accepted=record["accepted"],
         n_reads=record["n_reads"],
         xx=record["xx"],
+        energies=tuple(record["energies"]),
+        held_out=np.array(record["held_out"], np.float64).reshape(-1, 2),
     )
     return Checkpoint(
         objects.path,

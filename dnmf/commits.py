@@ -35,7 +35,7 @@ from dnmf.trust import brief, checked_metadata, is_count
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMAT = "dnmf-model"
-VERSION = 3
+VERSION = 4
 
 FLAT: dict[str, Any] = {"name": "default", "separator": "."}
 """Chunks lie beside each other, so that a power failure can part them from one folder only."""

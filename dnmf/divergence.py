@@ -9,9 +9,9 @@ import numpy as np
 
 from dnmf.block import Strip
 from dnmf.kernels import divergences, solve_beta, solve_kl
+from dnmf.masked import MaskedQuadratic
 from dnmf.objective import (
     H_SWEEPS,
-    MaskedQuadratic,
     Objective,
     Quadratic,
     floors,
@@ -77,6 +77,10 @@ class Multiplicative(Objective):
         down = stats.S + stats.rows * (self.l1_H + self.l2_H * H)
         step: Array = np.divide(stats.T, down, out=H ** (1 / self.exponent), where=down > 0)
         return step**self.exponent
+
+    def energies(self, stats: Stats, H: Array) -> Array:
+        """Compute each component's share, over observed pixels; see `Objective.energies`."""
+        return np.einsum("jp,jp->j", stats.S, H)
 
     def implied(self, H: Array, stats: Stats) -> Stats:
         """Give sums like these of images that H explains to the last."""

@@ -28,7 +28,8 @@ from dnmf.inputs import (
 from dnmf.kernels import compute_dtype
 from dnmf.lazy import image_losses, losses_of, product, weights_of
 from dnmf.objective import Objective
-from dnmf.solver import State, WeightSink
+from dnmf.passes import WeightSink
+from dnmf.solver import State
 from dnmf.sums import Basis
 from dnmf.validation import objective_of, require, rules_of
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from dnmf.block import Block
+from dnmf.block import Block, alike
 from dnmf.blockwise import Blocks
 from dnmf.errors import DataError
 from dnmf.kernels import compute_dtype
-from dnmf.objective import OVERFLOW, MaskedQuadratic, Objective, Quadratic
+from dnmf.masked import SHARED, MaskedQuadratic
+from dnmf.objective import OVERFLOW, Objective, Quadratic
 from dnmf.online import Running, batches_of, follow
 from dnmf.sample import sample_rows
 from dnmf.sums import Basis
@@ -284,11 +285,32 @@ def online_round(
     Images are taken in a random order, and in another when all have had their turn.
     """
     size = objective.round_rows(len(H))
-    epochs = -(-updates // max(len(sample) // size, 1))
-    batches = [
-        rows for _ in range(epochs) for rows in batches_of(rng.permutation(len(sample)), size)
-    ]
+    together = _share_masks(sample)
+    batches: list[Array] = []
+    while len(batches) < updates:
+        batches += _shuffled(together, size, rng)
     keeps = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
     dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
     each = zip(batches[:updates], keeps.tolist(), strict=True)
     return follow(objective, Running(H.astype(dtype)), sample, each, CPU_COUNT).H.astype(np.float64)
+
+
+def _share_masks(sample: Block) -> list[Array]:
+    """Cut a sample into images that share their mask, where many do."""
+    rows = np.arange(len(sample))
+    together = [] if sample.observed is None else alike(sample.observed)
+    many = len(rows) >= 2 * SHARED * len(together) > 0
+    return [rows[some] for some in together] if many else [rows]
+
+
+def _shuffled(together: list[Array], size: int, rng: np.random.Generator) -> list[Array]:
+    """Split rows into batches at random, of few parts each: images that share a mask cost less."""
+    pieces = [some for part in together for some in batches_of(rng.permutation(part), size)]
+    if len(together) <= 1:
+        return pieces
+    batches, waiting = [], []
+    for i in rng.permutation(len(pieces)):
+        waiting.append(pieces[i])
+        if sum(map(len, waiting)) >= size:
+            batches, waiting = [*batches, np.concatenate(waiting)], []
+    return batches or [np.concatenate(waiting)]

@@ -281,6 +281,31 @@ def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
     return images, pixels
 
 
+@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
+def fill_in(X, observed, Y):  # type: ignore[no-untyped-def]
+    """Put what is observed of X into Y, and compute how far Y was from it.
+
+    Parameters
+    ----------
+    X, Y : ndarray of shape (b, p)
+    observed : ndarray of shape (b, p), bool
+
+    Returns
+    -------
+    ndarray of shape (b,), float64
+        ``1/2 ||x - y||^2`` of each image over its observed pixels.
+    """
+    lost = np.zeros(X.shape[0])
+    for i in range(X.shape[0]):
+        total = 0.0
+        for j in range(X.shape[1]):
+            filled = X[i, j] if observed[i, j] else Y[i, j]
+            total += np.float64(filled - Y[i, j]) ** 2
+            Y[i, j] = filled
+        lost[i] = 0.5 * total
+    return lost
+
+
 def gram(A: Array) -> Array:
     """Compute ``A A^T`` the same way every time.
 

@@ -19,7 +19,8 @@ from dnmf.cluster import active_client, workers_of
 from dnmf.errors import CapacityError
 from dnmf.initialization import PROBE_ROWS
 from dnmf.kernels import compute_dtype
-from dnmf.objective import MaskedQuadratic, Objective, Quadratic
+from dnmf.masked import MaskedQuadratic
+from dnmf.objective import Objective, Quadratic
 from dnmf.outcomes import FAN_IN
 from dnmf.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
 from dnmf.threads import CPU_COUNT

@@ -9,9 +9,9 @@ sums over images (`Stats`). Three kinds of objective differ in what the H step k
 
 - `Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X hold all there is to
   know: the H step and the loss after it are exact.
-- `MaskedQuadratic`: squared error, some pixels missing. W is exact; the H step is the same one on
-  X with the missing pixels filled in from W H, which bounds the loss from above (Kim and Choi,
-  ICASSP 2009).
+- `masked.MaskedQuadratic`: squared error, some pixels missing. W is exact; the H step is the same
+  one on X with the missing pixels filled in from W H, which bounds the loss from above (Kim and
+  Choi, ICASSP 2009).
 - `divergence.Multiplicative`: any beta divergence. The H step is multiplicative, which also
   minimises an upper bound (Fevotte and Idier, Neural Computation 2011); W is solved by coordinate
   descent where the divergence is Kullback-Leibler, else by multiplicative steps from the
@@ -31,8 +31,8 @@ import numpy as np
 from dnmf.block import Block, Strip
 from dnmf.errors import DataError
 from dnmf.kernels import FLOOR, divergences, gram
-from dnmf.nnls import solve_nnls, solve_nnls_masked
-from dnmf.sums import Basis, Stats
+from dnmf.nnls import solve_nnls
+from dnmf.sums import NOTHING_HIDDEN, Basis, Stats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -114,7 +114,19 @@ class Objective(ABC):
         part = replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
         if pixels.start == 0:
             return part
-        return replace(part, divergence=0.0, penalty=0.0, written=())
+        return replace(part, divergence=0.0, penalty=0.0, written=(), held_out=NOTHING_HIDDEN)
+
+    def energies(self, stats: Stats, H: Array) -> Array:
+        """Compute each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``.
+
+        Over all components they add up to the sum of ``Y^beta``, with Y = W H: for squared error
+        the energy of the reconstruction, for Kullback-Leibler its mass.
+
+        Returns
+        -------
+        ndarray of shape (d,), float64
+        """
+        return np.einsum("jp,jp->j", stats.S @ H, H)
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""
@@ -250,13 +262,21 @@ class Quadratic(Objective):
 
     def project(self, strip: Strip, basis: Basis) -> Array:
         """Solve non-negative least squares by coordinate descent."""
-        A = basis.H @ strip.X.T
+        return self.solve(self.linear(strip, basis), basis.G, strip.norms, basis.guess).T
+
+    def linear(self, strip: Strip, basis: Basis) -> Array:
+        """Form the linear terms of the problems of a strip, (d, b)."""
+        A: Array = basis.H @ strip.X.T
         if self.l1_W:
             A -= basis.H.dtype.type(self.l1_W)
-        W = np.zeros_like(A) if basis.guess is None else np.maximum(basis.guess @ A, 0)
-        G = _ridge(basis.G, self.l2_W)
-        solve_nnls(A, G, 0.5 * strip.norms, W, W_TOLERANCE, self.sweeps, W_RELAXATION)
-        return W.T
+        return A
+
+    def solve(self, A: Array, G: Array, norms: Array, guess: Array | None) -> Array:
+        """Solve problems with one Gram matrix; gives the weights, (d, b)."""
+        W: Array = np.zeros_like(A) if guess is None else np.maximum(guess @ A, 0)
+        G = _ridge(G, self.l2_W)
+        solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.sweeps, W_RELAXATION)
+        return W
 
     def balance(self, H: Array, stats: Stats) -> Array:
         """Give components length 1: running sums mix weights of many H, and scales would drift.
@@ -280,7 +300,7 @@ class Quadratic(Objective):
 
     def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
         """Form ``W^T W`` and ``W^T X``."""
-        return _gram_of_weights(strip, W), V.T @ strip.X, 0.0
+        return gram_of_weights(strip, W), V.T @ strip.X, 0.0
 
     def round_rows(self, n_components: int) -> int:
         """Choose the images of a batch where the same ones come again: more than in a stream."""
@@ -299,30 +319,6 @@ class Quadratic(Objective):
             A = A - A.dtype.type(stats.rows * self.l1_H)
         solve_nnls(A, S, 0.5 * stats.xx, improved, H_TOLERANCE, sweeps, 1.0)
         return improved
-
-
-@dataclass(frozen=True)
-class MaskedQuadratic(Quadratic):
-    """Squared error over observed pixels: exact weights, HALS on X with the rest filled in."""
-
-    exact: ClassVar[bool] = False
-
-    def project(self, strip: Strip, basis: Basis) -> Array:
-        """Solve each image with the Gram matrix of its own observed pixels."""
-        if strip.observed is None:
-            return super().project(strip, basis)
-        A = (strip.X @ basis.H.T).astype(np.float64) - self.l1_W
-        H, W = basis.H.astype(np.float64), np.zeros_like(A)
-        energy = 0.5 * strip.norms
-        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, W_TOLERANCE, self.sweeps)
-        return W.astype(basis.H.dtype)
-
-    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
-        """Form ``W^T W`` and ``W^T X`` with W H where X is missing."""
-        Y = W @ basis.H
-        filled = strip.X if strip.observed is None else np.where(strip.observed, strip.X, Y)
-        lost = divergences(filled, Y, strip.norms, 2.0)[0]
-        return _gram_of_weights(strip, W), V.T @ filled, total(lost, strip.weights)
 
 
 SQUARED = Quadratic()
@@ -355,7 +351,8 @@ def total(images: Array, weights: Array | None) -> float:
     return float(images.sum() if weights is None else weights @ images)
 
 
-def _gram_of_weights(strip: Strip, W: Array) -> Array:
+def gram_of_weights(strip: Strip, W: Array) -> Array:
+    """Form ``W^T W``, images weighted."""
     V = W if strip.weights is None else _weighted(W, np.sqrt(strip.weights))
     return gram(np.ascontiguousarray(V.T))
 

@@ -72,6 +72,8 @@ def check_record(record: Any) -> dict[str, Any]:
     X = fit["X"]
     if math.prod(X["image_shape"]) != X["shape"][1]:
         raise RefusedError(f"has a record with images of {brief(X['image_shape'])}")
+    if len(record["energies"]) not in (0, fit["n_components"]):
+        raise RefusedError(f"has a record with {len(record['energies'])} energies")
     if record["shapes"] != shapes_of(fit, weights=record["weights"] is not None):
         raise RefusedError(f"has a record with arrays of {brief(record['shapes'])}")
     if record["crc32c"].keys() != record["shapes"].keys():
@@ -93,6 +95,10 @@ def fit_of(record: dict[str, Any]) -> Fit:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_name(value: Any) -> bool:
@@ -118,6 +124,8 @@ _RECORD: Checks = {
     "accepted": lambda value: isinstance(value, bool),
     "n_reads": _is_number,
     "xx": _is_number,
+    "energies": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "held_out": lambda value: isinstance(value, list) and all(map(_is_pair, value)),
     "shapes": lambda value: isinstance(value, dict),
     "crc32c": lambda value: isinstance(value, dict) and all(map(is_checksum, value.values())),
     "record_crc32c": is_checksum,

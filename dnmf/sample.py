@@ -48,7 +48,8 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     n, p = blocks.shape
     wanted = sample_rows(n, p, blocks.dtype.itemsize)
     if wanted == n and isinstance(blocks, LocalBlocks) and blocks.is_plain:
-        return _usable(Block(blocks.array, 0, None, blocks.weights), blocks.rules.positive), 1.0
+        whole = Block(blocks.array, 0, None, blocks.weights).numbered()
+        return _usable(whole, blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
     chosen = _choose_blocks(blocks.ranges, wanted, rng)
     available = _rows_of(blocks, chosen)
@@ -94,13 +95,13 @@ def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Bloc
     rng = np.random.default_rng([seed, 1, block.start])
     count = max(1, int(share * len(block)))
     rows = np.sort(rng.permutation(len(block))[:count])
-    return _usable(block.take(rows), positive)
+    return _usable(block.numbered().take(rows), positive)
 
 
 def _join(parts: Iterable[Block], most: int, p: int) -> Block:
     """Put parts together as they come, so that no two copies of them all are held."""
     X = observed = None
-    weights, n = [], 0
+    weights, numbers, n = [], [], 0
     for part in parts:
         rows = slice(n, n + len(part))
         X = np.empty((most, p), part.X.dtype) if X is None else X
@@ -109,9 +110,11 @@ def _join(parts: Iterable[Block], most: int, p: int) -> Block:
             observed = np.ones((most, p), bool) if observed is None else observed
             observed[rows] = part.observed
         weights += [] if part.weights is None else [part.weights]
+        numbers.append(part.numbers)
     assert X is not None  # there is no X without a block
     seen = None if observed is None else observed[:n]
-    return Block(X[:n], 0, seen, np.concatenate(weights) if weights else None)
+    weighed = np.concatenate(weights) if weights else None
+    return Block(X[:n], 0, seen, weighed, np.concatenate(numbers))
 
 
 def _usable(block: Block, positive: bool) -> Block:

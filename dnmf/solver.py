@@ -14,21 +14,20 @@ successive states never rises.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from dnmf.block import NO_WEIGHT, Block
+from dnmf.block import NO_WEIGHT
 from dnmf.blockwise import Blocks, blocks_per_task
 from dnmf.errors import DataError
-from dnmf.initialization import initial_H, warm_up
 from dnmf.kernels import compute_dtype
 from dnmf.objective import OVERFLOW, SQUARED, Objective
-from dnmf.sample import take_sample
-from dnmf.step import Step, joined, steps
-from dnmf.sums import Basis, Stats
+from dnmf.passes import Point, WeightSink, measure, run_passes
+from dnmf.resampling import Resample
+from dnmf.step import Step
+from dnmf.sums import NOTHING_HIDDEN
 from dnmf.threads import one_blas_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,10 +40,6 @@ LEAST_SQUARE = 1e-38
 """Mean square of the pixels, computed in float64, below which float32 has no digits for it."""
 
 CONVERGED, MAX_ITER = "converged", "max_iter"
-
-WeightSink = Callable[[Array, int], int | None]
-"""Takes the weights of a block and its first row, and may return a checksum; runs in the tasks,
-must be safe to repeat."""
 
 Written = Sequence[tuple[int, int]]
 """First row and checksum of each block that a sink took."""
@@ -74,6 +69,10 @@ class State:
         Reads of X so far, in units of the whole of X.
     xx : float
         ``||X||^2``, known after the first pass: what the losses are relative to.
+    energies : tuple of float
+        Of the components of the best H, see `Objective.energies`; empty before the first pass.
+    held_out : ndarray of shape (buckets, 2), or of shape (0, 2)
+        How far the best H is from cells that were hidden from it; see `dnmf.resampling`.
     """
 
     H: Array
@@ -86,6 +85,8 @@ class State:
     accepted: bool = True
     n_reads: float = 0.0
     xx: float = 0.0
+    energies: tuple[float, ...] = ()
+    held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
 
     @classmethod
     def at(cls, H: Array, n_reads: float = 0.0) -> State:
@@ -137,33 +138,60 @@ class Recorder(Protocol):
         ...
 
 
-def start(
-    blocks: Blocks,
-    objective: Objective,
-    n_components: int,
-    seed: int,
-    init: str = "random",
-    tol: float = 1e-4,
-) -> State:
-    """Make the first state: H drawn or from singular vectors, warmed up on a sample of the images.
+@dataclass
+class Course:
+    """A model on its way: what it minimises, where it is, and what keeps it.
 
-    Parameters
+    Attributes
     ----------
-    blocks : Blocks
     objective : Objective
-    n_components : int
-    seed : int
-    init : str
-        ``"random"`` or one of the ``"nndsvd"`` family.
-    tol : float
-        Of the passes to follow: where they may end early, the warm-up may.
+    state : State
+        From `dnmf.starts`, or from a checkpoint: the same passes follow from either.
+    recorder : Recorder, optional
+    every : int
+        Passes between those whose weights the recorder is given; 0 for none.
+    resample : Resample, optional
+        What of X the model is shown.
+    reason : str or None
+        Why no pass follows.
     """
-    with one_blas_thread():
-        sample, reads = take_sample(blocks, seed)
-        H, more = initial_H(blocks, sample, n_components, seed, init)
-        if len(sample):
-            H = warm_up(objective, H, sample, seed, tol)
-    return State.at(H, reads + more)
+
+    objective: Objective
+    state: State
+    recorder: Recorder | None = None
+    every: int = 1
+    resample: Resample | None = None
+    reason: str | None = None
+    _sink: WeightSink | None = None
+
+    def point(self) -> Point:
+        """Say where the next pass evaluates the model."""
+        recorder, self._sink = self.recorder, None
+        # A pass that is thrown away has no weights to keep: then the next is due.
+        if recorder is not None and 0 < self.every <= self.state.n_iter + 1 - recorder.weights_pass:
+            self._sink = recorder.weight_sink()
+        return Point(self.objective, self.state.Y, self._sink, self.resample)
+
+    def follow(self, step: Step, blocks: Blocks) -> None:
+        """Go on by a pass."""
+        _require_scale(step, blocks)
+        self.state = advance(self.objective, self.state, step)
+        if self.recorder is not None:
+            kept = self._sink is not None and self.state.accepted
+            self.recorder.keep(self.state, step.written if kept else None)
+
+    def end(self, blocks: Blocks, reason: str) -> None:
+        """Stop, with weights if any are wanted."""
+        self.reason, recorder = reason, self.recorder
+        if recorder is None:
+            return
+        if self.every and not recorder.has_weights:
+            # The last pass was not due to write its weights: read once more for those of H.
+            sink = recorder.weight_sink()
+            written = measure(blocks, self.objective, self.state.H, sink).written
+            self.state = replace(self.state, n_reads=self.state.n_reads + 1)
+            recorder.keep(self.state, written)
+        recorder.finish(reason)
 
 
 def solve(
@@ -177,55 +205,77 @@ def solve(
     recorder: Recorder | None = None,
     every: int = 1,
 ) -> tuple[State, str]:
-    """Run passes until a reason to stop.
+    """Run passes for one model until a reason to stop.
 
     Parameters
     ----------
     blocks : Blocks
-    state : State
-        From `start`, or from a checkpoint: the same passes follow from either.
-    objective : Objective
-    tol : float
-        Stop when a pass lowers the loss by less than this share of it.
-    max_iter : int
-        Stop when the state has this many passes behind it.
+    state, objective, recorder, every
+        As in `Course`.
+    tol, max_iter
+        As in `solve_together`.
     on_pass : callable
         Told of each new state.
-    recorder : Recorder, optional
-    every : int
-        Passes between those whose weights the recorder is given.
 
     Returns
     -------
     state : State
     reason : str
         ``"converged"`` or ``"max_iter"``.
+    """
+    course = Course(objective, state, recorder, every)
+    solve_together(
+        blocks, [course], tol=tol, max_iter=max_iter, on_pass=lambda: on_pass(course.state)
+    )
+    assert course.reason is not None
+    return course.state, course.reason
+
+
+def solve_together(
+    blocks: Blocks,
+    courses: Sequence[Course],
+    *,
+    tol: float,
+    max_iter: int,
+    on_pass: Callable[[], None] = lambda: None,
+) -> None:
+    """Run passes for several models, each a read of X for all of them, until all have stopped.
+
+    What becomes of a model does not depend on how long the others go on.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    courses : sequence of Course
+        Changed in place. Those that are shown the same of X should follow each other.
+    tol : float
+        A model stops when a pass lowers its loss by less than this share of it.
+    max_iter : int
+        It stops when its state has this many passes behind it.
+    on_pass : callable
+        Called after each pass.
 
     Raises
     ------
     DataError
         A pixel is negative, NaN or infinite; names the first.
     """
+    group = blocks_per_task(blocks, *(len(course.state.H) for course in courses))
     with one_blas_thread():
-        while (reason := stop_reason(state, tol, max_iter)) is None:
-            sink = None
-            # A pass that is thrown away has no weights to keep: then the next is due.
-            if recorder is not None and state.n_iter + 1 - recorder.weights_pass >= every:
-                sink = recorder.weight_sink()
-            step = run_pass(blocks, objective, state.Y, sink)
-            _require_scale(step, blocks)
-            state = advance(objective, state, step)
-            if recorder is not None:
-                recorder.keep(state, step.written if sink and state.accepted else None)
-            on_pass(state)
-        if recorder is not None:
-            if not recorder.has_weights:
-                # The last pass was not due to write its weights: read once more for those of H.
-                written = measure(blocks, objective, state.H, recorder.weight_sink()).written
-                state = replace(state, n_reads=state.n_reads + 1)
-                recorder.keep(state, written)
-            recorder.finish(reason)
-    return state, reason
+        while True:
+            going = []
+            for course in courses:
+                reason = stop_reason(course.state, tol, max_iter)
+                if reason is None:
+                    going.append(course)
+                elif course.reason is None:
+                    course.end(blocks, reason)
+            if not going:
+                return
+            points = [course.point() for course in going]
+            for course, step in zip(going, run_passes(blocks, points, group), strict=True):
+                course.follow(step, blocks)
+            on_pass()
 
 
 def _require_scale(step: Step, blocks: Blocks) -> None:
@@ -283,60 +333,6 @@ def advance(objective: Objective, state: State, step: Step) -> State:
         losses=(*state.losses, loss),
         divergence=step.divergence,
         accepted=True,
+        energies=tuple(step.energies.tolist()),
+        held_out=step.held_out,
     )
-
-
-def run_pass(
-    blocks: Blocks, objective: Objective, Y: Array, sink: WeightSink | None = None
-) -> Step:
-    """Run one pass over X at Y, a read of X, and the H step on its sums, where these lie.
-
-    Parameters
-    ----------
-    blocks, objective, Y, sink
-        As in `measure`.
-    """
-    ends = steps(objective, Y)
-    group = blocks_per_task(blocks, len(Y))
-    if len(ends) > 1:
-        return joined(blocks.map_finish(_pass(blocks, objective, Y, sink), ends, group=group))
-    return ends[0](measure(blocks, objective, Y, sink))
-
-
-def measure(
-    blocks: Blocks,
-    objective: Objective,
-    Y: Array,
-    sink: WeightSink | None = None,
-    only: list[int] | None = None,
-) -> Stats:
-    """Run one pass over X at Y: a read of X, and its sums.
-
-    Parameters
-    ----------
-    blocks : Blocks
-    objective : Objective
-    Y : ndarray of shape (d, p), float64
-    sink : callable, optional
-        Given the weights of each block.
-    only : list of int, optional
-        Blocks to read; all by default.
-    """
-    task = _pass(blocks, objective, Y, sink)
-    return blocks.map_sum(task, only, group=blocks_per_task(blocks, len(Y)))
-
-
-def _pass(
-    blocks: Blocks, objective: Objective, Y: Array, sink: WeightSink | None
-) -> Callable[[Block], Stats]:
-    basis = Basis.for_pixels(Y, blocks.dtype)
-    return partial(_pass_block, objective=objective, basis=basis, sink=sink)
-
-
-def _pass_block(
-    block: Block, *, objective: Objective, basis: Basis, sink: WeightSink | None
-) -> Stats:
-    stats, W = objective.measure(block, basis, weights=sink is not None)
-    if sink is None or W is None:
-        return stats
-    return replace(stats, written=((block.start, sink(W, block.start) or 0),))

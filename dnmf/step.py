@@ -7,13 +7,13 @@ more that is on the cluster, and no place needs the sums of all pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dnmf.objective import Objective
-from dnmf.sums import Stats
+from dnmf.sums import NOTHING_HIDDEN, Stats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,7 +36,9 @@ class Step:
         Images behind the pass.
     xx : float
         ``||X||^2``.
-    written : tuple of (int, int)
+    energies : ndarray of shape (d,), float64
+        Of the components of that H; see `Objective.energies`.
+    written, held_out
         As in `Stats`.
     """
 
@@ -45,7 +47,9 @@ class Step:
     loss: float
     rows: float
     xx: float
+    energies: Array
     written: tuple[tuple[int, int], ...] = ()
+    held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,17 @@ class StepColumns:
         # Arrays that came in a message may lie unaligned, and round otherwise.
         Y = np.require(self.Y, requirements=["C", "A", "W"])
         H = self.objective.improve(Y, stats)
-        _, divergence, loss = self.objective.outcome(stats, Y, H)
-        return Step(H, divergence, loss, stats.rows, float(stats.xx.sum()), stats.written)
+        known, divergence, loss = self.objective.outcome(stats, Y, H)
+        return Step(
+            H,
+            divergence,
+            loss,
+            stats.rows,
+            float(stats.xx.sum()),
+            self.objective.energies(stats, known),
+            stats.written,
+            stats.held_out,
+        )
 
 
 def steps(objective: Objective, Y: Array) -> list[StepColumns]:
@@ -90,7 +103,9 @@ def joined(parts: Sequence[Step]) -> Step:
     if len(parts) == 1:
         return parts[0]
     H = np.concatenate([part.H for part in parts], axis=1)
-    divergence, loss, xx = (
-        sum(getattr(part, name) for part in parts) for name in ("divergence", "loss", "xx")
+    divergence, loss, xx, energies = (
+        sum(getattr(part, name) for part in parts)
+        for name in ("divergence", "loss", "xx", "energies")
     )
-    return Step(H, divergence, loss, parts[0].rows, xx, parts[0].written)
+    first = parts[0]
+    return Step(H, divergence, loss, first.rows, xx, energies, first.written, first.held_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 RIDGE = 0.01
 """Of the guess that weights start from, where components have length 1."""
+
+
+NOTHING_HIDDEN: Array = np.zeros((0, 2))
 
 
 class _Travels:
@@ -111,6 +114,8 @@ class Stats(_Travels):
         ``l1_W |W|_1 + l2_W/2 ||W||^2``, the images weighted.
     written : tuple of (int, int)
         First row and checksum of each block of weights that was put into a sink.
+    held_out : ndarray of shape (buckets, 2), or of shape (0, 2)
+        Divergence and number of cells that were hidden; see `dnmf.resampling`.
     """
 
     S: Array
@@ -120,6 +125,7 @@ class Stats(_Travels):
     divergence: float = 0.0
     penalty: float = 0.0
     written: tuple[tuple[int, int], ...] = ()
+    held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
 
     def __add__(self, other: Stats) -> Stats:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -130,8 +136,8 @@ class Stats(_Travels):
 
     def scaled(self, factor: float) -> Stats:
         """Weigh all the images behind the sums by a factor."""
-        *sums, written = vars(self).values()
-        return replace(Stats(*(factor * value for value in sums)), written=written)
+        *sums, written, held_out = vars(self).values()
+        return Stats(*(factor * value for value in sums), written, factor * held_out)
 
     def blend(
         self, keep: float, parts: Sequence[Stats], of: Sequence[str] = ("S", "T", "xx")
@@ -155,4 +161,22 @@ class Stats(_Travels):
             for name in ("rows", "divergence", "penalty")
         )
         written = sum((part.written for part in parts), self.written)
-        return Stats(self.S, self.T, self.xx, rows, divergence, penalty, written)
+        held_out = sum((part.held_out for part in parts), keep * self.held_out)
+        return Stats(self.S, self.T, self.xx, rows, divergence, penalty, written, held_out)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Sums of several models that a pass evaluates, in their order; additive over rows."""
+
+    each: tuple[Stats, ...]
+
+    def __add__(self, other: Several) -> Several:
+        return Several(
+            tuple(mine + theirs for mine, theirs in zip(self.each, other.each, strict=True))
+        )
+
+    def __iadd__(self, other: Several) -> Several:
+        return Several(
+            tuple(mine.blend(1, (more,)) for mine, more in zip(self.each, other.each, strict=True))
+        )

@@ -14,8 +14,8 @@ from dnmf.block import Block
 from dnmf.blockwise import Blocks, blocks_per_task
 from dnmf.initialization import online_round, random_H, updates_between
 from dnmf.objective import Objective
+from dnmf.passes import measure
 from dnmf.sample import first_block
-from dnmf.solver import measure
 from dnmf.threads import one_blas_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]

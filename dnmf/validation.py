@@ -13,7 +13,8 @@ from dnmf.blockwise import Blocks
 from dnmf.corpus import Corpus
 from dnmf.divergence import Multiplicative
 from dnmf.errors import DataError, DtypeError, ParameterError
-from dnmf.objective import MaskedQuadratic, Objective, Quadratic
+from dnmf.masked import MaskedQuadratic
+from dnmf.objective import Objective, Quadratic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

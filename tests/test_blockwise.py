@@ -25,7 +25,8 @@ from dnmf.dask_blocks import DaskBlocks, Graph, _tree
 from dnmf.divergence import Multiplicative
 from dnmf.errors import BlockError, DataError
 from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED, MaskedQuadratic
+from dnmf.masked import MaskedQuadratic
+from dnmf.objective import SQUARED
 from dnmf.outcomes import FAN_IN, Outcome, add_up
 from dnmf.sums import Basis
 from dnmf.threads import one_blas_thread
@@ -160,7 +161,8 @@ def test_a_pass_reads_every_row_exactly_once(digits):
 
 
 def test_a_fit_reads_what_it_says(digits):
-    from dnmf.solver import solve, start
+    from dnmf.solver import solve
+    from dnmf.starts import start
 
     counting, blocks = counted(digits, ROWS)
     state = start(blocks, SQUARED, 4, seed=0)

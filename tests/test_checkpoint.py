@@ -478,7 +478,7 @@ class TestSave:
         def stop(*args):
             raise StopError
 
-        monkeypatch.setattr(solver, "measure", stop)
+        monkeypatch.setattr(solver, "run_passes", stop)
         with pytest.raises(StopError):
             fit(corpus, tmp_path / "model")
         with pytest.raises(CheckpointError, match="no finished pass"):

@@ -23,7 +23,8 @@ from dnmf.initialization import (
     warm_up,
 )
 from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED, MaskedQuadratic, Quadratic
+from dnmf.masked import MaskedQuadratic
+from dnmf.objective import SQUARED, Quadratic
 from dnmf.sample import take_sample
 from dnmf.threads import one_blas_thread
 

@@ -15,7 +15,7 @@ import dnmf
 from dnmf.block import Block
 from dnmf.divergence import Multiplicative
 from dnmf.errors import DataError
-from dnmf.objective import MaskedQuadratic
+from dnmf.masked import MaskedQuadratic
 from dnmf.sums import Basis
 
 LOSSES = {"frobenius": "cd", "kullback-leibler": "mu"}

@@ -18,8 +18,9 @@ from dnmf.block import Block, find_invalid
 from dnmf.divergence import Multiplicative
 from dnmf.errors import DataError
 from dnmf.kernels import gram
+from dnmf.masked import MaskedQuadratic
 from dnmf.nnls import solve_nnls
-from dnmf.objective import SQUARED, W_RELAXATION, MaskedQuadratic, quadratic_loss
+from dnmf.objective import SQUARED, W_RELAXATION, quadratic_loss
 from dnmf.sums import Basis
 
 
@@ -230,7 +231,8 @@ FRESH = """
 import zlib, numpy as np
 from dnmf.block import Block
 from dnmf.divergence import Multiplicative
-from dnmf.objective import SQUARED, MaskedQuadratic
+from dnmf.masked import MaskedQuadratic
+from dnmf.objective import SQUARED
 from dnmf.sums import Basis
 rng = np.random.default_rng(0)
 X, H, seen = rng.random((200, 60)), rng.random((5, 60)), rng.random((200, 60)) > 0.3

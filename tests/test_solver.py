@@ -12,7 +12,9 @@ from sklearn import datasets, decomposition
 from dnmf.errors import DataError
 from dnmf.inputs import blocks_of
 from dnmf.objective import SQUARED
-from dnmf.solver import CONVERGED, MAX_ITER, State, advance, run_pass, solve, start, stop_reason
+from dnmf.passes import run_pass
+from dnmf.solver import CONVERGED, MAX_ITER, State, advance, solve, stop_reason
+from dnmf.starts import start
 
 
 def run(X, d=5, seed=0, **limits):

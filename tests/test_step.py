@@ -9,8 +9,9 @@ import dnmf.step
 from dnmf.divergence import Multiplicative
 from dnmf.errors import DataError
 from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED, MaskedQuadratic, Quadratic
-from dnmf.solver import measure, run_pass
+from dnmf.masked import MaskedQuadratic
+from dnmf.objective import SQUARED, Quadratic
+from dnmf.passes import measure, run_pass
 from dnmf.step import COLUMNS, joined, steps
 
 OBJECTIVES = [
