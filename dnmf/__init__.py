@@ -2,8 +2,9 @@
 
 The stages, in the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it,
 `NMF` factorises it (or any NumPy, Dask or Zarr matrix), `load` brings a saved model back, and
-`dnmf.plot` draws it. `open_weights` reads what `dnmf transform` wrote; `verify` looks for damage
-in all of these. Errors are in `dnmf.errors`.
+`dnmf.plot` draws it. `rank_sweep` compares numbers of components in the reads of one fit, and
+`load_sweep` brings that back. `open_weights` reads what `dnmf transform` wrote; `verify` looks for
+damage in all of these. Errors are in `dnmf.errors`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dnmf.estimator import NMF, load
     from dnmf.ingestion import ingest
     from dnmf.minibatch import MiniBatchNMF
+    from dnmf.rank import load_sweep, rank_sweep
     from dnmf.verification import verify
     from dnmf.weights import open_weights
 
@@ -30,8 +32,10 @@ __all__ = [
     "__version__",
     "ingest",
     "load",
+    "load_sweep",
     "open_corpus",
     "open_weights",
+    "rank_sweep",
     "verify",
 ]
 
@@ -39,6 +43,8 @@ _HOMES = {
     "NMF": "estimator",
     "MiniBatchNMF": "minibatch",
     "load": "estimator",
+    "rank_sweep": "rank",
+    "load_sweep": "rank",
     "Corpus": "corpus",
     "open_corpus": "corpus",
     "open_weights": "weights",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,9 +24,10 @@ from dnmf.kernels import compute_dtype
 from dnmf.layout import crc32c
 from dnmf.objective import Objective
 from dnmf.online import Running
-from dnmf.output import bytes_at, is_absent, remove_store, require_space
+from dnmf.output import bytes_at, is_absent, is_url, remove_store, require_space
 from dnmf.passes import measure
 from dnmf.retention import checkpoint_bytes
+from dnmf.runs import Progress, Run, run_together
 from dnmf.sample import first_block
 from dnmf.solver import State
 from dnmf.starts import start
@@ -93,7 +95,9 @@ def begin_fit(
     require_space(model.checkpoint, needed - bytes_at(model.checkpoint), "a checkpoint")
     if is_absent(model.checkpoint) and model.resume_from is None:
         state = _first_state(model, fit, blocks, objective, H, W)
-        return create_checkpoint(model.checkpoint, fit, state, keep), state
+        recorder = create_checkpoint(model.checkpoint, fit, state, keep)
+        remove_starts(model.checkpoint)
+        return recorder, state
     recorder = open_checkpoint(model.checkpoint, model.resume_from, keep)
     if not is_int(model.random_state):  # any seed would do: the one it began with
         fit = replace(fit, seed=recorder.fit.seed)
@@ -107,6 +111,7 @@ def begin_fit(
             "choose another path, or replace it (--force on the command line)"
         )
     recorder.go_on()
+    remove_starts(model.checkpoint)
     return recorder, recorder.state
 
 
@@ -134,7 +139,47 @@ def _first_state(
             stacklevel=4,
         )
     warn_of_zeros(model)
+    if model.n_init > 1:
+        return _best_start(model, fit, blocks, objective)
     return start(blocks, objective, k, fit.seed, model.init or "random", model.tol)
+
+
+def _best_start(model: Any, fit: Fit, blocks: Blocks, objective: Objective) -> State:
+    """Fit from several seeds in the same reads, and give the end with the lowest loss."""
+    runs = [Run(replace(fit, seed=(fit.seed + i) % 2**32), objective) for i in range(model.n_init)]
+
+    def tell(progress: Progress) -> None:
+        model._report(_lowest(progress.states))
+
+    ran = run_together(
+        blocks,
+        runs,
+        seed=fit.seed,
+        tol=model.tol,
+        max_iter=model.max_iter,
+        place=_starts_of(model.checkpoint),
+        keep=model.checkpoint_keep,
+        on_pass=tell,
+    )
+    return replace(_lowest(ran.states), n_reads=ran.n_reads)
+
+
+def _lowest(states: Sequence[State]) -> State:
+    return min(states, key=lambda state: state.losses[-1])
+
+
+def _starts_of(checkpoint: str | os.PathLike[str] | None) -> str | None:
+    """Name the folder of the fits that a checkpoint keeps the best of, until they are done."""
+    return None if checkpoint is None else f"{os.fspath(checkpoint)}.starts"
+
+
+def remove_starts(checkpoint: str | os.PathLike[str]) -> None:
+    """Remove the checkpoints of starts beside a checkpoint, if there are any."""
+    folder = f"{os.fspath(checkpoint)}.starts"
+    if not is_url(folder) and os.path.isdir(folder):
+        for name in os.listdir(folder):
+            remove_store(os.path.join(folder, name), FORMAT)
+        os.rmdir(folder)
 
 
 def begin_stream(

@@ -27,7 +27,7 @@ from dnmf.validation import check_parameters, components_of, objective_of, requi
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "n_steps_")
+OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "energy_shares_")
 
 
 class NMF(FittedNMF):
@@ -48,6 +48,9 @@ class NMF(FittedNMF):
         Where H starts. ``"random"``, and None, draw it as scikit-learn's ``"random"`` does; the
         nndsvd family takes singular vectors, in three reads of X. All these are then warmed up on
         the sample. ``"custom"`` starts from the H given to `fit`, as it is.
+    n_init : int, default 1
+        Random starts, of the seeds `random_state`, `random_state` + 1 and so on; all are fitted, in
+        the reads of one, and the end with the lowest loss is kept.
     solver : "cd" or "mu", default "cd"
         ``"cd"``, coordinate descent (HALS), for the Frobenius loss; ``"mu"``, majorise-minimise
         steps on H, for every loss.
@@ -98,10 +101,11 @@ class NMF(FittedNMF):
     ----------
     components_ : ndarray of shape (d, p)
         H; float64 for float64 pixels, else float32.
-    n_components_ : int
     reconstruction_err_ : float
         ``sqrt(2 D)`` without penalties: for the Frobenius loss ``||X - W H||``, for the W of the
         last accepted pass. Images count as their weights say.
+    energy_shares_ : ndarray of shape (d,)
+        Each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``; they add up to 1.
     loss_history_ : ndarray of shape (n_iter_,)
         Objective, penalties included, of the best H after each pass; never rises.
     n_iter_ : int
@@ -133,6 +137,7 @@ class NMF(FittedNMF):
         n_components: int | str | None = "auto",
         *,
         init: str | None = None,
+        n_init: int = 1,
         solver: str = "cd",
         beta_loss: float | str = "frobenius",
         tol: float = 1e-4,
@@ -155,6 +160,7 @@ class NMF(FittedNMF):
     ) -> None:
         self.n_components = n_components
         self.init = init
+        self.n_init = n_init
         self.solver = solver
         self.beta_loss = beta_loss
         self.tol = tol
@@ -346,7 +352,7 @@ class NMF(FittedNMF):
 
     def _set_fitted(self, fit: Fit, state: State, reason: str) -> NMF:
         self._set_model(fit)
-        for name in OF_A_FIT:  # of an earlier fit, or stream
+        for name in (*OF_A_FIT, "n_steps_"):  # of an earlier fit, or stream
             self.__dict__.pop(name, None)
         self._state, self._running = state, None
         self.components_ = state.H.astype(fit.X["compute_dtype"])
@@ -356,6 +362,7 @@ class NMF(FittedNMF):
             self.reconstruction_err_ = state.error
             self.n_iter_ = state.n_iter
             self.n_reads_ = state.n_reads
+            self.energy_shares_ = np.array(state.energies) / (sum(state.energies) or 1.0)
         return self
 
 
@@ -382,7 +389,11 @@ def load(path: str | os.PathLike[str]) -> NMF:
         raise CheckpointError(
             f"{checkpoint.path} has no finished pass yet; run its `dnmf fit` again to go on"
         )
-    fit = checkpoint.fit
+    return model_of(checkpoint.fit, checkpoint.state, checkpoint.stop_reason or "unfinished")
+
+
+def model_of(fit: Fit, state: State, reason: str) -> NMF:
+    """Make a fitted model of what a fit came to."""
     parameters = {name: fit.parameters[name] for name in BOUND}
     model = NMF(fit.n_components, random_state=fit.seed, **parameters, **fit.settings)
-    return model._set_fitted(fit, checkpoint.state, checkpoint.stop_reason or "unfinished")
+    return model._set_fitted(fit, state, reason)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dnmf.version import __version__
 
-BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "missing")
+BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "n_init", "missing")
 """Parameters that a checkpoint is bound to."""
 
 FREE = ("tol", "max_iter", "forget_factor", "batch_size")

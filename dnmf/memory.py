@@ -6,9 +6,11 @@ the sample that a fit starts from. What interpreter and libraries hold, a proces
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -25,6 +27,8 @@ from dnmf.outcomes import FAN_IN
 from dnmf.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
 from dnmf.threads import CPU_COUNT
 from dnmf.words import size
+
+log = logging.getLogger("dnmf")
 
 LOADED = 85e6
 """Bytes of what a process has yet to load when it is asked what it holds: compiled kernels."""
@@ -134,17 +138,38 @@ class Sizes:
         return int(held + LOADED + SLACK * (threads * self.task + self.basis + waiting))
 
     @property
-    def start(self) -> int:
-        """Bytes of the driver at the start: the sample, and what comes for it or learns from it."""
-        rows = sample_rows(self.n, self.p, self.pixel)
-        each = self.p * (self.pixel + self.masked)
+    def sample_rows(self) -> int:
+        """Images of the sample."""
+        return sample_rows(self.n, self.p, self.pixel)
+
+    @property
+    def sample(self) -> int:
+        """Bytes of the sample, if it is a copy."""
+        if self.here and self.sample_rows == self.n and not self.masked:
+            return 0
+        return self.sample_rows * self.p * (self.pixel + self.masked)
+
+    @property
+    def coming(self) -> int:
+        """Bytes under way to the sample."""
+        rows = self.sample_rows
         parts = max(-(-rows // self.rows), min(SAMPLE_BLOCKS, -(-self.n // self.rows)))
-        coming = self.copies * SAMPLE_AT_ONCE * (rows // parts + 1) * each
+        each = self.p * (self.pixel + self.masked)
+        return self.copies * SAMPLE_AT_ONCE * (rows // parts + 1) * each if self.sample else 0
+
+    @property
+    def learning(self) -> int:
+        """Bytes of what learns from the sample."""
+        each = self.p * (self.pixel + self.masked)
         updates = (12 * self.number + 16) * self.d * self.p
         updates += 2 * self.batch * each + self.strip(self.batch)
-        sample = 0 if self.here and rows == self.n and not self.masked else rows * each
-        probe = min(rows, self.probe) * each + self.strip(min(rows, self.probe))
-        return sample + max(coming if sample else 0, probe + updates)
+        probe = min(self.sample_rows, self.probe)
+        return probe * each + self.strip(probe) + updates
+
+    @property
+    def start(self) -> int:
+        """Bytes of the driver at the start: the sample, and what comes for it or learns from it."""
+        return self.sample + max(self.coming, self.learning)
 
     @property
     def passes(self) -> int:
@@ -155,6 +180,51 @@ class Sizes:
         """Bytes of the driver, which holds some already; with threads, it runs the tasks too."""
         tasks = threads * self.task + (FAN_IN if threads else 0) * self.result
         return int(held + LOADED + SLACK * max(self.start, self.passes + tasks))
+
+
+@dataclass(frozen=True)
+class Together:
+    """What the memory of several models depends on that a pass evaluates together.
+
+    Attributes
+    ----------
+    each : tuple of Sizes
+    resampled : bool
+        Whether cells are hidden from some.
+    """
+
+    each: tuple[Sizes, ...]
+    resampled: bool
+
+    @property
+    def shown(self) -> int:
+        """Bytes per pixel of images that cells are hidden from: sorted, with holes, and masks."""
+        return (2 * self.each[0].pixel + 2) * self.resampled
+
+    @property
+    def task(self) -> int:
+        """Bytes of a task at work: the largest of all, and the sums of the others."""
+        largest = max(self.each, key=lambda sizes: sizes.d)
+        others = sum(sizes.result for sizes in self.each) - largest.result
+        return largest.task + others + largest.rows * largest.p * self.shown
+
+    def worker(self, held: float, threads: int = 1) -> int:
+        """Bytes of a worker; see `Sizes.worker`."""
+        waiting = (FAN_IN + 3) * sum(sizes.result for sizes in self.each)
+        basis = sum(sizes.basis for sizes in self.each)
+        return int(held + LOADED + SLACK * (threads * self.task + basis + waiting))
+
+    def driver(self, held: float, threads: int = 0) -> int:
+        """Bytes of the driver; see `Sizes.driver`."""
+        first = self.each[0]
+        shown = first.sample_rows * first.p * self.shown
+        at_once = min(CPU_COUNT, len(self.each))
+        learning = shown + at_once * max(sizes.learning for sizes in self.each)
+        start = first.sample + max(first.coming, learning)
+        passes = sum(sizes.passes for sizes in self.each)
+        results = sum(sizes.result for sizes in self.each)
+        tasks = threads * self.task + (FAN_IN if threads else 0) * results
+        return int(held + LOADED + SLACK * (max(start, passes + tasks)))
 
 
 @dataclass(frozen=True)
@@ -199,15 +269,15 @@ class Room:
         total = sum(each for each, *_ in known)
         return cls(len(known), total, threads, there, limit, held, driver)
 
-    def worker_bytes(self, sizes: Sizes) -> int:
+    def worker_bytes(self, sizes: Sizes | Together) -> int:
         """Bytes that a fit takes of a worker."""
         return sizes.worker(self.worker_held, self.threads_each) if self.workers else 0
 
-    def driver_bytes(self, sizes: Sizes) -> int:
+    def driver_bytes(self, sizes: Sizes | Together) -> int:
         """Bytes that it takes of this process."""
         return sizes.driver(self.held, 0 if self.workers else self.threads)
 
-    def lacks(self, sizes: Sizes) -> str | None:
+    def lacks(self, sizes: Sizes | Together) -> str | None:
         """Say what a fit needs and there is not; None if it fits."""
         needed = self.worker_bytes(sizes)
         if needed > self.worker:
@@ -254,6 +324,51 @@ def require_memory(blocks: Blocks, objective: Objective, n_components: int) -> N
         f"a fit of {n_components:,} components needs about {lack}: take {fewer}blocks of fewer "
         f"images, {threads}or more memory"
     )
+
+
+def groups_that_fit(blocks: Blocks, models: Sequence[tuple[Objective, int, bool]]) -> list[slice]:
+    """Cut models that are to run together into groups that there is memory for, and say so.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    models : sequence of (Objective, int, bool)
+        What is minimised, the number of components, and whether cells are hidden.
+
+    Raises
+    ------
+    CapacityError
+        There is not the memory for one of them alone.
+    """
+    sizes = [Sizes.of(blocks, objective, d) for objective, d, _ in models]
+
+    def together(some: slice) -> Together:
+        return Together(tuple(sizes[some]), any(hidden for *_, hidden in models[some]))
+
+    everything = slice(0, len(models))
+    here = isinstance(blocks, LocalBlocks)
+    if here and together(everything).driver(0, CPU_COUNT) < SMALL:
+        return [everything]
+    room, groups, first = Room.here(blocks), [], 0
+
+    def fits(first: int, count: int) -> bool:
+        return room.lacks(together(slice(first, first + count))) is None
+
+    while (rest := len(models) - first) > 0:
+        count = rest if fits(first, rest) else largest(partial(fits, first), rest)
+        if not count:  # not even for one: that says so, or has been too careful
+            require_memory(blocks, *models[first][:2])
+        groups.append(slice(first, first + max(count, 1)))
+        first = groups[-1].stop
+    if len(groups) > 1:
+        counts = ", ".join(str(len(models[some])) for some in groups)
+        log.warning(
+            "%d models together need about %s: they run in groups of %s, which each read X anew",
+            len(models),
+            room.lacks(together(everything)),
+            counts,
+        )
+    return groups
 
 
 def largest(fits: Callable[[int], bool], too_large: int) -> int:

@@ -37,7 +37,7 @@ class MiniBatchNMF(NMF):
     See `NMF`.
     """
 
-    shuffle = False
+    shuffle, n_init = False, 1
 
     def __init__(
         self,

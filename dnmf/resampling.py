@@ -120,6 +120,10 @@ class Resampled:
     def held_out(self, W: Array, basis: Basis, beta: float) -> Array:
         """Sum up how far the hidden cells are from what the model says they are.
 
+        It is taken at its word up to the brightest pixel that it was shown of an image: where
+        next to nothing is visible of a component, its weight is anybody's guess, and a few such
+        guesses would outweigh all other cells.
+
         Parameters
         ----------
         W : ndarray of shape (b, d)
@@ -155,7 +159,8 @@ class Resampled:
         X = self.whole.X[rows]
         means = X.mean(axis=1, dtype=np.float64)
         X = X[:, pixels].astype(dtype)
-        Y = np.ascontiguousarray(W[rows] @ basis.H[:, pixels])
+        top = self.visible.X[rows].max(axis=1, keepdims=True).astype(dtype)
+        Y = np.minimum(W[rows] @ basis.H[:, pixels], top)
         cells = np.full(len(X), len(pixels))
         if self.whole.observed is not None:
             seen = self.whole.observed[rows][:, pixels]

@@ -55,12 +55,22 @@ def _weights_of(objects: Objects, name: str) -> str | None:
 def checkpoint_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) -> int:
     """Bound the bytes of a checkpoint on a disk, while a fit runs.
 
-    Passes: those kept, the newest with weights, the one being written. Weights: one set for each
-    that is kept and the one being written. Of a file the last 4 KiB may be empty.
+    Passes, and weights: one set for each pass that is kept and the one being written.
     """
-    p, d, page = blocks.shape[1], n_components, 4096
+    d, page = n_components, 4096
     rows, count = blocks.ranges[0][1], len(blocks.ranges)
-    state = 3 * 8 * d * p + 8 * count + 40 * max_iter + 24 * page
     chunk = rows * d * compute_dtype(blocks.dtype).itemsize + 64 + page
     weights = count * (chunk + 64) + 2 * page
-    return (keep + 2) * state + (keep + 1) * weights + 4 * page
+    return passes_bytes(blocks, n_components, keep, max_iter) + (keep + 1) * weights
+
+
+def passes_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) -> int:
+    """Bound the bytes of a checkpoint without weights.
+
+    The passes that are kept, the newest with weights, the one being written. Of a file the last
+    4 KiB may be empty.
+    """
+    page = 4096
+    arrays = 3 * 8 * n_components * blocks.shape[1] + 8 * len(blocks.ranges)
+    record = 40 * max_iter + 32 * n_components + 24 * page
+    return (keep + 2) * (arrays + record) + 4 * page

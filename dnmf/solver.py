@@ -164,6 +164,10 @@ class Course:
     reason: str | None = None
     _sink: WeightSink | None = None
 
+    def going(self, tol: float, max_iter: int) -> bool:
+        """Tell whether a pass follows."""
+        return stop_reason(self.state, tol, max_iter) is None
+
     def point(self) -> Point:
         """Say where the next pass evaluates the model."""
         recorder, self._sink = self.recorder, None
@@ -238,6 +242,7 @@ def solve_together(
     tol: float,
     max_iter: int,
     on_pass: Callable[[], None] = lambda: None,
+    blocks_of_task: int | None = None,
 ) -> None:
     """Run passes for several models, each a read of X for all of them, until all have stopped.
 
@@ -254,13 +259,15 @@ def solve_together(
         It stops when its state has this many passes behind it.
     on_pass : callable
         Called after each pass.
+    blocks_of_task : int, optional
+        As many as suits these models, by default.
 
     Raises
     ------
     DataError
         A pixel is negative, NaN or infinite; names the first.
     """
-    group = blocks_per_task(blocks, *(len(course.state.H) for course in courses))
+    group = blocks_of_task or blocks_per_task(blocks, *(len(course.state.H) for course in courses))
     with one_blas_thread():
         while True:
             going = []

@@ -41,7 +41,14 @@ def check_parameters(model: Any) -> None:
         valid = (is_real(value) and 0 <= value <= most) or (name == "alpha_H" and value == "same")
         words = "a number >= 0" if most > 1 else "a number from 0 to 1"
         require(valid, name, value, f"{words} or 'same'" if name == "alpha_H" else words)
-    counts = ("max_iter", "checkpoint_every", "checkpoint_keep", "batch_size", "resume_from")
+    counts = (
+        "n_init",
+        "max_iter",
+        "checkpoint_every",
+        "checkpoint_keep",
+        "batch_size",
+        "resume_from",
+    )
     for name in counts:
         value, least = getattr(model, name), 0 if name == "resume_from" else 1
         may_be_none = name in ("batch_size", "resume_from")
@@ -57,6 +64,11 @@ def _require_together(model: Any) -> None:
         raise ParameterError(
             f"resume_from is {model.resume_from}, and there is no checkpoint to resume: give its "
             "path as checkpoint"
+        )
+    if model.n_init > 1 and model.init not in (None, "random"):
+        raise ParameterError(
+            f"n_init is {model.n_init} and init is {model.init!r}, from which every start is the "
+            "same: use init='random', or n_init=1"
         )
     if model.solver == "cd" and beta_of(model.beta_loss) != 2:
         raise ParameterError(

@@ -1,0 +1,187 @@
+"""Models that advance together: of other ranks, seeds or cells of X, in the reads of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dnmf.blockwise import Blocks, blocks_per_task
+from dnmf.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
+from dnmf.commits import FORMAT
+from dnmf.errors import CheckpointError
+from dnmf.identity import Fit
+from dnmf.memory import groups_that_fit
+from dnmf.objective import Objective
+from dnmf.output import bytes_at, is_absent, remove_store, require_space
+from dnmf.resampling import Resample
+from dnmf.retention import KEEP, passes_bytes
+from dnmf.solver import Course, State, solve_together
+from dnmf.starts import Start, start_together
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the models.
+
+    Attributes
+    ----------
+    fit : Fit
+    objective : Objective
+    resample : Resample, optional
+        What of X it is shown.
+    """
+
+    fit: Fit
+    objective: Objective
+    resample: Resample | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint."""
+        kind = "whole" if self.resample is None else "part"
+        return f"k{self.fit.n_components:04d}-{kind}-{self.fit.seed}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the models are.
+
+    Attributes
+    ----------
+    n_pass : int
+        Passes over X of this group.
+    group, groups : int
+        Of models that run together, from 1.
+    going, models : int
+        Models of the group that go on, and all of it.
+    states : tuple of State
+        Theirs, in the order of the runs.
+    """
+
+    n_pass: int
+    group: int
+    groups: int
+    going: int
+    models: int
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of the models.
+
+    Attributes
+    ----------
+    states : list of State
+    reasons : list of str
+        Why each stopped.
+    groups : int
+        Of models that ran together, since there was no memory for more.
+    n_reads : float
+        Reads of X, in units of the whole of it.
+    """
+
+    states: list[State]
+    reasons: list[str]
+    groups: int
+    n_reads: float
+
+
+def run_together(
+    blocks: Blocks,
+    runs: Sequence[Run],
+    *,
+    seed: int,
+    tol: float,
+    max_iter: int,
+    place: str | None = None,
+    keep: int = KEEP,
+    on_pass: Callable[[Progress], None] = lambda progress: None,
+) -> Ran:
+    """Bring models to their end, in as few groups as there is memory for.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    runs : sequence of Run
+        Those that are shown the same of X should follow each other.
+    seed : int
+        Chooses the sample they start from.
+    tol, max_iter
+        As in `dnmf.solver.solve_together`.
+    place : str, optional
+        Folder for a checkpoint of each, which nobody else writes to. What is there is gone on from.
+    keep : int
+        Passes that a checkpoint keeps.
+    on_pass : callable
+        Told of each pass, once all checkpoints have it.
+
+    Raises
+    ------
+    CheckpointError
+        A checkpoint is another fit's, or damaged.
+    """
+    if place is not None:
+        each = (passes_bytes(blocks, run.fit.n_components, keep, max_iter) for run in runs)
+        require_space(place, sum(each) - bytes_at(place), "the checkpoints")
+    models = [(run.objective, run.fit.n_components, run.resample is not None) for run in runs]
+    groups = groups_that_fit(blocks, models)
+    together = blocks_per_task(blocks, *(run.fit.n_components for run in runs))
+    courses: list[Course] = []
+    n_reads = 0.0
+    for number, some in enumerate(groups, 1):
+        group = _begin(blocks, runs[some], seed, tol, place, keep)
+
+        def told(group: list[Course] = group, number: int = number) -> None:
+            states = tuple(course.state for course in group)
+            going = sum(course.going(tol, max_iter) for course in group)
+            n_pass = max(state.n_iter for state in states)
+            on_pass(Progress(n_pass, number, len(groups), going, len(group), states))
+
+        solve_together(
+            blocks, group, tol=tol, max_iter=max_iter, on_pass=told, blocks_of_task=together
+        )
+        courses += group
+        n_reads += max(course.state.n_reads for course in group)
+    states = [course.state for course in courses]
+    return Ran(states, [course.reason or "" for course in courses], len(groups), n_reads)
+
+
+def _begin(
+    blocks: Blocks, runs: Sequence[Run], seed: int, tol: float, place: str | None, keep: int
+) -> list[Course]:
+    """Open what is there of the models of a group, and start the others."""
+    paths = [None if place is None else os.path.join(place, run.name) for run in runs]
+    there = [_resumed(run, path, keep) for run, path in zip(runs, paths, strict=True)]
+    missing = [run for run, checkpoint in zip(runs, there, strict=True) if checkpoint is None]
+    wanted = [
+        Start(run.objective, run.fit.n_components, run.fit.seed, resample=run.resample)
+        for run in missing
+    ]
+    states = start_together(blocks, wanted, seed, tol) if wanted else iter(())
+    courses = []
+    for run, path, checkpoint in zip(runs, paths, there, strict=True):
+        state = next(states) if checkpoint is None else checkpoint.state
+        if path is not None and checkpoint is None:
+            checkpoint = create_checkpoint(path, run.fit, state, keep)
+        courses.append(Course(run.objective, state, checkpoint, 0, run.resample))
+    return courses
+
+
+def _resumed(run: Run, path: str | None, keep: int) -> Checkpoint | None:
+    """Open the checkpoint of a model; None if there is none, or none with a pass behind it."""
+    if path is None or is_absent(path):
+        return None
+    checkpoint = open_checkpoint(path, keep=keep)
+    differences = checkpoint.fit.differences(run.fit)
+    if not checkpoint.state.losses and differences:
+        remove_store(path, FORMAT)
+        return None
+    if differences:
+        raise CheckpointError(
+            f"{path} belongs to another sweep: {'; '.join(differences)}; choose another path, or "
+            "replace it (--force on the command line)"
+        )
+    checkpoint.go_on()
+    return checkpoint

@@ -1,0 +1,265 @@
+"""What speaks for a number of components: errors, errors on hidden cells, stability; the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dnmf.solver import State
+from dnmf.stability import silhouettes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+STABLE, UNSTABLE = 0.8, 0.5
+"""Mean silhouette from which components count as the same in every fit, and below which they are
+no more than a basis."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row of the table: what speaks for and against a number of components.
+
+    Attributes
+    ----------
+    n_components : int
+    error : float
+        ``sqrt(2 D)`` of the best fit to all cells, ``||X - W H||`` for squared error. It falls with
+        the number of components, whatever the data.
+    error_per_cell : float
+        Root mean square of that: ``sqrt(2 D / (n p))``, to be compared with the next.
+    held_out_error : float or None
+        The same for cells that the model was not shown; None if none were hidden.
+    standard_error : float or None
+        Of the difference of the held-out error to the lowest of all ranks.
+    stability, least_stable : float or None
+        Mean and least of the components' silhouettes (see `dnmf.stability`) over all fits; None
+        with a single fit.
+    passes : int
+        Of the best fit.
+    seed : int
+        It started from.
+    """
+
+    n_components: int
+    error: float
+    error_per_cell: float
+    held_out_error: float | None
+    standard_error: float | None
+    stability: float | None
+    least_stable: float | None
+    passes: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which number of components is recommended, and why.
+
+    Attributes
+    ----------
+    n_components : int
+    clear : bool
+        Whether the data give a clear answer.
+    reason : str
+    lowest : int or None
+        Number of components with the lowest held-out error.
+    """
+
+    n_components: int
+    clear: bool
+    reason: str
+    lowest: int | None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean divergence per hidden cell of each rank, and its standard error against the lowest.
+
+    The standard error is that of the difference, which is far smaller than that of the error: all
+    ranks are asked about the same cells of the same images. It counts both what another sample of
+    images would change (by buckets of them) and what other cells, starts and bootstrap samples
+    would.
+    """
+
+    means: Array
+    errors: Array
+
+    @classmethod
+    def of(cls, sums: Array) -> HeldOut:
+        """Take them from sums of shape (ranks, folds, buckets, 2)."""
+        totals = sums.sum(axis=2)
+        folds = totals[..., 0] / totals[..., 1]
+        means = folds.mean(axis=1)
+        best = int(np.argmin(means))
+        _, n_folds, n_buckets, _ = sums.shape
+        cells = totals[..., 1].mean() / n_buckets
+        buckets = ((sums - sums[best])[..., 0] / cells).mean(axis=1)
+        variance = buckets.var(axis=1, ddof=1) / n_buckets
+        if n_folds > 1:
+            variance = variance + (folds - folds[best]).var(axis=1, ddof=1) / n_folds
+        return cls(means, np.sqrt(variance))
+
+    @property
+    def lowest(self) -> int:
+        """Index of the lowest."""
+        return int(np.argmin(self.means))
+
+    @property
+    def chosen(self) -> int:
+        """Index of the first that is within one standard error of the lowest."""
+        return int(np.argmax(self.means <= self.means[self.lowest] + self.errors))
+
+
+@dataclass(frozen=True)
+class Fits:
+    """The fits of one rank.
+
+    Attributes
+    ----------
+    whole : dict of int to State
+        Those to all cells, by their seeds.
+    parts : dict of int to State
+        Those that cells were hidden from.
+    cells : int
+        Of X.
+    """
+
+    whole: Mapping[int, State]
+    parts: Mapping[int, State]
+    cells: int
+
+    @property
+    def best(self) -> int:
+        """Seed of the best fit to all cells."""
+        return min(self.whole, key=lambda seed: self.whole[seed].losses[-1])
+
+
+def held_out_of(fits: Sequence[Fits]) -> HeldOut | None:
+    """Bring together what the fits of all ranks say of hidden cells that they have in common."""
+    folds = sorted(set.intersection(*(set(some.parts) for some in fits)))
+    if not folds:
+        return None
+    return HeldOut.of(np.array([[some.parts[i].held_out for i in folds] for some in fits]))
+
+
+def scores_of(ranks: Sequence[int], fits: Sequence[Fits], held_out: HeldOut | None) -> list[Score]:
+    """Make the table, a row for each rank."""
+    rows = []
+    for i, (rank, some) in enumerate(zip(ranks, fits, strict=True)):
+        best = some.whole[some.best]
+        hidden: tuple[float | None, float | None] = (None, None)
+        if held_out is not None:
+            rms = float(np.sqrt(2 * held_out.means[i]))
+            # Of a square root: the error of what is under it, over twice the root.
+            hidden = rms, float(held_out.errors[i] / rms) if rms else 0.0
+        others = [some.whole[seed].H for seed in some.whole if seed != some.best]
+        all_fits = [best.H, *others, *(state.H for state in some.parts.values())]
+        values = silhouettes(all_fits) if len(all_fits) > 1 else None
+        rows.append(
+            Score(
+                rank,
+                best.error,
+                float(np.sqrt(2 * best.divergence / some.cells)),
+                *hidden,
+                None if values is None else float(values.mean()),
+                None if values is None else float(values.min()),
+                best.n_iter,
+                some.best,
+            )
+        )
+    return rows
+
+
+def choose(scores: Sequence[Score], held_out: HeldOut | None) -> Choice:
+    """Recommend a number of components, and say why.
+
+    With hidden cells, the fewest components whose held-out error is within one standard error of
+    the lowest (the one-standard-error rule of Breiman et al., *Classification and Regression
+    Trees*, 1984). Without, the most whose components are all stable, as in NMFk.
+    """
+    if held_out is None:
+        return _by_stability(scores)
+    chosen, lowest = scores[held_out.chosen], scores[held_out.lowest]
+    reason = f"{_components(chosen)}: {_why(scores, held_out)}."
+    doubts = [*_at_the_ends(scores, held_out), *_unstable(chosen)]
+    if not doubts and chosen.stability is not None and chosen.least_stable is not None:
+        reason += (
+            f" From other starts and samples its components come out "
+            f"{'the same' if chosen.least_stable >= STABLE else 'much the same'} (stability "
+            f"{chosen.stability:.2f}, of the least stable {chosen.least_stable:.2f})."
+        )
+    if doubts:
+        reason = f"No clear answer. {reason} But {'; and '.join(doubts)}."
+    return Choice(chosen.n_components, not doubts, reason, lowest.n_components)
+
+
+def _why(scores: Sequence[Score], held_out: HeldOut) -> str:
+    chosen, lowest = held_out.chosen, held_out.lowest
+    if chosen == lowest:
+        why = "its error on hidden cells is the lowest"
+    else:
+        why = (
+            "the fewest whose error on hidden cells is within one standard error of the lowest, "
+            f"which {scores[lowest].n_components} have"
+        )
+    if chosen > 0:
+        fewer = chosen - 1
+        above = (held_out.means[fewer] - held_out.means[lowest]) / held_out.errors[fewer]
+        why += f"; that of {scores[fewer].n_components} is {above:.1f} standard errors above"
+    return why
+
+
+def _at_the_ends(scores: Sequence[Score], held_out: HeldOut) -> list[str]:
+    if len(scores) == 1:
+        return ["no other number was tried"]
+    if held_out.lowest == len(scores) - 1:
+        return [
+            f"the error on hidden cells still falls at {scores[-1].n_components}, the largest "
+            "number tried: what more components bring is a trade-off with their cost; try larger "
+            "ones"
+        ]
+    if held_out.chosen == 0:
+        return [f"{scores[0].n_components} is the smallest number tried: try smaller ones"]
+    return []
+
+
+def _unstable(score: Score) -> list[str]:
+    if score.stability is None or score.stability >= UNSTABLE:
+        return []
+    return [
+        f"its components differ from fit to fit (stability {score.stability:.2f}): take them as a "
+        "basis, not as parts of the images"
+    ]
+
+
+def _by_stability(scores: Sequence[Score]) -> Choice:
+    stable = [score for score in scores if (score.least_stable or -1.0) >= STABLE]
+    if stable:
+        most = stable[-1]
+        reason = (
+            f"{_components(most)}: the most that come out the same from every start (stability of "
+            f"the least stable {most.least_stable:.2f}). No cells were hidden to ask about."
+        )
+        clear = most is not scores[-1]
+        if not clear:
+            reason = f"No clear answer. {reason} But it is the largest number tried."
+        return Choice(most.n_components, clear, reason, None)
+    best = max(scores, key=lambda score: score.stability or -1.0)
+    reason = (
+        f"No clear answer. {_components(best)} have the highest mean stability, "
+        f"{best.stability:.2f}, but at every number some components differ from start to start; "
+        "no cells were hidden to ask about."
+    )
+    return Choice(best.n_components, False, reason, None)
+
+
+def _components(score: Score) -> str:
+    count = score.n_components
+    return f"{count:,} component{'s' * (count != 1)}"
