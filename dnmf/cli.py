@@ -19,6 +19,7 @@ from dnmf.flags import (
     Size,
     cluster_options,
     components_option,
+    fit_options,
     force_option,
     grace_option,
     json_option,
@@ -27,6 +28,7 @@ from dnmf.flags import (
     solver_of,
     tol_option,
 )
+from dnmf.rank_command import rank
 from dnmf.version import __version__
 from dnmf.words import times
 
@@ -190,28 +192,12 @@ def plan(corpus: str, mask: str | None, trial: bool, as_json: bool, **options: A
 @click.argument("corpus")
 @click.argument("model")
 @components_option
-@click.option("--max-iter", type=int, default=200, show_default=True, help="Most passes.")
-@tol_option
-@click.option(
-    "--seed",
-    "random_state",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Seed of the random start.",
-)
-@loss_option
+@fit_options
 @click.option(
     "--init", type=click.Choice(INITS), default="random", show_default=True, help="Start of H."
 )
 @click.option(
-    "--alpha-w", "alpha_W", type=float, default=0.0, help="Penalty on the weights.  [default: 0]"
-)
-@click.option(
-    "--alpha-h", "alpha_H", type=float, help="Penalty on the components.  [default: as --alpha-w]"
-)
-@click.option(
-    "--l1-ratio", type=float, default=0.0, help="Share of the l1 norm in penalties.  [default: 0]"
+    "--n-init", type=int, default=1, show_default=True, help="Random starts; the best is kept."
 )
 @mask_option
 @click.option(
@@ -250,6 +236,7 @@ def fit(
     the pass that runs, or without that after --grace or a second signal, and with exit status 75.
     """
     from dnmf import NMF, open_corpus
+    from dnmf.beginning import remove_starts
     from dnmf.claim import claimed
     from dnmf.cluster import cluster
     from dnmf.commits import FORMAT
@@ -261,8 +248,6 @@ def fit(
 
     began = time.monotonic()
     where = {name: options.pop(name) for name in CLUSTER}
-    if options["alpha_H"] is None:
-        options["alpha_H"] = "same"
     images = open_corpus(corpus)
     stop = StopRequest(grace)
     report = stop.after(PassReport(len(images), options["tol"], options["max_iter"]))
@@ -272,6 +257,7 @@ def fit(
     if force:
         with claimed(model):
             remove_store(model, FORMAT)
+            remove_starts(model)
     with stop, cluster(**where) as place:
         say(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
         if not is_absent(model):
@@ -350,6 +336,9 @@ def reconstruct(
     with cluster(**where):
         result = write_reconstruction(fitted, images, out or "", mask=hidden, force=force)
     click.echo(repr(result)[1:-1])
+
+
+main.add_command(rank)
 
 
 @main.command()

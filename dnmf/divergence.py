@@ -80,7 +80,7 @@ class Multiplicative(Objective):
 
     def energies(self, stats: Stats, H: Array) -> Array:
         """Compute each component's share, over observed pixels; see `Objective.energies`."""
-        return np.einsum("jp,jp->j", stats.S, H)
+        return np.asarray(np.einsum("jp,jp->j", stats.S, H))
 
     def implied(self, H: Array, stats: Stats) -> Stats:
         """Give sums like these of images that H explains to the last."""

@@ -76,6 +76,37 @@ json_option = click.option(
 )
 
 
+class Penalty(click.ParamType[float | str]):
+    """A number, or what the weights have."""
+
+    name = "FLOAT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
+        """Read the value."""
+        return "same" if value == "same" else click.FLOAT.convert(value, param, ctx)
+
+
+class Ranks(click.ParamType[list[int]]):
+    """Numbers of components, and ranges of them."""
+
+    name = "K,K,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Read the value."""
+        ranks: list[int] = []
+        for part in str(value).split(","):
+            first, dash, last = part.strip().partition("-")
+            if not (first.isdigit() and (last.isdigit() or not dash)):
+                self.fail(
+                    f"{value!r} is no list of numbers of components; write them like 9,25,49 or "
+                    "4-12",
+                    param,
+                    ctx,
+                )
+            ranks += range(int(first), int(last or first) + 1)
+        return ranks
+
+
 class Loss(click.ParamType[float | str]):
     """A loss by its name, the beginning of its name, or its beta."""
 
@@ -120,6 +151,45 @@ mask_option = click.option(
     metavar="ZARR",
     help="Boolean Zarr array (images, pixels), true where a pixel is to be ignored.",
 )
+
+
+def fit_options(command: Command) -> Command:
+    """Give a command the flags that say what is minimised, and when to stop."""
+    for option in (
+        click.option(
+            "--l1-ratio",
+            type=float,
+            default=0.0,
+            help="Share of the l1 norm in penalties.  [default: 0]",
+        ),
+        click.option(
+            "--alpha-h",
+            "alpha_H",
+            type=Penalty(),
+            default="same",
+            help="Penalty on the components.  [default: as --alpha-w]",
+        ),
+        click.option(
+            "--alpha-w",
+            "alpha_W",
+            type=float,
+            default=0.0,
+            help="Penalty on the weights.  [default: 0]",
+        ),
+        loss_option,
+        click.option(
+            "--seed",
+            "random_state",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Seed of the random start.",
+        ),
+        tol_option,
+        click.option("--max-iter", type=int, default=200, show_default=True, help="Most passes."),
+    ):
+        command = option(command)
+    return command
 
 
 class BlockProgress:

@@ -308,7 +308,8 @@ def _shuffled(together: list[Array], size: int, rng: np.random.Generator) -> lis
     pieces = [some for part in together for some in batches_of(rng.permutation(part), size)]
     if len(together) <= 1:
         return pieces
-    batches, waiting = [], []
+    batches: list[Array] = []
+    waiting: list[Array] = []
     for i in rng.permutation(len(pieces)):
         waiting.append(pieces[i])
         if sum(map(len, waiting)) >= size:

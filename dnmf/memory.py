@@ -277,6 +277,11 @@ class Room:
         """Bytes that it takes of this process."""
         return sizes.driver(self.held, 0 if self.workers else self.threads)
 
+    def words(self, sizes: Sizes | Together) -> str:
+        """Say what it takes, in words."""
+        worker = f"{size(self.worker_bytes(sizes))} on a worker, " if self.workers else ""
+        return f"{worker}{size(self.driver_bytes(sizes))} in this process"
+
     def lacks(self, sizes: Sizes | Together) -> str | None:
         """Say what a fit needs and there is not; None if it fits."""
         needed = self.worker_bytes(sizes)
@@ -360,13 +365,17 @@ def groups_that_fit(blocks: Blocks, models: Sequence[tuple[Objective, int, bool]
             require_memory(blocks, *models[first][:2])
         groups.append(slice(first, first + max(count, 1)))
         first = groups[-1].stop
-    if len(groups) > 1:
-        counts = ", ".join(str(len(models[some])) for some in groups)
+    words = room.words(together(max(groups, key=lambda some: len(models[some]))))
+    if len(groups) == 1:
+        log.info("%d models together take about %s", len(models), words)
+    else:
+        each = ", ".join(str(len(models[some])) for some in groups)
         log.warning(
-            "%d models together need about %s: they run in groups of %s, which each read X anew",
+            "there is no memory for %d models together: they run in groups of %s, which each read "
+            "X on their own and take about %s",
             len(models),
-            room.lacks(together(everything)),
-            counts,
+            each,
+            words,
         )
     return groups
 

@@ -126,7 +126,7 @@ class Objective(ABC):
         -------
         ndarray of shape (d,), float64
         """
-        return np.einsum("jp,jp->j", stats.S @ H, H)
+        return np.asarray(np.einsum("jp,jp->j", stats.S @ H, H))
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""

@@ -26,6 +26,9 @@ from dnmf.validation import is_int, is_real, require, require_even_blocks, seed_
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+LEAST_IMAGES = 10
+"""From which on a bootstrap sample has some, but for one draw in 20,000."""
+
 MOST_HIDDEN = 0.5
 """Share of the cells that may be hidden: with fewer visible ones, others models are asked about."""
 
@@ -174,13 +177,14 @@ def rank_sweep(
     """
     ranks = _ranks(n_components)
     _check(n_init, holdout)
+    seed = seed_of(random_state)
     model = NMF(
         ranks[0],
         solver=solver,
         beta_loss=beta_loss,
         tol=tol,
         max_iter=max_iter,
-        random_state=seed_of(random_state),
+        random_state=seed,
         alpha_W=alpha_W,
         alpha_H=alpha_H,
         l1_ratio=l1_ratio,
@@ -190,7 +194,7 @@ def rank_sweep(
     model.check_parameters()
     X = validated(model, X, reset=True)
     blocks = blocks_of(X, sample_weight, mask, model.rules())
-    _require_cells(blocks, holdout)
+    looked = _require_cells(blocks, holdout)
     runs = _runs(model, X, blocks, mask, ranks, n_init, holdout)
     place = None if checkpoint is None else os.fspath(checkpoint)
     with claimed(place):
@@ -200,17 +204,17 @@ def rank_sweep(
         ran = run_together(
             blocks,
             runs,
-            seed=model.random_state,
+            seed=seed,
             tol=tol,
             max_iter=max_iter,
             place=place,
             on_pass=on_pass,
         )
         if place is not None:
-            finish_sweep(place, ran.n_reads)
+            finish_sweep(place, looked + ran.n_reads)
             return load_sweep(place)
     ended = map(Ended, (run.fit for run in runs), ran.states, ran.reasons)
-    return _result(list(ended), ran.n_reads)
+    return _result(list(ended), looked + ran.n_reads)
 
 
 def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
@@ -279,23 +283,24 @@ def _range_of(block: Block) -> Range:
     return Range(float(X.min()), float(X.max())) if X.size else Range(np.inf, -np.inf)
 
 
-def _require_cells(blocks: Blocks, holdout: float) -> None:
-    """Refuse X without cells to hide, or without differences to explain."""
-    n, p = blocks.shape
-    if holdout and p < 2:
+def _require_cells(blocks: Blocks, holdout: float) -> float:
+    """Refuse X without cells to hide, or without differences to explain; give the reads it took."""
+    (n, p), (start, stop) = blocks.shape, blocks.ranges[0]
+    if holdout and (n < LEAST_IMAGES or p < 2):
         raise DataError(
-            f"X has images of {p} pixel: hidden cells need others to be told from; holdout=0 "
-            "hides none"
+            f"X has {n} images of {p} pixels; to hide cells and draw images again takes at least "
+            f"{LEAST_IMAGES} images of 2 pixels: holdout=0 hides none"
         )
     first = blocks.map_sum(_range_of, only=[0], check=False)
     if first.high > first.low or not np.isfinite(first.low):
-        return  # or the first pass will name what cannot be factorised
+        return (stop - start) / n  # or the first pass will name what cannot be factorised
     whole = blocks.map_sum(_range_of, check=False)
     if whole.low == whole.high:
         raise DataError(
             f"every pixel of the {n:,} images is {whole.low:g}: one component explains them all, "
             "and there is nothing to choose a number by"
         )
+    return 1 + (stop - start) / n
 
 
 def _runs(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
+from dnmf.runs import Progress
 from dnmf.solver import State
 from dnmf.words import clock
 
@@ -55,6 +56,26 @@ class PassReport:
         say(line, self.out, live=True)
 
 
+class SweepReport:
+    """Prints a pass of many models: how many go on, and its time."""
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.first: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Report a pass."""
+        now = time.monotonic()
+        seconds, self.since = now - self.since, now
+        line = f"pass {progress.n_pass:3d}   {progress.going} of {progress.models} models go on"
+        if progress.groups > 1:
+            line += f"   (group {progress.group} of {progress.groups})"
+        if self.first == progress.group:  # the first pass is timed with the starts before it
+            line += f"   {clock(seconds)} a pass"
+        self.first = progress.group
+        say(line, live=True)
+
+
 def say(line: str, out: TextIO | None = None, *, live: bool = False) -> None:
     """Print a line: on a terminal a live one replaces itself, in a log each has its time."""
     out = out or sys.stderr
@@ -73,10 +94,12 @@ class Warnings(logging.Handler):
 
     def __enter__(self) -> Warnings:
         logging.getLogger("dnmf").addHandler(self)
+        logging.getLogger("dnmf").setLevel(logging.INFO)
         return self
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger("dnmf").removeHandler(self)
+        logging.getLogger("dnmf").setLevel(logging.NOTSET)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say a record."""

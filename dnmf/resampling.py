@@ -178,9 +178,9 @@ def hashed(seed: int, stream: int, numbers: Array) -> Array:
 def _mixed(x: Array) -> Array:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.asarray(x ^ (x >> np.uint64(31)))
 
 
 def _below(count: int, hashes: Array) -> Array:
     """Map hashes to numbers below a count."""
-    return (hashes % np.uint64(count)).astype(np.int64)
+    return np.asarray(hashes % np.uint64(count)).astype(np.int64)

@@ -41,7 +41,7 @@ def silhouettes(fits: Sequence[Array]) -> Array:
     for _ in range(ROUNDS):
         unit = [U[matching(means, U)] for U in unit]
         means = sum(unit[1:], unit[0]) / len(unit)
-    return np.mean([_silhouettes(U, means, len(unit)) for U in unit], axis=0)
+    return np.asarray(np.mean([_silhouettes(U, means, len(unit)) for U in unit], axis=0))
 
 
 def matching(one: Array, other: Array) -> Array:
@@ -57,7 +57,7 @@ def matching(one: Array, other: Array) -> Array:
 
 def _unit(H: Array) -> Array:
     sizes = np.linalg.norm(H, axis=1, keepdims=True)
-    return np.divide(H, sizes, out=np.zeros_like(H), where=sizes > 0)
+    return np.asarray(np.divide(H, sizes, out=np.zeros_like(H), where=sizes > 0))
 
 
 def _silhouettes(U: Array, means: Array, count: int) -> Array:
@@ -66,7 +66,7 @@ def _silhouettes(U: Array, means: Array, count: int) -> Array:
     own = np.einsum("jp,jp->j", U, U)
     a = 1 - (count * cosines.diagonal() - own) / (count - 1)
     if len(U) == 1:
-        return 1 - a
+        return np.asarray(1 - a)
     np.fill_diagonal(cosines, -1)
     b = 1 - cosines.max(axis=1)
-    return (b - a) / np.maximum(np.maximum(a, b), np.finfo(float).tiny)
+    return np.asarray((b - a) / np.maximum(np.maximum(a, b), np.finfo(float).tiny))

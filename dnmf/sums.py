@@ -137,7 +137,8 @@ class Stats(_Travels):
     def scaled(self, factor: float) -> Stats:
         """Weigh all the images behind the sums by a factor."""
         *sums, written, held_out = vars(self).values()
-        return Stats(*(factor * value for value in sums), written, factor * held_out)
+        scaled = Stats(*(factor * value for value in sums))
+        return replace(scaled, written=written, held_out=factor * held_out)
 
     def blend(
         self, keep: float, parts: Sequence[Stats], of: Sequence[str] = ("S", "T", "xx")

@@ -17,7 +17,7 @@ from dnmf.checkpoint import Checkpoint, open_checkpoint
 from dnmf.commits import group_json
 from dnmf.errors import CheckpointError
 from dnmf.objects import METADATA, Objects
-from dnmf.output import is_absent, new_store, read_record, remove_remains
+from dnmf.output import is_absent, is_url, new_store, read_record, remove_remains
 from dnmf.trust import is_count
 
 FORMAT = "dnmf-sweep"
@@ -48,7 +48,8 @@ def finish_sweep(path: str, n_reads: float) -> None:
 
 def _write(path: str, n_reads: float | None) -> None:
     objects = Objects(path)
-    os.makedirs(path, exist_ok=True) if "://" not in path else None
+    if not is_url(path):
+        os.makedirs(path, exist_ok=True)
     record = {"format": FORMAT, "version": VERSION, "n_reads": n_reads}
     objects.put(METADATA, group_json(record))
     objects.settle()
@@ -68,8 +69,9 @@ def require_sweep(path: str) -> float | None:
             f"{path} has sweep format {str(version)[:80]}; this dnmf reads {VERSION}: upgrade "
             "dnmf, or choose another path"
         )
-    is_number = isinstance(n_reads, (int, float)) and not isinstance(n_reads, bool)
-    return float(n_reads) if is_number else None
+    if isinstance(n_reads, (int, float)) and not isinstance(n_reads, bool):
+        return float(n_reads)
+    return None
 
 
 def models_in(path: str) -> list[str]:

@@ -1,10 +1,11 @@
-"""Read all of a corpus, weights or a model, and say what is damaged."""
+"""Read all of a corpus, weights, a model or a sweep, and say what is damaged."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from dnmf.checkpoint import verify_checkpoint
@@ -14,6 +15,8 @@ from dnmf.errors import CorpusError
 from dnmf.layout import FORMAT as CORPUS
 from dnmf.output import is_absent, read_record
 from dnmf.pool import each_block
+from dnmf.sweep import FORMAT as SWEEP
+from dnmf.sweep import models_in
 from dnmf.weights import FORMAT as WEIGHTS
 from dnmf.weights import Weights, open_weights
 
@@ -45,7 +48,7 @@ class Verification:
     Attributes
     ----------
     kind : str
-        ``"corpus"``, ``"weights"`` or ``"model"``.
+        ``"corpus"``, ``"weights"``, ``"model"`` or ``"sweep"``.
     path : str
     blocks : int
         Blocks that were read.
@@ -72,10 +75,11 @@ class Verification:
 def verify(
     path: str | os.PathLike[str], *, on_block: Callable[[int, int], None] = lambda done, total: None
 ) -> Verification:
-    """Check a corpus, weights or a model, block by block.
+    """Check a corpus, weights, a model or a sweep, block by block.
 
     Blocks of a corpus and of weights are read in parallel: on the active Dask client if there is
-    one, else on threads. A model is read in order, its newest passes last.
+    one, else on threads. A model is read in order, its newest passes last, and so are those of a
+    sweep.
 
     Parameters
     ----------
@@ -96,6 +100,9 @@ def verify(
     kind = str((read_record(location) or {}).get("format"))
     if kind == MODEL:
         return Verification("model", location, 0, list(map(Finding, verify_checkpoint(location))))
+    if kind == SWEEP:
+        each = chain.from_iterable(map(verify_checkpoint, models_in(location)))
+        return Verification("sweep", location, 0, list(map(Finding, each)))
     if kind not in (CORPUS, WEIGHTS):
         return _unknown(location)
     name = kind.removeprefix("dnmf-")
@@ -120,6 +127,6 @@ def _unknown(path: str) -> Verification:
     if is_absent(path):
         raise CorpusError(f"{path}: nothing is there")
     raise CorpusError(
-        f"{path} is neither a corpus nor weights nor a model of dnmf's, or its zarr.json is "
+        f"{path} is no corpus, weights, model or sweep of dnmf's, or its zarr.json is "
         "damaged: restore that from a copy"
     )
