@@ -63,6 +63,7 @@ class Resample:
 
     def __call__(self, block: Block) -> Resampled:
         """Resample a block; its images are put in the order of their groups."""
+        block = block.numbered()  # before it is sorted
         groups = self._groups(block)
         order = np.argsort(groups, kind="stable")
         whole, groups = block.take(order), groups[order]
