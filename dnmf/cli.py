@@ -135,6 +135,11 @@ def info(path: str, as_json: bool) -> None:
     if as_json:
         click.echo(json_.dumps(facts))
         return
+    if facts["kind"] == "sweep":
+        from dnmf import load_sweep
+
+        click.echo(f"kind  sweep\npath  {path}\n\n{load_sweep(path)}")
+        return
     width = max(map(len, facts))
     for name, value in facts.items():
         click.echo(f"{name.replace('_', ' '):{width}}  {_plain(value)}")

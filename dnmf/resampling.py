@@ -86,7 +86,11 @@ class Resample:
         return _below(BUCKETS, hashed(0, _BUCKETS, block.numbers))
 
     def _draws(self, block: Block) -> Array:
-        """Draw how often an image is in the bootstrap sample: of many images, Poisson's law."""
+        """Draw how often an image is in the bootstrap sample: of many images, Poisson's law.
+
+        Each image for itself, so no block needs to know of the others (Oza and Russell, Online
+        bagging and boosting, AISTATS 2001).
+        """
         uniform = hashed(self.seed, _DRAWS, block.numbers) / 2.0**64
         counts: Array = np.searchsorted(_POISSON, uniform, side="right").astype(np.float64)
         return counts

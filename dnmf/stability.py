@@ -1,9 +1,10 @@
 """Whether components come out the same from other starts and other samples of the images.
 
-As in NMFk (Alexandrov and Stratton, arXiv:1403.1550, 2014; Vangara et al., IEEE Access 9, 2021):
-components of several fits are put into clusters, one of each fit in every cluster, and silhouettes
-say how much closer they are to their own cluster than to the next. All is done on components, in
-d x p numbers for each fit; no matrix over images is made.
+Components of several fits are put into clusters, one of each fit in every cluster, and silhouettes
+(Rousseeuw, J. Comput. Appl. Math. 20, 1987) say how much closer they are to their own cluster than
+to the next: Alexandrov, Nik-Zainal, Wedge, Campbell and Stratton, Cell Reports 3(1), 2013, on
+bootstrap samples; NMFk (Alexandrov and Vesselinov, Water Resources Research 50(9), 2014). All is
+done on components, in d x p numbers for each fit; no matrix over images is made.
 """
 
 from __future__ import annotations

@@ -458,3 +458,91 @@ class TestWhatIsMinimised:
             done = run(*line, "--mask", str(tmp_path / name), status=1)
             assert words in " ".join(done.stderr.split())
             assert not (tmp_path / "m").exists()
+
+
+@pytest.fixture(scope="module")
+def swept(corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("rank") / "digits.sweep"
+    line = ("rank", corpus.path, path, "-k", "4,2", "--seeds", 2, "--tol", 0.01)
+    return path, line, run(*line)
+
+
+class TestRank:
+    def test_says_what_it_does_and_recommends(self, swept):
+        _, _, result = swept
+        log = result.stderr.splitlines()
+        assert "28 x 28 uint8" in log[0]
+        assert "to 4, 2 components on" in log[0]
+        assert "8 models together take about" in log[1]
+        passes = [line for line in log if " pass " in line]
+        assert "   0 of 8 models go on" in passes[-1]
+        lines = result.stdout.splitlines()
+        assert lines[2].startswith("->       4 ")
+        assert "No clear answer. 4 components" in result.stdout
+        assert "reads of the corpus for all models" in lines[-1]
+
+    def test_the_same_line_again_reads_nothing(self, swept):
+        _, line, first = swept
+        again = run(*line)
+        assert again.stdout == first.stdout
+        assert "is there: going on from its last commits" in again.stderr
+        assert " pass " not in again.stderr
+
+    def test_json_is_one_object(self, swept):
+        path, line, _ = swept
+        facts = json.loads(run(*line, "--json").stdout)
+        assert facts["best_n_components"] == 4
+        assert facts["clear"] is False
+        assert [row["n_components"] for row in facts["table"]] == [2, 4]
+        assert facts["path"] == str(path)
+        told = json.loads(run("info", path, "--json").stdout)
+        assert told["kind"] == "sweep"
+        assert told["table"] == facts["table"]
+
+    def test_info_for_people(self, swept):
+        lines = run("info", swept[0]).stdout.splitlines()
+        assert lines[0].split() == ["kind", "sweep"]
+        assert any(line.split()[:2] == ["->", "4"] for line in lines)
+
+    def test_verify(self, swept):
+        assert "sweep, all as written" in run("verify", swept[0]).stdout
+
+    def test_each_model_is_for_the_other_commands(self, swept, corpus, tmp_path):
+        model = swept[0] / "k0004-whole-0"
+        run("transform", model, corpus.path, tmp_path / "w.zarr")
+        assert dnmf.open_weights(tmp_path / "w.zarr").shape == (700, 4)
+
+    def test_force_begins_anew_and_takes_nothing_else(self, corpus, swept, fitted, tmp_path):
+        path = tmp_path / "s"
+        line = ("rank", corpus.path, path, "-k", "2", "--seeds", 1, "--tol", 0.01)
+        run(*line)
+        refused = run(*line, "--holdout", 0.2, status=1)
+        assert "hidden was 0.1, is 0.2" in refused.stderr
+        run(*line, "--holdout", 0.2, "--force")
+        refused = run("rank", corpus.path, fitted, "-k", "2", "--force", status=1)
+        assert "does not replace" in refused.stderr
+
+    @pytest.mark.parametrize(
+        ("ranks", "status", "words"),
+        [
+            ("", 2, "is no list of numbers of components; write them like 9,25,49 or 4-12"),
+            ("9;25", 2, "is no list of numbers"),
+            ("4-2", 1, "n_components is []; it must be a list of one int >= 1 or more"),
+            ("0,3", 1, "n_components is [0, 3]"),
+            ("3,2-4", 1, "n_components repeats [3]"),
+        ],
+    )
+    def test_numbers_that_are_none(self, corpus, tmp_path, ranks, status, words):
+        result = run("rank", corpus.path, tmp_path / "s", "-k", ranks, status=status)
+        assert words in result.stderr
+        assert not (tmp_path / "s").exists()
+
+    def test_too_much_hidden(self, corpus, tmp_path):
+        line = ("rank", corpus.path, tmp_path / "s", "-k", "2,3", "--holdout", "1.5")
+        assert "as many hidden cells as cells" in run(*line, status=1).stderr
+
+    def test_starts_of_a_fit(self, corpus, tmp_path):
+        result = run("fit", corpus.path, tmp_path / "m", "-k", 4, "--n-init", 2, "--tol", 0.01)
+        assert "error" in result.stdout
+        assert dnmf.load(tmp_path / "m").n_init == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["m"]

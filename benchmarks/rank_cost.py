@@ -1,0 +1,72 @@
+"""What a sweep over numbers of components costs beside separate fits, in reads and in seconds.
+
+    python benchmarks/rank_cost.py MNIST_FOLDER [--ranks 9 25 49 100] [--seeds 3] [--json FILE]
+
+Both read the same corpus on disk, one after the other: `rank_sweep` without hidden cells, which fits
+what `NMF` fits, one call for each number and seed; and `rank_sweep` as it is by default, with as
+many models more that cells are hidden from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import about, load
+
+import dnmf
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[9, 25, 49, 100])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    facts = about()
+    print(facts)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/x.npy", load(arguments.folder).reshape(-1, 28, 28))
+        X = dnmf.ingest(f"{folder}/x.npy", f"{folder}/x.zarr")
+        dnmf.NMF(4, tol=1e-2).fit(X, mask=np.zeros(X.shape, bool))  # not timed: loads the kernels
+        rows = [
+            separately(X, arguments.ranks, arguments.seeds),
+            together(X, arguments.ranks, arguments.seeds, 0.0),
+            together(X, arguments.ranks, arguments.seeds, 0.1),
+        ]
+    print("| | models | reads | seconds |\n|---|---|---|---|")
+    for row in rows:
+        print("| {what} | {models} | {reads:.3g} | {seconds:.1f} |".format(**row))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"about": facts, "rows": rows}, indent=1))
+
+
+def separately(X: dnmf.Corpus, ranks: list[int], seeds: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    fits = [dnmf.NMF(k, random_state=seed).fit(X) for k in ranks for seed in range(seeds)]
+    seconds = time.perf_counter() - began
+    reads = sum(fit.n_reads_ for fit in fits)
+    return {"what": "fits one by one", "models": len(fits), "reads": reads, "seconds": seconds}
+
+
+def together(X: dnmf.Corpus, ranks: list[int], seeds: int, holdout: float) -> dict[str, Any]:
+    began = time.perf_counter()
+    sweep = dnmf.rank_sweep(X, ranks, n_init=seeds, holdout=holdout)
+    seconds = time.perf_counter() - began
+    print(sweep)
+    return {
+        "what": "`rank_sweep`" if holdout else "`rank_sweep(holdout=0)`",
+        "models": len(ranks) * seeds * (2 if holdout else 1),
+        "reads": sweep.n_reads_,
+        "seconds": seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()
