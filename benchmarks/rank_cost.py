@@ -2,9 +2,9 @@
 
     python benchmarks/rank_cost.py MNIST_FOLDER [--ranks 9 25 49 100] [--seeds 3] [--json FILE]
 
-Both read the same corpus on disk, one after the other: `rank_sweep` without hidden cells, which fits
-what `NMF` fits, one call for each number and seed; and `rank_sweep` as it is by default, with as
-many models more that cells are hidden from.
+All read the same corpus on disk, one after the other: `NMF`, one call for each number and seed;
+`rank_sweep` without hidden cells, which fits the same; and `rank_sweep` as it is by default, with
+as many models more that cells are hidden from.
 """
 
 from __future__ import annotations
