@@ -118,6 +118,8 @@ def sheet(
 ) -> Figure:
     """Draw rows of images, each with its name, on one scale: from zero to the first row's maximum.
 
+    Missing pixels of grey images stay white.
+
     Parameters
     ----------
     rows : dict of str to ndarray of shape (m, p)
@@ -132,7 +134,7 @@ def sheet(
     """
     first = next(iter(rows.values()))
     shape = drawable(image_shape)
-    top = float(first.max()) or 1.0
+    top = float(np.nan_to_num(first).max()) or 1.0
     figure = Figure(figsize=(0.9 * len(first) + 1.1, 0.9 * len(rows) * shape[0] / shape[1] + 0.7))
     axes = figure.subplots(len(rows), len(first), squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
@@ -148,8 +150,9 @@ def sheet(
 
 
 def relative_error(images: Array, again: Array) -> float:
-    """Give the norm of what is left of the images, over theirs."""
-    return float(np.linalg.norm(images - again) / (np.linalg.norm(images) or 1.0))
+    """Give the norm of what is left of the images, over theirs; missing pixels do not count."""
+    left = np.linalg.norm(np.nan_to_num(images - again))
+    return float(left / (np.linalg.norm(np.nan_to_num(images)) or 1.0))
 
 
 def loss_curve(model: NMF) -> Figure:

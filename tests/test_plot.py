@@ -89,6 +89,20 @@ def test_reconstructions(model, corpus):
     assert "relative error" in figure.get_suptitle()
 
 
+def test_missing_pixels_are_left_out(digits):
+    X = digits[:50].astype(np.float32)
+    X[:, 400] = np.nan
+    model = dnmf.NMF(3, missing="ignore", max_iter=2, tol=0, random_state=0).fit(X)
+    figure = plot.reconstructions(model, X[:4])
+    again = model.inverse_transform(model.transform(X[:4]))
+    seen = ~np.isnan(X[:4])
+    error = np.linalg.norm((X[:4] - again)[seen]) / np.linalg.norm(X[:4][seen])
+    assert figure.get_suptitle().endswith(f"{100 * error:.1f} %")
+    drawn = panels(figure)[0].images[0].get_array()
+    assert np.isnan(drawn.data).sum() == 1
+    assert np.nanmax(drawn.data) == X[0][seen[0]].max() / X[:4][seen].max()
+
+
 def test_loss_curve(model):
     figure = plot.loss_curve(model)
     (line,) = figure.axes[0].lines
