@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -29,9 +31,21 @@ COMPONENTS_CMAP = "magma"
 
 MAX_COMPONENTS = 100
 
+BLUE = "#31688e"
+"""Of a curve; from the middle of viridis, told from black and from orange by everyone."""
+
+SMALL_TEXT = 0.14
+"""Height of a line of small text under an image, in inches."""
+
+LINE = 120
+"""Characters in a line of an inch at a font size of one point, rather fewer than more."""
+
 
 def components(model: NMF, *, columns: int | None = None) -> Figure:
     """Draw the components as images, each scaled from zero to its own maximum.
+
+    They are sorted by their shares of the reconstruction, the largest first, with each share under
+    its image. A model from `partial_fit` alone knows no shares, and keeps its order.
 
     Parameters
     ----------
@@ -47,20 +61,29 @@ def components(model: NMF, *, columns: int | None = None) -> Figure:
     shown = min(model.n_components_, MAX_COMPONENTS)
     columns = columns or math.ceil(math.sqrt(shown))
     rows = math.ceil(shown / columns)
-    shape = _drawable(model.image_shape_)
+    shape = drawable(model.image_shape_)
+    order, shares = _by_share(model)
     cell = max(0.9, 3.6 / columns)  # inches
-    figure = Figure(figsize=(columns * cell, rows * cell * shape[0] / shape[1] + 0.5))
+    line = 0.0 if shares is None else SMALL_TEXT
+    height = rows * (cell * shape[0] / shape[1] + line) + line + 0.4
+    figure = Figure(figsize=(columns * cell, height))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for j, axis in enumerate(axes):
-        axis.set_axis_off()
-        if j < shown:
-            image = model.components_[j].reshape(shape)
-            top = float(image.max()) or 1.0
-            axis.imshow(
-                image / top if image.ndim == 3 else image, cmap=COMPONENTS_CMAP, vmin=0, vmax=top
-            )
+    for axis in axes:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, j in zip(axes, order[:shown], strict=False):
+        image = model.components_[j].reshape(shape)
+        top = float(image.max()) or 1.0
+        axis.imshow(
+            image / top if image.ndim == 3 else image, cmap=COMPONENTS_CMAP, vmin=0, vmax=top
+        )
+        if shares is not None:
+            axis.set_xlabel(_percent(shares[j]), fontsize=7, labelpad=2)
+    if shares is not None:
+        squared = model.beta_loss in ("frobenius", 2)
+        what = "reconstruction's energy" if squared else "reconstruction"
+        figure.supxlabel(f"sorted by share of the {what}", fontsize=8)
     more = f" (first {shown})" if shown < model.n_components_ else ""
-    _title(figure, f"{model.n_components_} components{more}")
+    set_title(figure, f"{model.n_components_} components{more}")
     return figure
 
 
@@ -80,24 +103,56 @@ def reconstructions(model: NMF, images: Array, *, labels: Sequence[str] | None =
     matplotlib.figure.Figure
     """
     flat = np.asarray(images).reshape(len(images), -1)
-    shape = _drawable(model.image_shape_)
     again = model.inverse_transform(model.transform(flat))
-    top = float(flat.max()) or 1.0
-    figure = Figure(figsize=(0.9 * len(flat) + 1.1, 1.8 * shape[0] / shape[1] + 0.7))
-    axes = figure.subplots(2, len(flat), squeeze=False)
-    for row, (name, pictures) in enumerate((("original", flat), ("reconstruction", again))):
-        for column, picture in enumerate(pictures):
-            axis = axes[row, column]
+    figure = sheet({"original": flat, "reconstruction": again}, model.image_shape_, labels)
+    error = relative_error(flat, again)
+    set_title(
+        figure,
+        f"{model.n_components_} components, relative error of these images {100 * error:.1f} %",
+    )
+    return figure
+
+
+def sheet(
+    rows: Mapping[str, Array], image_shape: tuple[int, ...], labels: Sequence[str] | None
+) -> Figure:
+    """Draw rows of images, each with its name, on one scale: from zero to the first row's maximum.
+
+    Missing pixels of grey images stay white.
+
+    Parameters
+    ----------
+    rows : dict of str to ndarray of shape (m, p)
+    image_shape : tuple of int
+    labels : sequence of str, optional
+        Under the columns.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Its axes are those of the first row, then those of the second, and so on.
+    """
+    first = next(iter(rows.values()))
+    shape = drawable(image_shape)
+    top = float(np.nan_to_num(first).max()) or 1.0
+    figure = Figure(figsize=(0.9 * len(first) + 1.1, 0.9 * len(rows) * shape[0] / shape[1] + 0.7))
+    axes = figure.subplots(len(rows), len(first), squeeze=False)
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
             axis.set(xticks=[], yticks=[], frame_on=False)
             axis.imshow(np.clip(picture / top, 0, 1).reshape(shape), cmap="gray", vmin=0, vmax=1)
-            if labels is not None and row == 1:
-                axis.set_xlabel(labels[column], fontsize=7)
-        axes[row, 0].set_ylabel(
+        line[0].set_ylabel(
             name, rotation=0, horizontalalignment="right", verticalalignment="center", fontsize=10
         )
-    error = np.linalg.norm(flat - again) / (np.linalg.norm(flat) or 1.0)
-    _title(figure, f"{model.n_components_} components, relative error of these images {error:.1%}")
+    for axis, label in zip(axes[-1], labels or [], strict=False):
+        axis.set_xlabel(label, fontsize=7)
     return figure
+
+
+def relative_error(images: Array, again: Array) -> float:
+    """Give the norm of what is left of the images, over theirs; missing pixels do not count."""
+    left = np.linalg.norm(np.nan_to_num(images - again))
+    return float(left / (np.linalg.norm(np.nan_to_num(images)) or 1.0))
 
 
 def loss_curve(model: NMF) -> Figure:
@@ -117,16 +172,15 @@ def loss_curve(model: NMF) -> Figure:
     errors = np.sqrt(2 * model.loss_history_)
     figure = Figure(figsize=(6, 3.6))
     axis = figure.subplots()
-    axis.plot(np.arange(1, len(errors) + 1), errors, marker="o", markersize=3.5, color="#31688e")
+    axis.plot(np.arange(1, len(errors) + 1), errors, marker="o", markersize=3.5, color=BLUE)
     axis.set(xlabel="pass over the corpus", ylabel=_what_is_lowered(model))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     low, high = axis.get_ylim()
     decimals = max(0, math.ceil(1 - math.log10(high - low)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.{decimals}f}")
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    set_frame(axis)
     reason = {"converged": "converged", "max_iter": "stopped at max_iter"}
-    _title(
+    set_title(
         figure,
         f"{model.n_components_} components: {errors[-1]:,.8g} after {model.n_iter_} passes "
         f"({model.n_reads_:.3g} reads), {reason.get(model.stop_reason_, 'unfinished')}",
@@ -158,16 +212,61 @@ def write_plots(
         figures["loss"] = loss_curve(model)
     if corpus is not None:
         require_same_pixels(model, corpus)
-        rows = np.linspace(0, len(corpus) - 1, min(n_images, len(corpus))).astype(int)
-        labels = [str(row) for row in rows]
-        figures["reconstructions"] = reconstructions(model, corpus.images(rows), labels=labels)
+        images, labels = examples_of(corpus, n_images)
+        figures["reconstructions"] = reconstructions(model, images, labels=labels)
+    return write_figures(figures.items(), folder)
+
+
+def examples_of(corpus: Corpus, n_images: int) -> tuple[Array, list[str]]:
+    """Read images evenly spaced over the corpus, and name them by their rows."""
+    rows = np.linspace(0, len(corpus) - 1, min(n_images, len(corpus))).astype(int)
+    return corpus.images(rows), [str(row) for row in rows]
+
+
+def write_figures(
+    figures: Iterable[tuple[str, Figure]], folder: str | os.PathLike[str]
+) -> list[Path]:
+    """Write figures, each with its name, as PNG files; makes the folder."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, figure in figures.items():
+    for name, figure in figures:
         written.append(target / f"{name}.png")
         figure.savefig(written[-1], dpi=150)
     return written
+
+
+def set_frame(axis: Axes) -> None:
+    """Give a diagram a faint grid, and axes on the left and below alone."""
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def wrapped(figure: Figure, text: str, size: int) -> str:
+    """Break text into lines that fit a figure's width; size is that of the font, in points."""
+    return textwrap.fill(text, int(figure.get_figwidth() * LINE / size))
+
+
+def set_title(figure: Figure, text: str, size: int = 11) -> None:
+    """Title a figure and lay it out, last of all."""
+    figure.suptitle(wrapped(figure, text, size), fontsize=size)
+    figure.set_layout_engine("constrained", h_pad=0.03, w_pad=0.03)
+
+
+def _by_share(model: NMF) -> tuple[Array, Array | None]:
+    """Give the order of the components on a sheet, and their shares where they are known."""
+    shares = getattr(model, "energy_shares_", None)
+    if shares is None:
+        return np.arange(model.n_components_), None
+    return np.argsort(-shares, kind="stable"), shares
+
+
+def _percent(share: float) -> str:
+    """Write a share with two digits, and none for a component that is empty."""
+    value = 100 * share
+    if value == 0 or value >= 9.95:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if value >= 0.05 else "< 0.1 %"
 
 
 def _what_is_lowered(model: NMF) -> str:
@@ -179,7 +278,7 @@ def _what_is_lowered(model: NMF) -> str:
     return f"error  √(2 D), {model.beta_loss}"
 
 
-def _drawable(image_shape: tuple[int, ...]) -> tuple[int, ...]:
+def drawable(image_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Give the shape to draw an image in; a flat one of a square number of pixels is square."""
     if len(image_shape) == 2:
         return image_shape
@@ -192,8 +291,3 @@ def _drawable(image_shape: tuple[int, ...]) -> tuple[int, ...]:
         f"images of shape {image_shape} cannot be drawn; allowed are (h, w), (h, w, 3) and a "
         "square number of pixels: set model.image_shape_ = (h, w)"
     )
-
-
-def _title(figure: Figure, text: str, size: int = 11) -> None:
-    figure.suptitle(text, fontsize=size)
-    figure.set_layout_engine("constrained", h_pad=0.03, w_pad=0.03)

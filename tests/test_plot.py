@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,9 +32,43 @@ def test_components(model):
     drawn = panels(figure)
     assert len(drawn) == 10
     assert drawn[3].images[0].get_array().shape == (28, 28)
-    assert (drawn[3].images[0].get_array() == model.components_[3].reshape(28, 28)).all()
+    for axis, j in zip(drawn, np.argsort(-model.energy_shares_), strict=True):
+        assert (axis.images[0].get_array() == model.components_[j].reshape(28, 28)).all()
     assert {axis.images[0].norm.vmin for axis in drawn} == {0}
     assert figure.get_suptitle() == "10 components"
+    assert figure.get_supxlabel() == "sorted by share of the reconstruction's energy"
+
+
+def test_each_component_has_its_share_under_it(model):
+    model = copy.copy(model)
+    model.energy_shares_ = np.array([0.0421, 0.31, 0, 0.0004, 0.3, 0.3, 0.0996, 0.003, 0.002, 1e-9])
+    drawn = panels(plot.components(model))
+    assert [axis.get_xlabel() for axis in drawn] == [
+        *("31 %", "30 %", "30 %", "10 %", "4.2 %", "0.3 %", "0.2 %", "< 0.1 %", "< 0.1 %", "0 %")
+    ]
+    equal = [axis.images[0].get_array().ravel() for axis in drawn[1:3]]
+    assert (equal == model.components_[4:6]).all()
+
+
+def test_components_without_shares_keep_their_order(digits):
+    model = dnmf.NMF(4, random_state=0).partial_fit(digits)
+    figure = plot.components(model)
+    for axis, H in zip(panels(figure), model.components_, strict=True):
+        assert (axis.images[0].get_array().ravel() == H).all()
+        assert axis.get_xlabel() == ""
+    assert figure.get_supxlabel() == ""
+
+
+def test_shares_of_other_losses_are_not_called_energy(digits):
+    model = dnmf.NMF(2, solver="mu", beta_loss="kullback-leibler", max_iter=1, tol=0).fit(digits)
+    assert plot.components(model).get_supxlabel() == "sorted by share of the reconstruction"
+
+
+def test_titles_fit_their_figures(model, corpus):
+    figure = plot.reconstructions(model, corpus.images(slice(0, 1)))
+    lines = figure.get_suptitle().splitlines()
+    assert " ".join(lines).startswith("10 components, relative error of these images ")
+    assert max(map(len, lines)) <= 22
 
 
 def test_many_components_are_cut(digits):
@@ -51,6 +87,20 @@ def test_reconstructions(model, corpus):
     assert {axis.images[0].norm.vmax for axis in drawn} == {1}
     assert [axis.get_xlabel() for axis in drawn[5:]] == list("abcde")
     assert "relative error" in figure.get_suptitle()
+
+
+def test_missing_pixels_are_left_out(digits):
+    X = digits[:50].astype(np.float32)
+    X[:, 400] = np.nan
+    model = dnmf.NMF(3, missing="ignore", max_iter=2, tol=0, random_state=0).fit(X)
+    figure = plot.reconstructions(model, X[:4])
+    again = model.inverse_transform(model.transform(X[:4]))
+    seen = ~np.isnan(X[:4])
+    error = np.linalg.norm((X[:4] - again)[seen]) / np.linalg.norm(X[:4][seen])
+    assert figure.get_suptitle().endswith(f"{100 * error:.1f} %")
+    drawn = panels(figure)[0].images[0].get_array()
+    assert np.isnan(drawn.data).sum() == 1
+    assert np.nanmax(drawn.data) == X[0][seen[0]].max() / X[:4][seen].max()
 
 
 def test_loss_curve(model):
