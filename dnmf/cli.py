@@ -351,12 +351,23 @@ main.add_command(rank)
 @click.option("--corpus", metavar="CORPUS", help="Draw originals over reconstructions from it.")
 @click.option("--out", required=True, metavar="DIR", help="Folder for the PNG files.")
 def plot(model: str, corpus: str | None, out: str) -> None:
-    """Draw components, loss and, with --corpus, originals over reconstructions."""
-    from dnmf import load, open_corpus
+    """Draw components, loss and, with --corpus, originals over reconstructions.
+
+    MODEL may also be what `dnmf rank` made: then errors and stability by number of components, and
+    all that for each.
+    """
+    from dnmf import load, load_sweep, open_corpus
+    from dnmf.output import read_record
     from dnmf.plot import write_plots
+    from dnmf.rank_plot import write_sweep_plots
+    from dnmf.sweep import FORMAT
 
     images = open_corpus(corpus) if corpus is not None else None
-    for path in write_plots(load(model), out, images):
+    if (read_record(model) or {}).get("format") == FORMAT:
+        written = write_sweep_plots(load_sweep(model), out, images)
+    else:
+        written = write_plots(load(model), out, images)
+    for path in written:
         click.echo(path)
 
 

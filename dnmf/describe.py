@@ -11,7 +11,6 @@ from dnmf.corpus import open_corpus
 from dnmf.errors import CorpusError
 from dnmf.layout import FORMAT as CORPUS
 from dnmf.output import is_absent, read_record
-from dnmf.rank import load_sweep
 from dnmf.sweep import FORMAT as SWEEP
 from dnmf.weights import FORMAT as WEIGHTS
 from dnmf.weights import open_weights
@@ -41,6 +40,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if record.get("format") == MODEL:
         return _model(location)
     if record.get("format") == SWEEP:
+        from dnmf.rank import load_sweep  # with all that models need
+
         return {"kind": "sweep", "path": location, **load_sweep(location).as_dict()}
     if record.get("format") == WEIGHTS:
         n, d = open_weights(location).shape

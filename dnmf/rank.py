@@ -338,7 +338,16 @@ def _fits(ended: Sequence[Ended]) -> Fits:
     whole = {one.fit.seed: one.state for one in ended if one.is_whole}
     parts = {one.fit.seed: one.state for one in ended if not one.is_whole}
     n, p = ended[0].fit.X["shape"]
-    return Fits(whole, parts, n * p)
+    hidden = [(one.state.held_out[:, 1].sum(), one.fit) for one in ended if not one.is_whole]
+    if not hidden:
+        return Fits(whole, parts, n * p)
+    # Those that are observed, as often as images count: known by the share that was hidden.
+    return Fits(whole, parts, float(np.mean([n / hidden_share(fit) for n, fit in hidden])))
+
+
+def hidden_share(fit: Fit) -> float:
+    """Give the share of the cells that was hidden from a model."""
+    return Resample(fit.seed, fit.parameters["hidden"]).hidden_groups / GROUPS
 
 
 def _lines(table: Sequence[dict[str, Any]], best: int) -> Iterator[str]:

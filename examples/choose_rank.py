@@ -12,9 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from dnmf.rank_plot import write_sweep_plots
 
 from dnmf import rank_sweep
+from dnmf.rank_plot import reconstruction_sheet, write_sweep_plots
 from dnmf.sources import open_source
 
 
@@ -41,8 +41,11 @@ def sweep_and_draw(X: np.ndarray, ranks: list[int], out: Path) -> None:
     sweep = rank_sweep(X, ranks, random_state=0)
     print(f"\n{len(X):,} images of {X.shape[1]} pixels\n\n{sweep}\n")
     print(f"{sweep.n_reads_:.3g} reads of X, {time.perf_counter() - began:.1f} s")
-    for path in write_sweep_plots(sweep, out, X):
-        print(path)
+    written = write_sweep_plots(sweep, out)
+    rows = np.linspace(0, len(X) - 1, 12).astype(int)
+    written.append(out / "reconstructions.png")
+    reconstruction_sheet(sweep, X[rows], [str(row) for row in rows]).savefig(written[-1], dpi=150)
+    print(*written, sep="\n")
 
 
 def main() -> None:

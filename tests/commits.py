@@ -34,7 +34,7 @@ FIT = Fit(
     0,
     {"shape": [N, P], "block_rows": ROWS, "compute_dtype": "float32", "image_shape": [P]},
     {"beta_loss": "frobenius", "alpha_W": 0.0, "alpha_H": 0.0, "l1_ratio": 0.0}
-    | {"init": "random", "solver": "cd", "missing": "refuse"},
+    | {"init": "random", "n_init": 1, "solver": "cd", "missing": "refuse"},
 )
 
 

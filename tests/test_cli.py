@@ -504,6 +504,14 @@ class TestRank:
         assert lines[0].split() == ["kind", "sweep"]
         assert any(line.split()[:2] == ["->", "4"] for line in lines)
 
+    def test_plot(self, swept, corpus, tmp_path):
+        result = run("plot", swept[0], "--corpus", corpus.path, "--out", tmp_path / "p")
+        names = ["selection", "components-0002", "components-0004", "reconstructions"]
+        assert result.stdout.splitlines() == [str(tmp_path / f"p/{name}.png") for name in names]
+        for name in names:
+            with Image.open(tmp_path / f"p/{name}.png") as picture:
+                assert np.asarray(picture).std() > 5
+
     def test_verify(self, swept):
         assert "sweep, all as written" in run("verify", swept[0]).stdout
 
