@@ -71,6 +71,14 @@ def test_defaults_are_the_same():
             assert mine[name] == value
 
 
+def test_n_init(X):
+    alone = [NMF(3, random_state=seed).fit(X) for seed in (0, 1)]
+    best = min(alone, key=lambda model: model.loss_history_[-1])
+    model = NMF(3, n_init=2, random_state=0).fit(X)
+    np.testing.assert_array_equal(model.components_, best.components_)
+    assert model.n_reads_ == max(one.n_reads_ for one in alone)
+
+
 def test_n_components(X):
     assert fit_of(X, "auto").n_components_ == fit_of(X, None).n_components_ == 24
     assert fit_of(X, 30).components_.shape == (30, 24)  # more than pixels is fine

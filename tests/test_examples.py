@@ -45,6 +45,19 @@ def test_the_tutorial(mnist, tmp_path):
         assert np.asarray(picture).std() > 20
 
 
+def test_choosing_a_rank(mnist, tmp_path):
+    script = ROOT / "examples/choose_rank.py"
+    few = ["--data", mnist, "--rows", "200", "--ranks", "2", "4", "--out", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script, *few], capture_output=True, text=True, check=True
+    )
+    assert "\n7 components: its error on hidden cells is the lowest" in done.stdout
+    assert "\nNo clear answer. 4 components" in done.stdout
+    for name in ("selection", "components-0004", "reconstructions"):
+        with Image.open(tmp_path / f"out/digits/{name}.png") as picture:
+            assert np.asarray(picture).std() > 5
+
+
 def test_the_benchmark_runs_on_little_data(mnist, tmp_path):
     script = ROOT / "benchmarks/time_to_quality.py"
     few = ["--ranks", "4", "--threads", "1", "--methods", "dnmf", "sklearn32", "--curve", "2"]
@@ -59,4 +72,19 @@ def test_the_benchmark_runs_on_little_data(mnist, tmp_path):
 
 
 def test_every_example_has_a_test():
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"mnist_tutorial.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"choose_rank.py", "mnist_tutorial.py"}
+
+
+def test_the_benchmarks_of_ranks_run_on_little_data(mnist):
+    few = {
+        "rank_cost.py": [mnist, "--ranks", "2", "3", "--seeds", "2"],
+        "known_rank.py": ["--seeds", "1", "--kinds", "bars", "--ranks", "3"],
+    }
+    for name, arguments in few.items():
+        done = subprocess.run(
+            [sys.executable, ROOT / "benchmarks" / name, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.count("\n|") >= 3, name
