@@ -4,8 +4,8 @@ Both are hashes of row and pixel numbers, so nothing is stored, any block can be
 is read, and the same cells are hidden wherever and whenever that is.
 
 Images fall into `GROUPS` groups, and so do pixels; a cell is hidden where the sum of both groups,
-modulo their number, is small. So every image and every pixel has the same share of hidden cells
-(to one group of pixels), and the images of a group share their mask: it costs one Gram matrix, not
+modulo their number, is small. So the same share is hidden of every image, to one pixel, and of
+every pixel, to chance; and the images of a group share their mask: it costs one Gram matrix, not
 one per image.
 """
 
@@ -57,7 +57,7 @@ class Resample:
         """Tell which pixels are hidden from the images of each group, (GROUPS, p), bool."""
         order = np.argsort(hashed(self.seed, _PIXELS, np.arange(n_pixels)), kind="stable")
         groups = np.empty(n_pixels, np.int64)
-        groups[order] = np.arange(n_pixels) % GROUPS
+        groups[order] = np.arange(n_pixels) * GROUPS // n_pixels
         shifted: Array = (np.arange(GROUPS)[:, None] + groups) % GROUPS
         return shifted < self.hidden_groups
 
@@ -66,7 +66,7 @@ class Resample:
         block = block.numbered()  # before it is sorted
         groups = self._groups(block)
         order = np.argsort(groups, kind="stable")
-        whole, groups = block.take(order), groups[order]
+        whole, groups = block.numbered().take(order), groups[order]
         table = self.table(block.X.shape[1])
         hidden = table[groups]
         observed = ~hidden if whole.observed is None else whole.observed & ~hidden
