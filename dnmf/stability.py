@@ -20,6 +20,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ROUNDS = 3
 """Of matching components to the means of their clusters."""
 
+NEAR = 1e-12
+"""Distance below which there is nothing but rounding."""
+
 
 def silhouettes(fits: Sequence[Array]) -> Array:
     """Compute how well each component is told from the others, over several fits.
@@ -70,4 +73,4 @@ def _silhouettes(U: Array, means: Array, count: int) -> Array:
         return np.asarray(1 - a)
     np.fill_diagonal(cosines, -1)
     b = 1 - cosines.max(axis=1)
-    return np.asarray((b - a) / np.maximum(np.maximum(a, b), np.finfo(float).tiny))
+    return np.asarray((b - a) / np.maximum(np.maximum(a, b), NEAR))
