@@ -66,7 +66,7 @@ class Resample:
         block = block.numbered()  # before it is sorted
         groups = self._groups(block)
         order = np.argsort(groups, kind="stable")
-        whole, groups = block.numbered().take(order), groups[order]
+        whole, groups = block.take(order), groups[order]
         table = self.table(block.X.shape[1])
         hidden = table[groups]
         observed = ~hidden if whole.observed is None else whole.observed & ~hidden

@@ -17,6 +17,8 @@ STABLE, UNSTABLE = 0.8, 0.5
 """Mean silhouette from which components count as the same in every fit, and below which they are
 no more than a basis."""
 
+ALONE = "no other number was tried"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -187,46 +189,53 @@ def choose(scores: Sequence[Score], held_out: HeldOut | None) -> Choice:
     if held_out is None:
         return _by_stability(scores)
     chosen, lowest = scores[held_out.chosen], scores[held_out.lowest]
-    reason = f"{_components(chosen)}: {_why(scores, held_out)}."
     doubts = [*_at_the_ends(scores, held_out), *_unstable(chosen)]
-    if not doubts and chosen.stability is not None and chosen.least_stable is not None:
-        reason += (
-            f" From other starts and samples its components come out "
-            f"{'the same' if chosen.least_stable >= STABLE else 'much the same'} (stability "
-            f"{chosen.stability:.2f}, of the least stable {chosen.least_stable:.2f})."
-        )
+    reason = f"{_components(chosen)}: {_why(scores, held_out)}."
+    if not doubts:
+        reason += _comes_out(chosen)
+    return _choice(chosen, reason, doubts, lowest.n_components)
+
+
+def _choice(chosen: Score, reason: str, doubts: Sequence[str], lowest: int | None) -> Choice:
     if doubts:
         reason = f"No clear answer. {reason} But {'; and '.join(doubts)}."
-    return Choice(chosen.n_components, not doubts, reason, lowest.n_components)
+    return Choice(chosen.n_components, not doubts, reason, lowest)
 
 
 def _why(scores: Sequence[Score], held_out: HeldOut) -> str:
     chosen, lowest = held_out.chosen, held_out.lowest
-    if chosen == lowest:
-        why = "its error on hidden cells is the lowest"
-    else:
+    its = f"{'its' if scores[chosen].n_components == 1 else 'their'} error on hidden cells is"
+    if len(scores) == 1:
+        return f"{its} {scores[0].held_out_error:.3g}"
+    why, that = f"{its} the lowest", "that"
+    if chosen != lowest:
         why = (
             "the fewest whose error on hidden cells is within one standard error of the lowest, "
-            f"which {scores[lowest].n_components} have"
+            f"which is that of {scores[lowest].n_components:,}"
         )
+        that = "the error"
     if chosen > 0:
         fewer = chosen - 1
         above = (held_out.means[fewer] - held_out.means[lowest]) / held_out.errors[fewer]
-        why += f"; that of {scores[fewer].n_components} is {above:.1f} standard errors above"
+        why += (
+            f"; {that} of {scores[fewer].n_components:,} is {above:,.1f} standard errors above it"
+        )
     return why
 
 
 def _at_the_ends(scores: Sequence[Score], held_out: HeldOut) -> list[str]:
+    smallest, largest = scores[0].n_components, scores[-1].n_components
     if len(scores) == 1:
-        return ["no other number was tried"]
-    if held_out.lowest == len(scores) - 1:
+        return [ALONE]
+    if held_out.chosen == len(scores) - 1:
         return [
-            f"the error on hidden cells still falls at {scores[-1].n_components}, the largest "
-            "number tried: what more components bring is a trade-off with their cost; try larger "
-            "ones"
+            f"the error still falls at {largest:,}, the largest number tried: try larger ones; "
+            "where it falls on and on, the number is a trade-off between error and cost"
         ]
-    if held_out.chosen == 0:
-        return [f"{scores[0].n_components} is the smallest number tried: try smaller ones"]
+    if held_out.lowest == len(scores) - 1:
+        return ["the lowest is that of the largest number tried: try larger ones"]
+    if held_out.chosen == 0 and smallest > 1:
+        return [f"{smallest:,} is the smallest number tried: try smaller ones"]
     return []
 
 
@@ -234,30 +243,46 @@ def _unstable(score: Score) -> list[str]:
     if score.stability is None or score.stability >= UNSTABLE:
         return []
     return [
-        f"its components differ from fit to fit (stability {score.stability:.2f}): take them as a "
+        f"the components differ from fit to fit (stability {score.stability:.2f}): take them as a "
         "basis, not as parts of the images"
     ]
 
 
+def _comes_out(score: Score) -> str:
+    """Say how much of a choice comes out again, where that is known."""
+    if score.stability is None or score.least_stable is None:
+        return ""
+    known = f"stability {score.stability:.2f}"
+    if score.n_components == 1:
+        what = f"it comes out {'the' if score.stability >= STABLE else 'much the'} same"
+    else:
+        known += f", of the least stable {score.least_stable:.2f}"
+        who = "only some"
+        if score.stability >= STABLE:
+            who = "all" if score.least_stable >= STABLE else "most"
+        what = f"{who} components come out the same"
+    return f" From other starts and samples {what} ({known})."
+
+
 def _by_stability(scores: Sequence[Score]) -> Choice:
     stable = [score for score in scores if (score.least_stable or -1.0) >= STABLE]
-    if stable:
-        most = stable[-1]
-        reason = (
-            f"{_components(most)}: the most that come out the same from every start (stability of "
-            f"the least stable {most.least_stable:.2f}). No cells were hidden to ask about."
+    chosen = stable[-1] if stable else max(scores, key=lambda score: score.stability or -1.0)
+    mean, least = f"{chosen.stability:.2f}", f"{chosen.least_stable:.2f}"
+    doubts = []
+    if len(scores) == 1:
+        why, doubts = f"stability {mean}, of the least stable {least}", [ALONE]
+    elif not stable:
+        why = f"the highest mean stability, {mean}"
+        doubts = ["whatever the number, some components differ from start to start"]
+    else:
+        why = (
+            "the most that all come out the same from every start (stability of the least stable "
+            f"{least})"
         )
-        clear = most is not scores[-1]
-        if not clear:
-            reason = f"No clear answer. {reason} But it is the largest number tried."
-        return Choice(most.n_components, clear, reason, None)
-    best = max(scores, key=lambda score: score.stability or -1.0)
-    reason = (
-        f"No clear answer. {_components(best)} have the highest mean stability, "
-        f"{best.stability:.2f}, but at every number some components differ from start to start; "
-        "no cells were hidden to ask about."
-    )
-    return Choice(best.n_components, False, reason, None)
+        if chosen is scores[-1]:
+            doubts = [f"{chosen.n_components:,} is the largest number tried: try larger ones"]
+    reason = f"{_components(chosen)}: {why}. No cells were hidden to ask about."
+    return _choice(chosen, reason, doubts, None)
 
 
 def _components(score: Score) -> str:
