@@ -205,7 +205,7 @@ class Together:
     def task(self) -> int:
         """Bytes of a task at work: the largest of all, and the sums of the others."""
         largest = max(self.each, key=lambda sizes: sizes.d)
-        others = sum(sizes.result for sizes in self.each) - largest.result
+        others = 2 * (sum(sizes.result for sizes in self.each) - largest.result)
         return largest.task + others + largest.rows * largest.p * self.shown
 
     def worker(self, held: float, threads: int = 1) -> int:

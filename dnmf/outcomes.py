@@ -78,8 +78,15 @@ def run_blocks(
     parts: Iterable[tuple[Array, int, Aside]], rules: Rules, task: Task[Result]
 ) -> Outcome[Result]:
     """Apply a task to a group of blocks, one after the other, and add up."""
-    outcomes = (run_task(X, start, aside, rules, task) for X, start, aside in parts)
-    return reduce(Outcome.plus, outcomes)
+    total: Outcome[Result] | None = None
+    for X, start, aside in parts:
+        # Without a name for it, or `reduce`: either would hold the sums of a block during the next.
+        if total is None:
+            total = run_task(X, start, aside, rules, task)
+        else:
+            total = total.plus(run_task(X, start, aside, rules, task))
+    assert total is not None  # there is no task without a block
+    return total
 
 
 def checked_block(
