@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from common import about, load, pin
+from common import about, best_of, load, pin
 from scipy.optimize import nnls
 
 from dnmf.block import Block, Strip
@@ -35,16 +33,6 @@ HEAD = """\
 | d | pass, s | sgemm alone, s | share | one thread: two products, s | W solves, s | \
 zero weights | loss above exact |
 |---|---|---|---|---|---|---|---|"""
-
-
-def best_of(run: Callable[[], object], times: int = 5) -> float:
-    run()
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def sgemm_flops(threads: int) -> float:

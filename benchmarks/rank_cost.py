@@ -13,12 +13,11 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import about, load
+from common import about, best_of, load
 
 import dnmf
 from dnmf.block import Block
@@ -77,15 +76,6 @@ def a_pass(pixels: np.ndarray, k: int) -> tuple[float, float]:
 
     with one_blas_thread():
         return best_of(with_hidden_cells), best_of(without)
-
-
-def best_of(run: Callable[[], None], times: int = 5) -> float:
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def separately(X: dnmf.Corpus, ranks: list[int], seeds: int) -> dict[str, Any]:

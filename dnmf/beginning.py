@@ -157,7 +157,7 @@ def _best_start(model: Any, fit: Fit, blocks: Blocks, objective: Objective) -> S
         seed=fit.seed,
         tol=model.tol,
         max_iter=model.max_iter,
-        place=_starts_of(model.checkpoint),
+        place=None if model.checkpoint is None else starts_of(model.checkpoint),
         keep=model.checkpoint_keep,
         on_pass=tell,
     )
@@ -168,14 +168,14 @@ def _lowest(states: Sequence[State]) -> State:
     return min(states, key=lambda state: state.losses[-1])
 
 
-def _starts_of(checkpoint: str | os.PathLike[str] | None) -> str | None:
+def starts_of(checkpoint: str | os.PathLike[str]) -> str:
     """Name the folder of the fits that a checkpoint keeps the best of, until they are done."""
-    return None if checkpoint is None else f"{os.fspath(checkpoint)}.starts"
+    return f"{os.fspath(checkpoint)}.starts"
 
 
 def remove_starts(checkpoint: str | os.PathLike[str]) -> None:
     """Remove the checkpoints of starts beside a checkpoint, if there are any."""
-    folder = f"{os.fspath(checkpoint)}.starts"
+    folder = starts_of(checkpoint)
     if not is_url(folder) and os.path.isdir(folder):
         for name in os.listdir(folder):
             remove_store(os.path.join(folder, name), FORMAT)

@@ -247,8 +247,8 @@ def fit(
     from dnmf.commits import FORMAT
     from dnmf.describe import describe
     from dnmf.inputs import open_mask
-    from dnmf.output import is_absent, remove_store
-    from dnmf.reporting import PassReport, end_live, outcome, say
+    from dnmf.output import remove_store
+    from dnmf.reporting import PassReport, end_live, outcome, resumable, say
     from dnmf.signals import StopRequest
 
     began = time.monotonic()
@@ -265,16 +265,9 @@ def fit(
             remove_starts(model)
     with stop, cluster(**where) as place:
         say(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
-        if not is_absent(model):
-            say(f"{model} is there: going on from its last commit")
-        try:
+        with resumable(model):
             stop.check()
             _quietly(nmf.fit, images, mask=hidden)
-        except KeyboardInterrupt:
-            end_live()
-            if not is_absent(model):
-                say(f"run the same line again to continue {model} from its last commit")
-            raise
     end_live()
     facts = {**describe(model), "seconds": round(time.monotonic() - began, 3)}
     click.echo(json_.dumps(facts) if as_json else outcome(facts))

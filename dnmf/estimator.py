@@ -106,6 +106,7 @@ class NMF(FittedNMF):
         last accepted pass. Images count as their weights say.
     energy_shares_ : ndarray of shape (d,)
         Each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``; they add up to 1.
+        Missing pixels count as the model fills them in for solver "cd", and not at all for "mu".
     loss_history_ : ndarray of shape (n_iter_,)
         Objective, penalties included, of the best H after each pass; never rises.
     n_iter_ : int

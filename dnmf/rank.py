@@ -17,11 +17,12 @@ from dnmf.errors import DataError, ParameterError
 from dnmf.estimator import NMF, model_of
 from dnmf.identity import Fit
 from dnmf.inputs import blocks_of, validated
+from dnmf.output import remove_store
 from dnmf.resampling import GROUPS, Resample
 from dnmf.runs import Progress, Run, run_together
 from dnmf.scores import Choice, Fits, choose, held_out_of, scores_of
 from dnmf.solver import State
-from dnmf.sweep import finish_sweep, open_sweep, prepare_sweep
+from dnmf.sweep import FORMAT, finish_sweep, open_sweep, prepare_sweep
 from dnmf.validation import is_int, is_real, require, require_even_blocks, seed_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -120,6 +121,7 @@ def rank_sweep(
     sample_weight: Any = None,
     mask: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    force: bool = False,
     on_pass: Callable[[Progress], None] = lambda progress: None,
 ) -> RankSweep:
     """Fit models of several numbers of components in the same reads of X, and recommend one.
@@ -149,6 +151,8 @@ def rank_sweep(
     checkpoint : str, path or None, default None
         Folder that keeps all models between passes, for `load_sweep`. The same sweep again goes on
         where it was, with the same bits; with other numbers of components it adds to those there.
+    force : bool, default False
+        Replace a sweep that is kept there.
     on_pass : callable
         Told of each pass, with a `dnmf.runs.Progress`, once the checkpoint has it.
 
@@ -200,6 +204,8 @@ def rank_sweep(
     with claimed(place):
         if place is not None:
             require_even_blocks(blocks)
+            if force:
+                remove_store(place, FORMAT)
             prepare_sweep(place)
         ran = run_together(
             blocks,
@@ -292,9 +298,14 @@ def _require_cells(blocks: Blocks, holdout: float) -> float:
             f"{LEAST_IMAGES} images of 2 pixels: holdout=0 hides none"
         )
     first = blocks.map_sum(_range_of, only=[0], check=False)
-    if first.high > first.low or not np.isfinite(first.low):
+    if first.high > first.low or np.isnan(first.low):
         return (stop - start) / n  # or the first pass will name what cannot be factorised
     whole = blocks.map_sum(_range_of, check=False)
+    if whole.low > whole.high:
+        raise DataError(
+            f"no pixel of the {n:,} images counts: mask or NaN hide all of them; pass a mask that "
+            "is true where a pixel is to be ignored"
+        )
     if whole.low == whole.high:
         raise DataError(
             f"every pixel of the {n:,} images is {whole.low:g}: one component explains them all, "

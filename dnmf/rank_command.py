@@ -71,27 +71,19 @@ def rank(
     SIGTERM and SIGUSR1 end it as they end a fit.
     """
     from dnmf import open_corpus, rank_sweep
-    from dnmf.claim import claimed
     from dnmf.cluster import cluster
     from dnmf.inputs import open_mask
-    from dnmf.output import is_absent, remove_store
-    from dnmf.reporting import SweepReport, end_live, say
+    from dnmf.reporting import SweepReport, end_live, resumable, say
     from dnmf.signals import StopRequest
-    from dnmf.sweep import FORMAT
 
     began = time.monotonic()
     where = {name: options.pop(name) for name in CLUSTER}
     images = open_corpus(corpus)
     stop = StopRequest(grace)
-    if force:
-        with claimed(out):
-            remove_store(out, FORMAT)
     hidden = open_mask(mask, images.shape) if mask is not None else None
     with stop, cluster(**where) as place:
         say(f"fit {repr(images)[1:-1]} to {_listed(n_components)} components on {place}")
-        if not is_absent(out):
-            say(f"{out} is there: going on from its last commits")
-        try:
+        with resumable(out, force=force):
             stop.check()
             sweep = rank_sweep(
                 images,
@@ -99,14 +91,10 @@ def rank(
                 solver=solver_of(options["beta_loss"]),
                 mask=hidden,
                 checkpoint=out,
+                force=force,
                 on_pass=stop.after(SweepReport()),
                 **options,
             )
-        except KeyboardInterrupt:
-            end_live()
-            if not is_absent(out):
-                say(f"run the same line again to continue {out} from its last commits")
-            raise
     end_live()
     seconds = round(time.monotonic() - began, 3)
     if as_json:

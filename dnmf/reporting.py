@@ -6,10 +6,13 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TextIO
 
+from dnmf.beginning import starts_of
+from dnmf.output import is_absent
 from dnmf.runs import Progress
 from dnmf.solver import State
 from dnmf.words import clock
@@ -105,6 +108,24 @@ class Warnings(logging.Handler):
         """Say a record."""
         end_live()
         say(record.getMessage())
+
+
+@contextmanager
+def resumable(path: str, *, force: bool = False) -> Iterator[None]:
+    """Say that what is at a path is gone on from, and how to, once it is interrupted."""
+
+    def is_there() -> bool:
+        return not (is_absent(path) and is_absent(starts_of(path)))
+
+    if is_there() and not force:
+        say(f"{path} is there: going on from its last commit")
+    try:
+        yield
+    except KeyboardInterrupt:
+        end_live()
+        if is_there():
+            say(f"run the same line again to continue {path} from its last commit")
+        raise
 
 
 def end_live(out: TextIO | None = None) -> None:

@@ -129,13 +129,13 @@ class Fits:
         Those to all cells, by their seeds.
     parts : dict of int to State
         Those that cells were hidden from.
-    cells : int
-        Of X.
+    cells : float
+        Of X: those that are observed, as often as their images count.
     """
 
     whole: Mapping[int, State]
     parts: Mapping[int, State]
-    cells: int
+    cells: float
 
     @property
     def best(self) -> int:

@@ -485,7 +485,7 @@ class TestRank:
         _, line, first = swept
         again = run(*line)
         assert again.stdout == first.stdout
-        assert "is there: going on from its last commits" in again.stderr
+        assert "is there: going on from its last commit" in again.stderr
         assert " pass " not in again.stderr
 
     def test_json_is_one_object(self, swept):
@@ -526,6 +526,9 @@ class TestRank:
         run(*line)
         refused = run(*line, "--holdout", 0.2, status=1)
         assert "hidden was 0.1, is 0.2" in refused.stderr
+        wrong = run(*line, "--tol", -1, "--force", status=1)
+        assert "tol is -1" in wrong.stderr
+        assert dnmf.load_sweep(path).best_n_components_ == 2
         run(*line, "--holdout", 0.2, "--force")
         refused = run("rank", corpus.path, fitted, "-k", "2", "--force", status=1)
         assert "does not replace" in refused.stderr

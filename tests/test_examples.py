@@ -72,7 +72,8 @@ def test_the_benchmark_runs_on_little_data(mnist, tmp_path):
 
 
 def test_every_example_has_a_test():
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"choose_rank.py", "mnist_tutorial.py"}
+    names = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert names == {"choose_rank.py", "mnist_tutorial.py"}
 
 
 def test_the_benchmarks_of_ranks_run_on_little_data(mnist):
