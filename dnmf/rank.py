@@ -353,10 +353,10 @@ def _fits(ended: Sequence[Ended]) -> Fits:
     if not hidden:
         return Fits(whole, parts, n * p)
     # Those that are observed, as often as images count: known by the share that was hidden.
-    return Fits(whole, parts, float(np.mean([n / hidden_share(fit) for n, fit in hidden])))
+    return Fits(whole, parts, float(np.mean([n / _hidden_share(fit) for n, fit in hidden])))
 
 
-def hidden_share(fit: Fit) -> float:
+def _hidden_share(fit: Fit) -> float:
     """Give the share of the cells that was hidden from a model."""
     return Resample(fit.seed, fit.parameters["hidden"]).hidden_groups / GROUPS
 

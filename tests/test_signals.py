@@ -28,6 +28,7 @@ from processes import (
 import dnmf
 from dnmf.signals import STATUS, Stopped, StopRequest
 from dnmf.sources import open_source
+from dnmf.sweep import models_in
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +60,28 @@ def test_a_signal_ends_after_the_pass_and_the_same_line_goes_on(corpus, tmp_path
     with started(*fit_command(corpus, model, *workers, "--max-iter", further)) as fit:
         assert fit.end() == 0, fit.log
     assert same(dnmf.load(model), whole(corpus, further))
+
+
+def test_a_sweep_ends_after_its_pass_and_the_same_line_goes_on(corpus, tmp_path):
+    out, few = tmp_path / "out", ["--tol", 0, "--seeds", 1, "-k", "2,3"]
+    line = ["dnmf", "rank", corpus.path, out, *few]
+    with started(*line, "--max-iter", 100_000) as sweep:
+        sweep.wait_for_pass(3)
+        sweep.signal(signal.SIGTERM)
+        assert sweep.end() == STATUS, sweep.log
+    assert "run the same line again to continue" in sweep.log
+    assert "Traceback" not in sweep.log
+    told = passes_told(sweep.log)[-1]
+    assert {committed(model) for model in models_in(str(out))} == {told}
+    with started(*line, "--max-iter", told + 2) as sweep:
+        assert sweep.end() == 0, sweep.log
+    other = [*line[:3], tmp_path / "other", *few]
+    with started(*other, "--max-iter", told + 2) as sweep:
+        assert sweep.end() == 0, sweep.log
+    one, two = dnmf.load_sweep(out), dnmf.load_sweep(tmp_path / "other")
+    assert one.table == two.table
+    for rank in (2, 3):
+        assert np.array_equal(one.models_[rank].components_, two.models_[rank].components_)
 
 
 def test_a_pass_that_does_not_end_is_abandoned_after_the_grace(corpus, tmp_path):
