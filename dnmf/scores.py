@@ -189,7 +189,7 @@ def choose(scores: Sequence[Score], held_out: HeldOut | None) -> Choice:
     if held_out is None:
         return _by_stability(scores)
     chosen, lowest = scores[held_out.chosen], scores[held_out.lowest]
-    doubts = [*_at_the_ends(scores, held_out), *_unstable(chosen)]
+    doubts = [*_at_the_ends(scores, held_out), *_unstable(chosen, scores)]
     reason = f"{_components(chosen)}: {_why(scores, held_out)}."
     if not doubts:
         reason += _comes_out(chosen)
@@ -239,13 +239,26 @@ def _at_the_ends(scores: Sequence[Score], held_out: HeldOut) -> list[str]:
     return []
 
 
-def _unstable(score: Score) -> list[str]:
-    if score.stability is None or score.stability >= UNSTABLE:
+def _unstable(score: Score, scores: Sequence[Score]) -> list[str]:
+    if score.stability is None or score.least_stable is None:
         return []
-    return [
-        f"the components differ from fit to fit (stability {score.stability:.2f}): take them as a "
-        "basis, not as parts of the images"
-    ]
+    if score.stability < UNSTABLE:
+        return [
+            f"the components differ from fit to fit (stability {score.stability:.2f}): take them "
+            "as a basis, not as parts of the images"
+        ]
+    if score.least_stable >= UNSTABLE:
+        return []
+    doubt = f"some components differ from fit to fit (the least stable {score.least_stable:.2f})"
+    stable = [one for one in _all_stable(scores) if one.n_components < score.n_components]
+    if stable:
+        doubt += f", while all {stable[-1].n_components:,} of that many come out the same"
+    return [doubt]
+
+
+def _all_stable(scores: Sequence[Score]) -> list[Score]:
+    """Choose the numbers of which all components come out the same."""
+    return [score for score in scores if (score.least_stable or -1.0) >= STABLE]
 
 
 def _comes_out(score: Score) -> str:
@@ -257,15 +270,13 @@ def _comes_out(score: Score) -> str:
         what = f"it comes out {'the' if score.stability >= STABLE else 'much the'} same"
     else:
         known += f", of the least stable {score.least_stable:.2f}"
-        who = "only some"
-        if score.stability >= STABLE:
-            who = "all" if score.least_stable >= STABLE else "most"
+        who = "all" if score.least_stable >= STABLE else "most"
         what = f"{who} components come out the same"
     return f" From other starts and samples {what} ({known})."
 
 
 def _by_stability(scores: Sequence[Score]) -> Choice:
-    stable = [score for score in scores if (score.least_stable or -1.0) >= STABLE]
+    stable = _all_stable(scores)
     chosen = stable[-1] if stable else max(scores, key=lambda score: score.stability or -1.0)
     mean, least = f"{chosen.stability:.2f}", f"{chosen.least_stable:.2f}"
     doubts = []

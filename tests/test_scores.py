@@ -176,22 +176,28 @@ class TestChoice:
 
     def test_fewer_within_one_standard_error(self):
         self.check(
-            choice(FLAT, [2, 0.2, 0, 0.2], stability=[(0.95, 0.2)] * 4),
+            choice(FLAT, [2, 0.2, 0, 0.2], stability=[(0.95, 0.6)] * 4),
             3,
             4,
             True,
             "3 components: the fewest whose error on hidden cells is within one standard error of "
             "the lowest, which is that of 4; the error of 2 is 3.0 standard errors above it. From "
             "other starts and samples most components come out the same (stability 0.95, of the "
-            "least stable 0.20).",
+            "least stable 0.60).",
         )
 
     def test_components_that_are_stable_in_part(self):
         found = choice(TURNS, [2, 0, 0.1, 0.1], stability=[(0.6, 0.1)] * 4)
-        assert found.clear
+        assert not found.clear
         assert found.reason.endswith(
-            "only some components come out the same (stability 0.60, of the least stable 0.10)."
+            "But some components differ from fit to fit (the least stable 0.10)."
         )
+
+    def test_a_smaller_number_that_is_stable(self):
+        stability = [(0.9, 0.9), (0.95, 0.1), (0.6, 0.1), (0.6, 0.1)]
+        found = choice(TURNS, [2, 0, 0.1, 0.1], stability=stability)
+        assert (found.n_components, found.clear) == (3, False)
+        assert found.reason.endswith("0.10), while all 2 of that many come out the same.")
 
     def test_the_largest_tried(self):
         self.check(
