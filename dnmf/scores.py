@@ -252,7 +252,7 @@ def _unstable(score: Score, scores: Sequence[Score]) -> list[str]:
     doubt = f"some components differ from fit to fit (the least stable {score.least_stable:.2f})"
     stable = [one for one in _all_stable(scores) if one.n_components < score.n_components]
     if stable:
-        doubt += f", while all {stable[-1].n_components:,} of that many come out the same"
+        doubt += f", while those of {stable[-1].n_components:,} all come out the same"
     return [doubt]
 
 

@@ -197,7 +197,7 @@ class TestChoice:
         stability = [(0.9, 0.9), (0.95, 0.1), (0.6, 0.1), (0.6, 0.1)]
         found = choice(TURNS, [2, 0, 0.1, 0.1], stability=stability)
         assert (found.n_components, found.clear) == (3, False)
-        assert found.reason.endswith("0.10), while all 2 of that many come out the same.")
+        assert found.reason.endswith("0.10), while those of 2 all come out the same.")
 
     def test_the_largest_tried(self):
         self.check(
