@@ -154,7 +154,6 @@ def _best_start(model: Any, fit: Fit, blocks: Blocks, objective: Objective) -> S
     ran = run_together(
         blocks,
         runs,
-        seed=fit.seed,
         tol=model.tol,
         max_iter=model.max_iter,
         place=None if model.checkpoint is None else starts_of(model.checkpoint),

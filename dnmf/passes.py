@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from dnmf.objective import Objective
 from dnmf.resampling import Resample, Resampled
 from dnmf.step import Step, StepColumns, joined, steps
 from dnmf.sums import Basis, Several, Stats
-from dnmf.threads import CPU_COUNT
+from dnmf.threads import side_by_side
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -61,8 +60,8 @@ def run_passes(blocks: Blocks, points: Sequence[Point], group: int | None = None
     task = _task(blocks, points)
     if all(len(columns) == 1 for columns in ends):
         sums = blocks.map_sum(task, group=group).each
-        with ThreadPoolExecutor(min(len(points), CPU_COUNT)) as pool:
-            return list(pool.map(lambda end, stats: end[0](stats), ends, sums))
+        pairs = [(end, stats) for (end,), stats in zip(ends, sums, strict=True)]
+        return list(side_by_side(lambda pair: pair[0](pair[1]), pairs))
     flat = [OfModel(i, end) for i, columns in enumerate(ends) for end in columns]
     made = iter(blocks.map_finish(task, flat, group=group))
     return [joined([next(made) for _ in columns]) for columns in ends]

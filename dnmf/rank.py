@@ -181,14 +181,13 @@ def rank_sweep(
     """
     ranks = _ranks(n_components)
     _check(n_init, holdout)
-    seed = seed_of(random_state)
     model = NMF(
         ranks[0],
         solver=solver,
         beta_loss=beta_loss,
         tol=tol,
         max_iter=max_iter,
-        random_state=seed,
+        random_state=seed_of(random_state),
         alpha_W=alpha_W,
         alpha_H=alpha_H,
         l1_ratio=l1_ratio,
@@ -202,25 +201,17 @@ def rank_sweep(
     runs = _runs(model, X, blocks, mask, ranks, n_init, holdout)
     place = None if checkpoint is None else os.fspath(checkpoint)
     with claimed(place):
-        if place is not None:
-            require_even_blocks(blocks)
-            if force:
-                remove_store(place, FORMAT)
-            prepare_sweep(place)
-        ran = run_together(
-            blocks,
-            runs,
-            seed=seed,
-            tol=tol,
-            max_iter=max_iter,
-            place=place,
-            on_pass=on_pass,
-        )
-        if place is not None:
-            finish_sweep(place, looked + ran.n_reads)
-            return load_sweep(place)
-    ended = map(Ended, (run.fit for run in runs), ran.states, ran.reasons)
-    return _result(list(ended), looked + ran.n_reads)
+        if place is None:
+            ran = run_together(blocks, runs, tol=tol, max_iter=max_iter, on_pass=on_pass)
+            ended = map(Ended, (run.fit for run in runs), ran.states, ran.reasons)
+            return _result(list(ended), looked + ran.n_reads)
+        require_even_blocks(blocks)
+        if force:
+            remove_store(place, FORMAT)
+        prepare_sweep(place)
+        ran = run_together(blocks, runs, tol=tol, max_iter=max_iter, place=place, on_pass=on_pass)
+        finish_sweep(place, looked + ran.n_reads)
+        return load_sweep(place)
 
 
 def load_sweep(path: str | os.PathLike[str]) -> RankSweep:

@@ -92,7 +92,6 @@ def run_together(
     blocks: Blocks,
     runs: Sequence[Run],
     *,
-    seed: int,
     tol: float,
     max_iter: int,
     place: str | None = None,
@@ -105,9 +104,8 @@ def run_together(
     ----------
     blocks : Blocks
     runs : sequence of Run
-        Those that are shown the same of X should follow each other.
-    seed : int
-        Chooses the sample they start from.
+        Those that are shown the same of X should follow each other. The seed of the first chooses
+        the sample that all start from.
     tol, max_iter
         As in `dnmf.solver.solve_together`.
     place : str, optional
@@ -131,7 +129,7 @@ def run_together(
     courses: list[Course] = []
     n_reads = 0.0
     for number, some in enumerate(groups, 1):
-        group = _begin(blocks, runs[some], seed, tol, place, keep)
+        group = _begin(blocks, runs[some], runs[0].fit.seed, tol, place, keep)
 
         def told(group: list[Course] = group, number: int = number) -> None:
             states = tuple(course.state for course in group)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 from dnmf.block import Block
@@ -14,7 +14,7 @@ from dnmf.objective import Objective
 from dnmf.resampling import Resample
 from dnmf.sample import take_sample
 from dnmf.solver import State
-from dnmf.threads import CPU_COUNT, one_blas_thread
+from dnmf.threads import one_blas_thread, side_by_side
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def start_together(
     tol : float
         As in `start`.
     """
-    with one_blas_thread(), ThreadPoolExecutor(min(len(wanted), CPU_COUNT)) as pool:
+    with one_blas_thread():
         sample, reads = take_sample(blocks, seed)
 
         def first(start: Start, shown: Block) -> State:
@@ -87,5 +87,4 @@ def start_together(
 
         for resample, alike in groupby(wanted, lambda start: start.resample):
             shown = sample if resample is None else resample(sample).visible
-            some = list(alike)
-            yield from pool.map(first, some, [shown] * len(some))
+            yield from side_by_side(partial(first, shown=shown), list(alike))

@@ -79,13 +79,15 @@ class StepColumns:
         Y = np.require(self.Y, requirements=["C", "A", "W"])
         H = self.objective.improve(Y, stats)
         known, divergence, loss = self.objective.outcome(stats, Y, H)
+        with np.errstate(over="ignore", invalid="ignore"):  # then so is the loss, and refused
+            energies = self.objective.energies(stats, known)
         return Step(
             H,
             divergence,
             loss,
             stats.rows,
             float(stats.xx.sum()),
-            self.objective.energies(stats, known),
+            energies,
             stats.written,
             stats.held_out,
         )

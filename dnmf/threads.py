@@ -8,15 +8,19 @@ core count.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import threadpoolctl
 from dask.system import CPU_COUNT
 
-__all__ = ["CPU_COUNT", "one_blas_thread"]
+__all__ = ["CPU_COUNT", "one_blas_thread", "side_by_side"]
+
+Result = TypeVar("Result")
 
 _lock = threading.Lock()
 _depth = 0
@@ -61,3 +65,17 @@ def one_blas_thread() -> Iterator[None]:
                 _take_control()
                 _limiter.restore_original_limits()
                 _take_control()
+
+
+def side_by_side(run: Callable[[Any], Result], things: Sequence[Any]) -> Iterator[Result]:
+    """Yield what a function makes of each thing, in order, made on threads.
+
+    What holds where it is called, such as `numpy.errstate`, holds there too; of a single thing it
+    is called where this is. When the caller goes, what has not begun is left.
+    """
+    if len(things) == 1:
+        yield run(things[0])
+        return
+    contexts = [copy_context() for _ in things]
+    with ThreadPoolExecutor(min(len(things), CPU_COUNT)) as pool:
+        yield from pool.map(lambda context, thing: context.run(run, thing), contexts, things)

@@ -127,6 +127,6 @@ def _unknown(path: str) -> Verification:
     if is_absent(path):
         raise CorpusError(f"{path}: nothing is there")
     raise CorpusError(
-        f"{path} is no corpus, weights, model or sweep of dnmf's, or its zarr.json is "
-        "damaged: restore that from a copy"
+        f"{path} is neither a corpus nor weights, a model or a sweep of dnmf's, or its zarr.json "
+        "is damaged: restore that from a copy"
     )

@@ -18,7 +18,7 @@ from dnmf.rank_plot import reconstruction_sheet, write_sweep_plots
 from dnmf.sources import open_source
 
 
-def seven_blobs(n: int = 800, side: int = 16) -> np.ndarray:
+def seven_blobs(n: int = 500, side: int = 16) -> np.ndarray:
     """Mix seven overlapping blobs, with 10 % noise."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side] / side
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("choose-rank"), help="for the pictures")
     arguments = parser.parse_args()
 
-    sweep_and_draw(seven_blobs(), list(range(4, 11)), arguments.out / "blobs")
+    sweep_and_draw(seven_blobs(), list(range(5, 10)), arguments.out / "blobs")
     X = digits(arguments.data)[: arguments.rows]
     sweep_and_draw(X, arguments.ranks, arguments.out / "digits")
 

@@ -101,7 +101,9 @@ def test_the_doctests_of_public_names():
     import doctest
 
     import dnmf.estimator
+    import dnmf.rank
 
-    failed, tried = doctest.testmod(dnmf.estimator)
-    assert tried >= 4
-    assert failed == 0
+    for module in (dnmf.estimator, dnmf.rank):
+        failed, tried = doctest.testmod(module)
+        assert tried >= 4
+        assert failed == 0

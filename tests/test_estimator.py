@@ -202,7 +202,7 @@ class TestParameters:
         assert more.n_reads_ == base.n_reads_ + 1
         assert (fit(init="random").components_ == base.components_).all()
         # The rest have their tests in test_compatibility.py and test_masks_and_weights.py.
-        ours = {"missing", "warm_start", "forget_factor", "batch_size"}
+        ours = {"n_init", "missing", "warm_start", "forget_factor", "batch_size"}
         ours |= {"checkpoint", "checkpoint_every", "checkpoint_keep", "resume_from", "on_pass"}
         assert set(base.get_params()) == set(decomposition.NMF().get_params()) | ours
 

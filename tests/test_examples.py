@@ -45,6 +45,7 @@ def test_the_tutorial(mnist, tmp_path):
         assert np.asarray(picture).std() > 20
 
 
+@pytest.mark.slow
 def test_choosing_a_rank(mnist, tmp_path):
     script = ROOT / "examples/choose_rank.py"
     few = ["--data", mnist, "--rows", "200", "--ranks", "2", "4", "--out", tmp_path / "out"]
@@ -76,6 +77,7 @@ def test_every_example_has_a_test():
     assert names == {"choose_rank.py", "mnist_tutorial.py"}
 
 
+@pytest.mark.slow
 def test_the_benchmarks_of_ranks_run_on_little_data(mnist):
     few = {
         "rank_cost.py": [mnist, "--ranks", "2", "3", "--seeds", "2"],

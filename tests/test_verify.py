@@ -101,4 +101,4 @@ def test_what_is_nothing_of_dnmfs_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match="nothing is there"):
         verify(tmp_path / "nothing")
     (tmp_path / "notes").write_text("precious")
-    assert "neither a corpus nor weights nor a model" in run(tmp_path, status=1).stderr
+    assert "neither a corpus nor weights, a model or a sweep" in run(tmp_path, status=1).stderr
