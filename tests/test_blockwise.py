@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ from dnmf.masked import MaskedQuadratic
 from dnmf.objective import SQUARED
 from dnmf.outcomes import FAN_IN, Outcome, add_up
 from dnmf.sums import Basis
-from dnmf.threads import one_blas_thread
+from dnmf.threads import one_blas_thread, side_by_side
 
 ROWS = 128  # of a block of the `corpus` fixture
 H = np.random.default_rng(1).random((6, 784))
@@ -407,3 +408,20 @@ def test_sharded_zarr_is_read_by_shards(tmp_path):
         tmp_path / "s.zarr", shape=(1000, 4096), chunks=(10, 4096), shards=(200, 4096), dtype="u1"
     )
     assert {start % 200 for start, _ in blocks_of(z).ranges} == {0}
+
+
+class TestSideBySide:
+    def test_results_come_in_order_from_threads_that_know_the_caller(self):
+        def divide(x):
+            with np.errstate(all="raise") if x == 3 else nullcontext():
+                return x, float(np.float64(x) / np.float64(0)), threading.get_ident()
+
+        with np.errstate(divide="ignore"), pytest.raises(FloatingPointError):
+            list(side_by_side(divide, [1, 2, 3]))
+        with np.errstate(divide="ignore"):
+            made = list(side_by_side(divide, [5, 4, 2, 1]))
+        assert [x for x, *_ in made] == [5, 4, 2, 1]
+        assert threading.get_ident() not in {ident for *_, ident in made}
+
+    def test_one_thing_is_done_here(self):
+        assert list(side_by_side(lambda _: threading.get_ident(), [0])) == [threading.get_ident()]
