@@ -128,7 +128,7 @@ def ingest(
 @click.argument("path")
 @json_option
 def info(path: str, as_json: bool) -> None:
-    """Say what a corpus or a model is."""
+    """Say what a corpus, a model or a sweep is."""
     from dnmf.describe import describe
 
     facts = describe(path)
@@ -150,7 +150,7 @@ def info(path: str, as_json: bool) -> None:
 @json_option
 @cluster_options
 def verify(path: str, as_json: bool, **where: Any) -> None:
-    """Check every block of a corpus, of weights or of a model.
+    """Check every block of a corpus, of weights, of a model or of a sweep.
 
     Exit status 0 means intact, 1 damaged: a line for each finding names the block, its images and
     the file to restore.
