@@ -234,6 +234,7 @@ def test_a_fit_inside_a_task_does_not_wait_for_itself(tmp_path, client):
     assert futures[0].result(timeout=60) == futures[1].result(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_only_worker_is_killed_and_comes_back(tmp_path, caplog):
     from distributed import Client, LocalCluster
 

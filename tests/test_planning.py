@@ -82,6 +82,7 @@ def peaks(faces, tmp_path_factory):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads peaks from /proc")
+@pytest.mark.slow
 class TestMemory:
     @pytest.mark.parametrize(
         ("workers", "d", "loss"),

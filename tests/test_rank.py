@@ -114,6 +114,7 @@ class TestTheChoice:
         sweep = dnmf.rank_sweep(X, RANKS, n_init=1)
         assert sweep.best_n_components_ == 4
 
+    @pytest.mark.slow
     def test_other_losses_penalties_masks_and_weights(self, X):
         hidden = np.random.default_rng(0).random(X.shape) < 0.1
         spoilt = np.where(hidden, 1e6, X).astype(X.dtype)
@@ -200,6 +201,7 @@ class TestReadsAndBits:
         with pytest.raises(CapacityError, match="components needs about"):
             dnmf.rank_sweep(huge, [10**6, 10], n_init=2, holdout=0)
 
+    @pytest.mark.slow
     def test_more_pixels_than_a_block_of_columns(self, X, sweep, monkeypatch):
         monkeypatch.setattr("dnmf.step.COLUMNS", 100)
         parts = dnmf.rank_sweep(X, RANKS, n_init=2)
@@ -248,6 +250,7 @@ class TestCheckpoints:
         assert_same(sweep, dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=path))
         assert_same(sweep, dnmf.load_sweep(path))
 
+    @pytest.mark.slow
     def test_one_that_was_stopped_among_its_starts(self, X, sweep, tmp_path, monkeypatch):
         first, count = runs.create_checkpoint, 0
 
