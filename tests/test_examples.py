@@ -27,18 +27,19 @@ def mnist(tmp_path, digits):
     return folder
 
 
+@pytest.mark.slow
 def test_the_tutorial(mnist, tmp_path):
     script = ROOT / "examples/mnist_tutorial.py"
     done = subprocess.run(
-        [sys.executable, script, "--data", mnist, "--out", tmp_path / "out", "--rows", "200"],
+        [sys.executable, script, "--data", mnist, "--out", tmp_path / "out"],
         capture_output=True,
         text=True,
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert lines[0] == "X: (200, 784) uint8"
+    assert lines[0] == "X: (700, 784) uint8"
     for d in (9, 100, 225):
-        assert f"d = {d}: W (200, {d}), H ({d}, 784), error" in done.stdout
+        assert f"d = {d}: W (700, {d}), H ({d}, 784), error" in done.stdout
         assert (tmp_path / f"out/components-{d}.png").exists()
     assert lines[-1].startswith("Negative data is refused: Negative values in data passed to NMF")
     with Image.open(tmp_path / "out/reconstructions.png") as picture:
