@@ -13,10 +13,10 @@ import numpy as np
 
 from dnmf.block import Block
 from dnmf.blockwise import Blocks
-from dnmf.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
+from dnmf.checkpoint import Checkpoint, create_checkpoint
 from dnmf.claim import claimed
 from dnmf.commits import FORMAT
-from dnmf.errors import CheckpointError, ParameterError
+from dnmf.errors import ParameterError
 from dnmf.identity import BOUND, FREE, Fit
 from dnmf.initialization import initial_H, random_H
 from dnmf.inputs import fingerprints_of
@@ -27,7 +27,7 @@ from dnmf.online import Running
 from dnmf.output import bytes_at, is_absent, is_url, remove_store, require_space
 from dnmf.passes import measure
 from dnmf.retention import checkpoint_bytes
-from dnmf.runs import Progress, Run, run_together
+from dnmf.runs import Progress, Run, resumed, run_together
 from dnmf.sample import first_block
 from dnmf.solver import State
 from dnmf.starts import start
@@ -98,21 +98,12 @@ def begin_fit(
         recorder = create_checkpoint(model.checkpoint, fit, state, keep)
         remove_starts(model.checkpoint)
         return recorder, state
-    recorder = open_checkpoint(model.checkpoint, model.resume_from, keep)
-    if not is_int(model.random_state):  # any seed would do: the one it began with
-        fit = replace(fit, seed=recorder.fit.seed)
-    differences = recorder.fit.differences(fit)
-    if differences and not recorder.state.losses:  # a start that came to nothing: on bad data, say
-        remove_store(model.checkpoint, FORMAT)
+    any_seed = not is_int(model.random_state)
+    there = resumed(model.checkpoint, fit, keep, model.resume_from, any_seed=any_seed)
+    if there is None:
         return begin_fit(model, fit, blocks, objective, H, W)
-    if differences:
-        raise CheckpointError(
-            f"{model.checkpoint} belongs to another fit: {'; '.join(differences)}; "
-            "choose another path, or replace it (--force on the command line)"
-        )
-    recorder.go_on()
     remove_starts(model.checkpoint)
-    return recorder, recorder.state
+    return there, there.state
 
 
 def _first_state(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dnmf.blockwise import Blocks, blocks_per_task
 from dnmf.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
@@ -76,15 +76,12 @@ class Ran:
     states : list of State
     reasons : list of str
         Why each stopped.
-    groups : int
-        Of models that ran together, since there was no memory for more.
     n_reads : float
         Reads of X, in units of the whole of it.
     """
 
     states: list[State]
     reasons: list[str]
-    groups: int
     n_reads: float
 
 
@@ -143,7 +140,7 @@ def run_together(
         courses += group
         n_reads += max(course.state.n_reads for course in group)
     states = [course.state for course in courses]
-    return Ran(states, [course.reason or "" for course in courses], len(groups), n_reads)
+    return Ran(states, [course.reason or "" for course in courses], n_reads)
 
 
 def _begin(
@@ -151,7 +148,10 @@ def _begin(
 ) -> list[Course]:
     """Open what is there of the models of a group, and start the others."""
     paths = [None if place is None else os.path.join(place, run.name) for run in runs]
-    there = [_resumed(run, path, keep) for run, path in zip(runs, paths, strict=True)]
+    there = [
+        None if path is None or is_absent(path) else resumed(path, run.fit, keep)
+        for run, path in zip(runs, paths, strict=True)
+    ]
     missing = [run for run, checkpoint in zip(runs, there, strict=True) if checkpoint is None]
     wanted = [
         Start(run.objective, run.fit.n_components, run.fit.seed, resample=run.resample)
@@ -167,18 +167,46 @@ def _begin(
     return courses
 
 
-def _resumed(run: Run, path: str | None, keep: int) -> Checkpoint | None:
-    """Open the checkpoint of a model; None if there is none, or none with a pass behind it."""
-    if path is None or is_absent(path):
-        return None
-    checkpoint = open_checkpoint(path, keep=keep)
-    differences = checkpoint.fit.differences(run.fit)
-    if not checkpoint.state.losses and differences:
+def resumed(
+    path: str | os.PathLike[str],
+    fit: Fit,
+    keep: int,
+    resume_from: int | None = None,
+    *,
+    any_seed: bool = False,
+) -> Checkpoint | None:
+    """Open the checkpoint of a fit, to go on from.
+
+    Parameters
+    ----------
+    path : str or path
+    fit : Fit
+        It must be of.
+    keep, resume_from
+        As in `dnmf.checkpoint.open_checkpoint`.
+    any_seed : bool
+        Whether the seed may be any: then it is the one that the checkpoint began with.
+
+    Returns
+    -------
+    Checkpoint or None
+        None if it was of another fit whose start came to nothing, on bad data, say: it is removed.
+
+    Raises
+    ------
+    CheckpointError
+        It is another fit's, or damaged.
+    """
+    checkpoint = open_checkpoint(path, resume_from, keep)
+    if any_seed:
+        fit = replace(fit, seed=checkpoint.fit.seed)
+    differences = checkpoint.fit.differences(fit)
+    if differences and not checkpoint.state.losses:
         remove_store(path, FORMAT)
         return None
     if differences:
         raise CheckpointError(
-            f"{path} belongs to another sweep: {'; '.join(differences)}; choose another path, or "
+            f"{path} belongs to another fit: {'; '.join(differences)}; choose another path, or "
             "replace it (--force on the command line)"
         )
     checkpoint.go_on()
