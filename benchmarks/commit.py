@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from dnmf.checkpoint import create_checkpoint
-from dnmf.identity import Fit
-from dnmf.solver import State
+from dnmf.numerics.state import State
+from dnmf.storage.checkpoint.checkpoint import create_checkpoint
+from dnmf.storage.checkpoint.spec import Fit
 
 SIZES = ((16, 1024, 10_000), (64, 784, 70_000), (100, 10_000, 70_000))
 """Components, pixels, images."""

@@ -17,12 +17,12 @@ import numpy as np
 from common import about, load
 from sklearn.datasets import load_digits
 
-from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED
-from dnmf.passes import run_pass
-from dnmf.solver import State, advance
-from dnmf.starts import start
-from dnmf.threads import one_blas_thread
+from dnmf.engine.executors import one_blas_thread
+from dnmf.estimators.inputs import blocks_of
+from dnmf.numerics.objective import SQUARED
+from dnmf.numerics.state import State, advance
+from dnmf.solvers.passes import run_pass
+from dnmf.solvers.warm_start import start
 
 READS, PASSES = 8, 200
 

@@ -19,13 +19,13 @@ import numpy as np
 from common import about, best_of, load, pin
 from scipy.optimize import nnls
 
-from dnmf.block import Block, Strip
-from dnmf.inputs import blocks_of
-from dnmf.objective import SQUARED
-from dnmf.passes import measure
-from dnmf.starts import start
-from dnmf.sums import Basis
-from dnmf.threads import one_blas_thread
+from dnmf.engine.executors import one_blas_thread
+from dnmf.estimators.inputs import blocks_of
+from dnmf.numerics.block import Block, Strip
+from dnmf.numerics.objective import SQUARED
+from dnmf.numerics.statistics import Basis
+from dnmf.solvers.passes import measure
+from dnmf.solvers.warm_start import start
 
 SIDE = 2048
 FLOAT = np.dtype(np.float32)

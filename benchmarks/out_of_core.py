@@ -36,12 +36,13 @@ import psutil
 from common import about, load
 
 import dnmf
-from dnmf import beginning
-from dnmf.block import Block
-from dnmf.layout import FORMAT, Layout, choose_block_rows, commit_corpus, create_corpus, write_block
-from dnmf.objective import SQUARED, Basis
-from dnmf.output import new_store
-from dnmf.threads import one_blas_thread
+from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.tree_reduce import choose_block_rows
+from dnmf.estimators import beginning
+from dnmf.numerics.block import Block
+from dnmf.numerics.objective import SQUARED, Basis
+from dnmf.storage.atomic import new_store
+from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
 
 SPAWN = multiprocessing.get_context("spawn")
 Rng = np.random.Generator

@@ -19,8 +19,8 @@ from common import load
 from sklearn import decomposition
 
 import dnmf
-from dnmf.kernels import divergences
-from dnmf.validation import BETAS
+from dnmf.estimators.parameters import BETAS
+from dnmf.numerics.beta import divergences
 
 
 def error_of(model, X: np.ndarray, beta: float) -> float:

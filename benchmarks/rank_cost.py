@@ -20,12 +20,12 @@ import numpy as np
 from common import about, best_of, load
 
 import dnmf
-from dnmf.block import Block
-from dnmf.masked import MaskedQuadratic
-from dnmf.objective import Quadratic
-from dnmf.resampling import Resample
-from dnmf.sums import Basis
-from dnmf.threads import one_blas_thread
+from dnmf.engine.executors import one_blas_thread
+from dnmf.numerics.block import Block
+from dnmf.numerics.holdout import Resample
+from dnmf.numerics.masked import MaskedQuadratic
+from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.statistics import Basis
 
 ROWS = 20_480
 """Images of a pass on one core."""

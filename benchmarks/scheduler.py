@@ -45,11 +45,10 @@ from common import about
 from distributed import Client
 from out_of_core import tasks_left
 
-from dnmf.block import Block
-from dnmf.blockwise import blocks_per_task, even_ranges
-from dnmf.dask_blocks import DaskBlocks
-from dnmf.layout import choose_block_rows
-from dnmf.sums import Basis, Stats
+from dnmf.engine.dask_graph import DaskBlocks
+from dnmf.engine.tree_reduce import blocks_per_task, choose_block_rows, even_ranges
+from dnmf.numerics.block import Block
+from dnmf.numerics.statistics import Basis, Stats
 
 Row = dict[str, Any]
 BASES = ((100, 784), (12, 65536), (115, 65536), (763, 65536))

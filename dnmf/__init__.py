@@ -12,17 +12,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dnmf.version import __version__
+from dnmf._version import __version__
 
 if TYPE_CHECKING:
-    from dnmf.corpus import Corpus, open_corpus
     from dnmf.errors import DnmfError
-    from dnmf.estimator import NMF, load
-    from dnmf.ingestion import ingest
-    from dnmf.minibatch import MiniBatchNMF
-    from dnmf.rank import load_sweep, rank_sweep
-    from dnmf.verification import verify
-    from dnmf.weights import open_weights
+    from dnmf.estimators.minibatch import MiniBatchNMF
+    from dnmf.estimators.nmf import NMF, load
+    from dnmf.io.ingest import ingest
+    from dnmf.io.verify import verify
+    from dnmf.model_selection.rank_sweep import load_sweep, rank_sweep
+    from dnmf.storage.corpus import Corpus, open_corpus
+    from dnmf.storage.weights import open_weights
 
 __all__ = [
     "NMF",
@@ -40,17 +40,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "NMF": "estimator",
-    "MiniBatchNMF": "minibatch",
-    "load": "estimator",
-    "rank_sweep": "rank",
-    "load_sweep": "rank",
-    "Corpus": "corpus",
-    "open_corpus": "corpus",
-    "open_weights": "weights",
-    "verify": "verification",
+    "Corpus": "storage.corpus",
     "DnmfError": "errors",
-    "ingest": "ingestion",
+    "MiniBatchNMF": "estimators.minibatch",
+    "NMF": "estimators.nmf",
+    "ingest": "io.ingest",
+    "load": "estimators.nmf",
+    "load_sweep": "model_selection.rank_sweep",
+    "open_corpus": "storage.corpus",
+    "open_weights": "storage.weights",
+    "rank_sweep": "model_selection.rank_sweep",
+    "verify": "io.verify",
 }
 
 

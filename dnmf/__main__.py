@@ -1,5 +1,5 @@
 """``python -m dnmf``: the command line."""
 
-from dnmf.cli import main
+from dnmf.cli.main import main
 
 main(prog_name="dnmf")

@@ -19,6 +19,8 @@
 A message says what was found, what is allowed, and what to do.
 """
 
+from __future__ import annotations
+
 SHOWN = 20
 """Image files that one error names."""
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from dnmf import rank_sweep
-from dnmf.rank_plot import reconstruction_sheet, write_sweep_plots
-from dnmf.sources import open_source
+from dnmf.io.sources import open_source
+from dnmf.plot.sweep import reconstruction_sheet, write_sweep_plots
 
 
 def seven_blobs(n: int = 500, side: int = 16) -> np.ndarray:

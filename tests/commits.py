@@ -17,13 +17,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-import dnmf.checkpoint
-from dnmf.checkpoint import create_checkpoint, open_checkpoint
-from dnmf.commits import committed, group_json
+import dnmf.storage.checkpoint.checkpoint
 from dnmf.errors import CheckpointError, SpaceError
-from dnmf.identity import Fit
-from dnmf.records import sealed
-from dnmf.solver import State
+from dnmf.numerics.state import State
+from dnmf.storage.checkpoint.checkpoint import create_checkpoint, open_checkpoint
+from dnmf.storage.checkpoint.commit import committed, group_json
+from dnmf.storage.checkpoint.schema import sealed
+from dnmf.storage.checkpoint.spec import Fit
 
 N, D, P, ROWS = 7, 2, 5, 4
 REJECTED = 5
@@ -115,8 +115,10 @@ WRONG = {"old goes first": _old_goes_first, "record goes first": _record_goes_fi
 def run(job: dict) -> int:
     """Do what a request says; the exit status says how it ended."""
     path = Path(job["path"])
-    real = dnmf.checkpoint.commit
-    dnmf.checkpoint.commit = _marked(WRONG.get(job.get("wrong"), lambda same: same)(real))
+    real = dnmf.storage.checkpoint.checkpoint.commit
+    dnmf.storage.checkpoint.checkpoint.commit = _marked(
+        WRONG.get(job.get("wrong"), lambda same: same)(real)
+    )
     try:
         if job["do"] == "fit":
             fit(path)

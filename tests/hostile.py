@@ -249,7 +249,7 @@ def sealed(**values):
     """Make a change of the record of a pass, with a right checksum."""
 
     def change(metadata):
-        from dnmf.records import sealed as seal
+        from dnmf.storage.checkpoint.schema import sealed as seal
 
         put(**values)(metadata["attributes"]["dnmf"])
         metadata["attributes"]["dnmf"] = seal(metadata["attributes"]["dnmf"])
@@ -327,11 +327,11 @@ def many_blocks(store: Path) -> None:
 def opening(path: str):
     """Open and read a store, and check it; by its name, what it is said to be."""
     import dnmf
-    from dnmf.checkpoint import open_checkpoint
-    from dnmf.describe import describe
+    from dnmf.cli.info import describe
     from dnmf.errors import DnmfError
-    from dnmf.verification import verify
-    from dnmf.weights import open_weights
+    from dnmf.io.verify import verify
+    from dnmf.storage.checkpoint.checkpoint import open_checkpoint
+    from dnmf.storage.weights import open_weights
 
     def read() -> None:
         if path.split("/")[-1].startswith("model"):
@@ -371,9 +371,9 @@ def peak() -> int:
 
 
 def main(folder: str) -> None:
-    import dnmf.verification  # and with it nearly all
+    import dnmf.io.verify
 
-    assert dnmf.verification
+    assert dnmf.io.verify
     threading.stack_size(2**18)  # eight threads of 8 MiB would be most of what is left
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + SPARE

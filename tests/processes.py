@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import psutil
 
 import dnmf
-from dnmf.checkpoint import open_checkpoint
+from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 
 PATIENCE = 120
 """Seconds after which something that is waited for counts as never happening, on a busy machine."""

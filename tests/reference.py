@@ -76,8 +76,8 @@ class CountingReads:
 
 def counted(X: np.ndarray, rows: int) -> tuple[CountingReads, Any]:
     """Cut X into blocks whose reads are counted."""
-    from dnmf.blockwise import even_ranges
-    from dnmf.dask_blocks import DaskBlocks
+    from dnmf.engine.dask_graph import DaskBlocks
+    from dnmf.engine.tree_reduce import even_ranges
 
     counting, ranges = CountingReads(X), even_ranges(len(X), rows)
     return counting, DaskBlocks(X.shape, X.dtype, ranges, lambda i: counting.read(*ranges[i]))

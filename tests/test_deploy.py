@@ -10,7 +10,7 @@ import click
 import pytest
 import yaml
 
-from dnmf.cli import main
+from dnmf.cli.main import main
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SLURM = (DEPLOY / "slurm/fit.sbatch").read_text()

@@ -1,0 +1,309 @@
+"""What X may be, and how each kind is cut into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import zarr
+import zarr.errors
+from sklearn.utils.validation import validate_data
+
+from dnmf.engine.blocks import Blocks
+from dnmf.engine.dask_graph import DaskBlocks, Part
+from dnmf.engine.local import LocalBlocks
+from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
+from dnmf.errors import DataError
+from dnmf.numerics.block import NO_WEIGHT, PLAIN, Block, Rules
+from dnmf.storage.corpus import Corpus
+from dnmf.storage.store import crc32c
+
+if TYPE_CHECKING:
+    import dask.array as da
+from dnmf._typing import Array
+
+
+def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAIN) -> Blocks:
+    """Cut X into blocks.
+
+    Parameters
+    ----------
+    X : Corpus, zarr.Array, dask.array.Array, ndarray or SciPy sparse matrix, of shape (n, p)
+    weights : array of shape (n,), optional
+        Of the images: NumPy's, Dask's or Zarr's.
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored: NumPy's, Dask's or Zarr's.
+    rules : Rules
+
+    Raises
+    ------
+    DataError
+        X is not a matrix of real numbers, a Dask array chunked along its pixels, or of another
+        shape than its mask or weights.
+    """
+    if not isinstance(X, Corpus):
+        check_matrix(X)
+    if is_dask(X):
+        X = _check_dask(X)
+    weights, mask = weights_beside(X, weights), mask_beside(X, mask)
+    if in_memory(X):
+        weights, mask = (None if part is None else np.asarray(part) for part in (weights, mask))
+        return LocalBlocks(X, weights, mask, rules)
+    if isinstance(X, Corpus):
+        blocks = _blocks_of_corpus(X)
+    else:
+        blocks = _blocks_of_dask(X) if is_dask(X) else _blocks_of_zarr(X)
+    blocks.weights, blocks.masks = (_parts(part, blocks.ranges) for part in (weights, mask))
+    blocks.rules = rules
+    return blocks
+
+
+def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+    """Open a mask of the pixels of a corpus.
+
+    Parameters
+    ----------
+    path : str
+        Of a Zarr array of booleans.
+    shape : tuple of int
+        That of the corpus, (n, p).
+
+    Raises
+    ------
+    DataError
+        There is none, or it has another shape or dtype.
+    """
+    try:
+        mask = zarr.open_array(path, mode="r")
+    except (OSError, ValueError, KeyError, zarr.errors.NodeNotFoundError) as error:
+        raise DataError(
+            f"{path} is no mask: it must be a Zarr array of booleans of shape {shape}"
+        ) from error
+    if mask.dtype != bool or mask.shape != shape:
+        raise DataError(
+            f"{path} holds {mask.dtype} of shape {mask.shape}; a mask of this corpus is bool of "
+            f"shape {shape}: one row per image, one column per pixel"
+        )
+    return mask
+
+
+def _array(aligned: Any) -> Any:
+    """Leave lazy arrays lazy."""
+    lazy = aligned is None or is_dask(aligned) or is_zarr(aligned)
+    return aligned if lazy else np.asarray(aligned)
+
+
+def mask_beside(X: Any, mask: Any) -> Any:
+    """Check a mask of X, and make it an array unless it is lazy."""
+    mask = _array(mask)
+    if mask is None:
+        return None
+    if mask.dtype != bool:
+        raise DataError(
+            f"mask has dtype {mask.dtype}; it must be boolean, True where a pixel is to be "
+            "ignored: pass, say, `weights == 0` or `np.isnan(X)`, as a dense array"
+        )
+    _same_shape("mask", mask, X.shape)
+    return mask
+
+
+def weights_beside(X: Any, weights: Any) -> Any:
+    """Check the weights of the rows of X, and make them an array unless they are lazy."""
+    weights = _array(weights)
+    if isinstance(weights, np.ndarray):
+        if weights.dtype.kind not in "buif" or weights.ndim > 1:
+            raise DataError(
+                f"Sample weights must be 1D array or scalar: one number per image; got shape "
+                f"{weights.shape}, {weights.dtype}"
+            )
+        weights = np.array(np.broadcast_to(weights, X.shape[:1]) if weights.ndim == 0 else weights)
+        weights = weights.astype(np.float64)
+        if weights.size and not weights.any():
+            raise DataError(NO_WEIGHT)
+    if weights is not None:
+        _same_shape("sample_weight", weights, X.shape[:1])
+    return weights
+
+
+def _same_shape(name: str, aligned: Any, shape: Any) -> None:
+    if tuple(aligned.shape) != tuple(shape):
+        raise DataError(
+            f"{name}.shape == {tuple(aligned.shape)}, expected {tuple(shape)}, as X has"
+        )
+
+
+def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Part:
+    """Cut an array beside X where X is cut."""
+    if aligned is None:
+        return None
+    if is_dask(aligned):
+        rows = tuple(stop - start for start, stop in ranges)
+        cut = aligned.rechunk((rows, *((width,) for width in aligned.shape[1:])))
+        return cast(Sequence[Any], cut.to_delayed(optimize_graph=True).ravel().tolist())
+    if is_zarr(aligned):
+        return partial(_read_rows, aligned, ranges)
+    return [np.asarray(aligned[start:stop]) for start, stop in ranges]
+
+
+def in_memory(X: Any) -> bool:
+    """Tell whether X is a NumPy array or a SciPy sparse matrix."""
+    return isinstance(X, np.ndarray) or type(X).__module__.split(".")[0] == "scipy"
+
+
+def validated(model: Any, X: Any, *, reset: bool) -> Any:
+    """Let scikit-learn check what is in memory; pixels are checked in the pass."""
+    if isinstance(X, np.ma.MaskedArray):
+        raise DataError(
+            "X is a NumPy masked array, whose mask would be lost: pass X.data and "
+            "mask=np.ma.getmaskarray(X)"
+        )
+    if not (isinstance(X, Corpus) or is_dask(X) or is_zarr(X)):
+        return validate_data(
+            model,
+            X,
+            reset=reset,
+            dtype="numeric",
+            ensure_all_finite=False,
+            accept_sparse="csr",
+        )
+    check_matrix(X)
+    if reset:
+        model.n_features_in_ = int(X.shape[1])
+        model.__dict__.pop("feature_names_in_", None)
+    elif X.shape[1] != model.n_features_in_:
+        raise DataError(
+            f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features "
+            "as input: use the corpus the model was fitted on, or images of the same size"
+        )
+    return X
+
+
+def check_width(W: Any, n_components: int) -> None:
+    """Refuse weights that are not of so many components."""
+    if len(W.shape) != 2 or W.shape[1] != n_components:
+        raise DataError(f"weights have shape {W.shape}; this model needs (n, {n_components})")
+
+
+def fingerprints_of(X: Any, blocks: Blocks) -> dict[str, int | None]:
+    """Tell X and what lies beside it from others of the same shape, as far as can be without X.
+
+    Returns
+    -------
+    dict
+        ``fingerprint``: of a corpus the checksum of its manifest, of an array in memory one of all
+        of it, of other arrays one of the first block. ``sample_weight`` and ``mask``: one of all
+        of them, or None without any.
+    """
+    if isinstance(X, Corpus):
+        of_X = X.fingerprint
+    else:
+        some = None if isinstance(blocks, LocalBlocks) else [0]
+        of_X = crc32c(np.array(_checksums(blocks, some)))
+    beside = {"sample_weight": blocks.weights, "mask": blocks.masks}
+    return {"fingerprint": of_X} | {
+        name: None if part is None else crc32c(np.array(_checksums(_alone(blocks, part), None)))
+        for name, part in beside.items()
+    }
+
+
+def _checksums(blocks: Blocks, only: list[int] | None) -> list[int]:
+    return blocks.map_sum(_block_crc32c, only=only, check=False)
+
+
+def _alone(blocks: Blocks, part: Any) -> Blocks:
+    """Give what lies beside X as blocks of its own."""
+    if isinstance(blocks, LocalBlocks):
+        return LocalBlocks(part.reshape(len(part), -1))
+    return DaskBlocks(blocks.shape, np.dtype(bool), blocks.ranges, part)
+
+
+def _block_crc32c(block: Block) -> list[int]:
+    return [crc32c(block.X)]
+
+
+def is_dask(X: Any) -> bool:
+    """Tell whether X is Dask's, without importing Dask to find out."""
+    return type(X).__module__.split(".")[0] == "dask"
+
+
+def is_zarr(X: Any) -> bool:
+    """Tell whether X is Zarr's."""
+    return type(X).__module__.split(".")[0] == "zarr"
+
+
+def as_dask(X: Any) -> da.Array:
+    """Give a corpus, zarr array or Dask array as a Dask array in chunks of whole rows."""
+    import dask.array as da
+
+    if isinstance(X, Corpus):
+        return X.to_dask()
+    check_matrix(X)
+    if is_dask(X):
+        return _check_dask(X)
+    lazy: da.Array = da.from_array(X, chunks=(_zarr_block_rows(X), X.shape[1]))
+    return lazy
+
+
+def check_matrix(X: Any) -> None:
+    """Raise DataError unless X has the shape and the dtype of a matrix of pixels."""
+    if not (hasattr(X, "shape") and hasattr(X, "dtype")):
+        raise DataError(
+            f"X is a {type(X).__name__}; NMF needs an array: open a corpus with dnmf.open_corpus, "
+            "take an array out of a Zarr group, or call a Dask frame's to_dask_array(lengths=True)"
+        )
+    if len(X.shape) != 2:
+        raise DataError(
+            f"Found array with dim {len(X.shape)}, while dim 2 is required by NMF: one row per "
+            "image; reshape to (n_images, n_pixels)"
+        )
+    if X.dtype.kind not in "buif":
+        raise DataError(f"X has dtype {X.dtype}; NMF needs integer, boolean or floating pixels")
+    if 0 in X.shape:
+        raise DataError(f"X has shape {tuple(X.shape)}; NMF needs at least one image and one pixel")
+
+
+def _check_dask(X: da.Array) -> da.Array:
+    from dask_ml.utils import check_array
+
+    try:
+        checked: da.Array = check_array(X, dtype=None, ensure_all_finite=False)
+    except TypeError as error:
+        raise DataError(str(error)) from error
+    return checked
+
+
+def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
+    indices = range(corpus.n_blocks)
+    return DaskBlocks(
+        corpus.shape,
+        corpus.dtype,
+        [corpus.block_range(i) for i in indices],
+        corpus.read_block,
+        lambda row: f"image {row} ({corpus.id_of(row)})",
+    )
+
+
+def _blocks_of_zarr(X: Any) -> DaskBlocks:
+    ranges = even_ranges(X.shape[0], _zarr_block_rows(X))
+    load = partial(_read_rows, X, ranges)
+    return DaskBlocks(tuple(X.shape), np.dtype(X.dtype), ranges, load)
+
+
+def _blocks_of_dask(X: da.Array) -> DaskBlocks:
+    X = _check_dask(X)
+    stops = np.cumsum(X.chunks[0]).tolist()
+    ranges = list(zip([0, *stops[:-1]], stops, strict=True))
+    return DaskBlocks(X.shape, X.dtype, ranges, X.to_delayed(optimize_graph=True).ravel().tolist())
+
+
+def _read_rows(X: Any, ranges: Sequence[tuple[int, int]], block: int) -> Array:
+    return np.asarray(X[slice(*ranges[block])])
+
+
+def _zarr_block_rows(X: Any) -> int:
+    """Whole chunks (whole shards, where there are any), about 16 MiB of them."""
+    chunk_rows: int = (X.shards or X.chunks)[0]
+    wanted = choose_block_rows(X.shape[0], X.shape[1] * X.dtype.itemsize)
+    return max(wanted // chunk_rows, 1) * chunk_rows

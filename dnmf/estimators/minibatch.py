@@ -1,0 +1,111 @@
+"""`MiniBatchNMF`: scikit-learn's second NMF, as another way to call the first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from dnmf.estimators.nmf import NMF
+from dnmf.estimators.parameters import is_int, require
+from dnmf.numerics.state import State
+from dnmf.storage.checkpoint.prune import KEEP
+
+
+class MiniBatchNMF(NMF):
+    """`NMF` with the parameters of `sklearn.decomposition.MiniBatchNMF`.
+
+    `NMF` works in mini-batches anyway: on its sample, before full passes, and in `partial_fit`. So
+    what is here is the names, the defaults and the choice of the solver by the loss.
+
+    Parameters
+    ----------
+    n_components, init, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, forget_factor
+        As in `NMF`, like all that are not named here.
+    batch_size : int, default 1024
+        Images per update of `partial_fit` at most; as in `NMF`, fewer are taken.
+    max_no_improvement : int or None, default 10
+    fresh_restarts : bool, default False
+    fresh_restarts_max_iter : int, default 30
+    transform_max_iter : int or None, default None
+        Checked, and without effect: a fit ends when passes gain little, and weights are always
+        solved for afresh, each image until it gains little.
+
+    Attributes
+    ----------
+    See `NMF`.
+    """
+
+    shuffle, n_init = False, 1
+
+    def __init__(
+        self,
+        n_components: int | str | None = "auto",
+        *,
+        init: str | None = None,
+        batch_size: int = 1024,
+        beta_loss: float | str = "frobenius",
+        tol: float = 1e-4,
+        max_no_improvement: int | None = 10,
+        max_iter: int = 200,
+        alpha_W: float = 0.0,
+        alpha_H: float | str = "same",
+        l1_ratio: float = 0.0,
+        forget_factor: float = 0.7,
+        fresh_restarts: bool = False,
+        fresh_restarts_max_iter: int = 30,
+        transform_max_iter: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        missing: str = "error",
+        warm_start: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+        checkpoint_keep: int = KEEP,
+        resume_from: int | None = None,
+        on_pass: Callable[[State], None] | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.init = init
+        self.batch_size = batch_size
+        self.beta_loss = beta_loss
+        self.tol = tol
+        self.max_no_improvement = max_no_improvement
+        self.max_iter = max_iter
+        self.alpha_W = alpha_W
+        self.alpha_H = alpha_H
+        self.l1_ratio = l1_ratio
+        self.forget_factor = forget_factor
+        self.fresh_restarts = fresh_restarts
+        self.fresh_restarts_max_iter = fresh_restarts_max_iter
+        self.transform_max_iter = transform_max_iter
+        self.random_state = random_state
+        self.verbose = verbose
+        self.missing = missing
+        self.warm_start = warm_start
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
+        self.checkpoint_keep = checkpoint_keep
+        self.resume_from = resume_from
+        self.on_pass = on_pass
+
+    def check_parameters(self) -> None:
+        """Raise ParameterError for a parameter out of its range, as `fit` does."""
+        super().check_parameters()
+        for name, may_be_none in (
+            ("max_no_improvement", True),
+            ("fresh_restarts_max_iter", False),
+            ("transform_max_iter", True),
+        ):
+            value = getattr(self, name)
+            valid = (is_int(value) and value >= 1) or (value is None and may_be_none)
+            require(valid, name, value, "an int >= 1" + " or None" * may_be_none)
+        restarts = self.fresh_restarts
+        require(isinstance(restarts, bool), "fresh_restarts", restarts, "True or False")
+
+    @property
+    def solver(self) -> str:  # type: ignore[override]
+        """What solves for the loss."""
+        named = isinstance(self.beta_loss, str) and self.beta_loss != "frobenius"
+        return "mu" if named or self.beta_loss not in ("frobenius", 2) else "cd"

@@ -1,0 +1,225 @@
+"""What a fitted model makes of a corpus, written block by block from the tasks that make it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dnmf._typing import Array
+from dnmf.engine.blocks import Blocks
+from dnmf.errors import DataError, OutputExistsError, ParameterError
+from dnmf.estimators.inputs import blocks_of
+from dnmf.estimators.nmf import NMF
+from dnmf.estimators.parameters import require_same_pixels
+from dnmf.numerics.block import Block
+from dnmf.numerics.objective import Objective
+from dnmf.numerics.statistics import Basis
+from dnmf.storage.atomic import absolute, full_disk_named, new_store, require_space
+from dnmf.storage.corpus import Corpus, open_corpus
+from dnmf.storage.corpus_writer import (
+    FORMAT,
+    OVERHEAD,
+    Layout,
+    commit_corpus,
+    create_corpus,
+    write_block,
+)
+from dnmf.storage.weights import FORMAT as WEIGHTS
+from dnmf.storage.weights import commit_weights, create_weights, write_weights_block
+
+Line = tuple[int, int, int, int]
+
+
+def write_weights(
+    model: NMF,
+    corpus: Corpus,
+    path: str | os.PathLike[str],
+    *,
+    mask: Any = None,
+    force: bool = False,
+) -> int:
+    """Compute the weights of a corpus into a Zarr array of shape (n, d), in its blocks.
+
+    Parameters
+    ----------
+    model : NMF
+    corpus : Corpus
+    path : str or path
+        Of the array.
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored.
+    force : bool, default False
+        Replace what dnmf wrote there before.
+
+    Returns
+    -------
+    int
+        Images.
+    """
+    with (
+        full_disk_named(path, "the weights"),
+        new_store(path, WEIGHTS, force=force) as building,
+    ):
+        blocks, objective, basis = _prepare(model, corpus, mask)
+        shape = (len(corpus), model.n_components_)
+        block_bytes = corpus.block_rows * shape[1] * basis.H.itemsize + OVERHEAD
+        require_space(path, corpus.n_blocks * block_bytes, "the array of weights")
+        create_weights(building, shape, corpus.block_rows, basis.H.dtype)
+        task = partial(_weigh_block, objective=objective, basis=basis, corpus=corpus, path=building)
+        commit_weights(building, corpus.fingerprint, blocks.map_sum(task))
+    return len(corpus)
+
+
+def write_reconstruction(
+    model: NMF,
+    corpus: Corpus,
+    path: str | os.PathLike[str],
+    *,
+    mask: Any = None,
+    force: bool = False,
+) -> Corpus:
+    """Reconstruct a corpus into a corpus of floating-point images with the same ids.
+
+    Parameters
+    ----------
+    model : NMF
+    corpus : Corpus
+    path : str or path
+        Of the new corpus.
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored, and is filled in by the model.
+    force : bool, default False
+        Replace what dnmf wrote there before.
+    """
+    if absolute(os.fspath(path)) == absolute(corpus.path):
+        raise OutputExistsError(f"{path} is the corpus itself; choose another path")
+    with (
+        full_disk_named(path, "the reconstruction"),
+        new_store(path, FORMAT, force=force) as building,
+    ):
+        blocks, objective, basis = _prepare(model, corpus, mask)
+        id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
+        layout = Layout(
+            len(corpus), corpus.image_shape, str(basis.H.dtype), id_bytes, corpus.block_rows
+        )
+        require_space(path, layout.most_bytes, "the reconstruction")
+        create_corpus(building, layout)
+        task = partial(
+            _reconstruct_block, objective=objective, basis=basis, corpus=corpus, path=building
+        )
+        commit_corpus(building, layout, blocks.map_sum(task))
+    return open_corpus(path)
+
+
+def write_pngs(
+    model: NMF,
+    corpus: Corpus,
+    rows: slice,
+    folder: str | os.PathLike[str],
+    *,
+    mask: Any = None,
+    force: bool = False,
+) -> int:
+    """Reconstruct some images into PNG files named by their row numbers.
+
+    Values are rounded and clipped to the corpus's integer type; floating-point images are scaled
+    so that the brightest pixel of the originals is white.
+
+    Parameters
+    ----------
+    model : NMF
+    corpus : Corpus
+    rows : slice
+    folder : str or path
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored, and is filled in by the model.
+    force : bool, default False
+        Write into a folder that is not empty.
+
+    Returns
+    -------
+    int
+        Images written.
+    """
+    numbers = np.arange(len(corpus))[rows]
+    if not len(numbers):
+        raise ParameterError(
+            f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)}"
+        )
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise OutputExistsError(f"{target} is a file; choose a folder")
+    if target.exists() and any(target.iterdir()) and not force:
+        raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
+    require_same_pixels(model, corpus)
+    originals = corpus.images(rows)
+    hidden = None if mask is None else np.asarray(mask[rows])
+    weights = model.transform(originals.reshape(len(numbers), -1), hidden)
+    again = model.inverse_transform(weights)
+    pictures = [_to_image(x, originals) for x in again.reshape(originals.shape)]
+    with full_disk_named(target, "pictures"):
+        _save_all(target, [f"{number:06d}.png" for number in numbers], pictures)
+    return len(numbers)
+
+
+def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
+    """Save pictures into a folder, which may have to be made; all of them or none."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as aside:
+        try:
+            for name, picture in zip(names, pictures, strict=True):
+                picture.save(Path(aside) / name)
+        except BaseException:
+            if made:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for name in names:
+            os.replace(Path(aside) / name, folder / name)
+
+
+def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, Basis]:
+    require_same_pixels(model, corpus)
+    blocks = blocks_of(corpus, mask=mask, rules=model.rules())
+    return blocks, model.objective(mask), model.basis(corpus.dtype)
+
+
+def _weigh_block(
+    block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
+) -> tuple[tuple[int, int, int], ...]:
+    index = block.start // corpus.block_rows
+    return (write_weights_block(path, index, objective.project_block(block, basis)),)
+
+
+def _reconstruct_block(
+    block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
+) -> tuple[Line, ...]:
+    index = block.start // corpus.block_rows
+    again = objective.project_block(block, basis) @ basis.H
+    return (write_block(path, index, again, corpus.block_ids(index)),)
+
+
+def _to_image(pixels: Array, originals: Array) -> Image.Image:
+    if originals.dtype.kind in "ui":
+        kind = originals.dtype if originals.dtype in (np.uint8, np.uint16) else np.dtype(np.uint16)
+        pixels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max).astype(kind)
+    else:
+        top = float(originals.max()) or 1.0
+        pixels = np.rint(np.clip(pixels / top, 0, 1) * 255).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    try:
+        return Image.fromarray(pixels)
+    except TypeError as error:
+        raise DataError(
+            f"images of shape {pixels.shape} and type {pixels.dtype} have no PNG form; "
+            "write OUT.zarr instead"
+        ) from error

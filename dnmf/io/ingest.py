@@ -1,0 +1,147 @@
+"""Images to a corpus: one task per block reads, checks and writes it; a record at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from dnmf.engine.executors import each_block
+from dnmf.engine.tree_reduce import choose_block_rows, invalid_pixel
+from dnmf.errors import BadImagesError, IngestError, ParameterError
+from dnmf.io.sources import Size, Source, open_source
+from dnmf.numerics.block import find_invalid
+from dnmf.storage.atomic import full_disk_named, new_store, require_space
+from dnmf.storage.corpus import Corpus, open_corpus
+from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
+
+Line = tuple[int, int, int, int]
+MOST_BAD = 1000
+"""Bad images after which no more are looked for."""
+
+
+def ingest(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Source,
+    path: str | os.PathLike[str],
+    *,
+    size: Size | None = None,
+    color: str | None = None,
+    block_rows: int | None = None,
+    force: bool = False,
+    on_block: Callable[[int, int], None] = lambda done, total: None,
+) -> Corpus:
+    """Turn images into a corpus.
+
+    Blocks are read and written in parallel: on the active Dask client if there is one, else on
+    threads. The corpus appears at `path` when all of it is written, and not at all on an error.
+
+    Parameters
+    ----------
+    source : path, sequence of paths, or Source
+        Folders of PNG, JPEG, TIFF or PGM images, such files, IDX (``.gz`` too) or ``.npy`` files.
+    path : str or path
+        Of the new corpus; a URL is written in place.
+    size : (h, w), optional
+        Resize every image.
+    color : "gray" or "rgb", optional
+        Convert every image; without it all must be alike, grey or RGB.
+    block_rows : int, optional
+        Images per block; by default about 16 MiB of them.
+    force : bool, default False
+        Replace a corpus that is already there.
+    on_block : callable
+        Told of blocks done and blocks in all after each.
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    IngestError
+        No images, unreadable ones, or ones that differ in size or colour: as BadImagesError, with
+        all that there are, up to a thousand.
+    DataError
+        A floating-point or signed image has a negative, NaN or infinite pixel.
+    OutputExistsError
+        Something is at `path`.
+    SpaceError
+        The disk has not the room for all pixels uncompressed, or is full before the end.
+
+    Examples
+    --------
+    >>> dnmf.ingest("faces/", "faces.zarr", size=(64, 64), color="gray")
+    <Corpus faces.zarr: 13,233 images of 64 x 64 uint8, 54.2 MB in 16 blocks>
+    """
+    location = os.fspath(path)
+    if block_rows is not None and block_rows < 1:
+        raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
+    with (
+        full_disk_named(location, "the corpus"),
+        new_store(location, FORMAT, force=force) as building,
+    ):
+        images = _as_source(source, size, color)
+        layout = _plan(images, block_rows)
+        require_space(location, layout.most_bytes, "the corpus")
+        create_corpus(building, layout)
+        manifest: list[Line | None] = [None] * layout.n_blocks
+        task = partial(_ingest_block, path=building, layout=layout)
+        bad: dict[int, list[str]] = {}
+        for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
+            if isinstance(line, BadImagesError):
+                bad[index] = line.errors
+                if sum(map(len, bad.values())) >= MOST_BAD:
+                    break
+            else:
+                manifest[index] = line
+            on_block(done, layout.n_blocks)
+        if bad:
+            raise BadImagesError([error for index in sorted(bad) for error in bad[index]])
+        commit_corpus(building, layout, [line for line in manifest if line is not None])
+    return open_corpus(location)
+
+
+def _as_source(source: Any, size: Size | None, color: str | None) -> Source:
+    if hasattr(source, "read") and hasattr(source, "image_shape"):
+        if size is not None or color is not None:
+            raise IngestError("size and color are for paths; a Source gives its images as they are")
+        return source  # type: ignore[no-any-return]
+    paths = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    return open_source(paths, size=size, color=color)
+
+
+def _plan(source: Source, block_rows: int | None) -> Layout:
+    if (n := len(source)) == 0:
+        raise IngestError("the source holds no images")
+    image_bytes = source.dtype.itemsize
+    for length in source.image_shape:
+        image_bytes *= length
+    rows = min(block_rows or choose_block_rows(n, image_bytes), n)
+    starts = range(0, n, rows)
+    ids = (name for start in starts for name in source.ids(start, min(start + rows, n)))
+    id_bytes = max((len(name.encode(errors="surrogateescape")) for name in ids), default=0) or 1
+    return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
+
+
+def _ingest_block(
+    source: Source, index: int, *, path: str, layout: Layout
+) -> Line | BadImagesError:
+    """Read, check and write a block; give bad images back, since those of others are wanted too."""
+    start = index * layout.block_rows
+    stop = min(start + layout.block_rows, layout.n_images)
+    ids = source.ids(start, stop)
+    try:
+        images = source.read(start, stop)
+    except BadImagesError as error:
+        return error
+    expected = (stop - start, *layout.image_shape)
+    if (images.shape, str(images.dtype), len(ids)) != (expected, layout.dtype, stop - start):
+        raise IngestError(
+            f"images {start} to {stop - 1}: the source gave {len(ids)} ids and {images.dtype} "
+            f"pixels of shape {images.shape} where it promised {layout.dtype} of {expected}"
+        )
+    images = images.reshape(stop - start, -1)
+    if (invalid := find_invalid(images, start)) is not None:
+        raise invalid_pixel(invalid, lambda row: f"image {row} ({ids[row - start]})")
+    return write_block(path, index, images, ids)

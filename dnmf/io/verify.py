@@ -1,0 +1,132 @@
+"""Read all of a corpus, weights, a model or a sweep, and say what is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+from dnmf.engine.executors import each_block
+from dnmf.errors import CorpusError
+from dnmf.model_selection.sweep_store import FORMAT as SWEEP
+from dnmf.model_selection.sweep_store import models_in
+from dnmf.storage.atomic import is_absent, read_record
+from dnmf.storage.checkpoint.checkpoint import verify_checkpoint
+from dnmf.storage.checkpoint.commit import FORMAT as MODEL
+from dnmf.storage.corpus import Corpus, open_corpus
+from dnmf.storage.corpus_writer import FORMAT as CORPUS
+from dnmf.storage.weights import FORMAT as WEIGHTS
+from dnmf.storage.weights import Weights, open_weights
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is damaged.
+
+    Attributes
+    ----------
+    what : str
+        In words, with what to do.
+    block : int or None
+        None where it is not in a block.
+    first, last : int or None
+        Images of the block.
+    """
+
+    what: str
+    block: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    kind : str
+        ``"corpus"``, ``"weights"``, ``"model"`` or ``"sweep"``.
+    path : str
+    blocks : int
+        Blocks that were read.
+    findings : list of Finding
+        Empty where all is as it was written.
+    """
+
+    kind: str
+    path: str
+    blocks: int
+    findings: list[Finding]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the facts in JSON types."""
+        return {**asdict(self), "intact": not self.findings}
+
+    def __str__(self) -> str:
+        found = f"{len(self.findings)} damaged" if self.findings else "all as written"
+        checked = f", {self.blocks:,} blocks checked" if self.blocks else ""
+        lines = [f"{self.path}: {self.kind}{checked}, {found}"]
+        return "\n".join([*lines, *(finding.what for finding in self.findings)])
+
+
+def verify(
+    path: str | os.PathLike[str], *, on_block: Callable[[int, int], None] = lambda done, total: None
+) -> Verification:
+    """Check a corpus, weights, a model or a sweep, block by block.
+
+    Blocks of a corpus and of weights are read in parallel: on the active Dask client if there is
+    one, else on threads. A model is read in order, its newest passes last, and so are those of a
+    sweep.
+
+    Parameters
+    ----------
+    path : str or path
+    on_block : callable
+        Told of blocks done and blocks in all after each.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    CorpusError
+        The path holds nothing of dnmf's, or a store whose ``zarr.json`` says no more what it is.
+    """
+    location = os.fspath(path)
+    kind = str((read_record(location) or {}).get("format"))
+    if kind == MODEL:
+        return Verification("model", location, 0, list(map(Finding, verify_checkpoint(location))))
+    if kind == SWEEP:
+        each = chain.from_iterable(map(verify_checkpoint, models_in(location)))
+        return Verification("sweep", location, 0, list(map(Finding, each)))
+    if kind not in (CORPUS, WEIGHTS):
+        return _unknown(location)
+    name = kind.removeprefix("dnmf-")
+    try:
+        store = open_corpus(location) if kind == CORPUS else open_weights(location)
+    except CorpusError as error:
+        return Verification(name, location, 0, [Finding(str(error))])
+    findings: list[Finding] = []
+    for done, (_, found) in enumerate(each_block(_check_block, store, store.n_blocks), 1):
+        findings += found
+        on_block(done, store.n_blocks)
+    findings.sort(key=lambda finding: (finding.block, finding.what))
+    return Verification(name, location, store.n_blocks, findings)
+
+
+def _check_block(store: Corpus | Weights, index: int) -> list[Finding]:
+    first, stop = store.block_range(index)
+    return [Finding(str(error), index, first, stop - 1) for error in store.check_block(index)]
+
+
+def _unknown(path: str) -> Verification:
+    if is_absent(path):
+        raise CorpusError(f"{path}: nothing is there")
+    raise CorpusError(
+        f"{path} is neither a corpus nor weights, a model or a sweep of dnmf's, or its zarr.json "
+        "is damaged: restore that from a copy"
+    )

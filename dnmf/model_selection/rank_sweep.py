@@ -1,0 +1,368 @@
+"""Choosing the number of components: many models in the reads of one, and what speaks for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dnmf.engine.blocks import Blocks
+from dnmf.errors import DataError, ParameterError
+from dnmf.estimators.beginning import describe_fit
+from dnmf.estimators.inputs import blocks_of, validated
+from dnmf.estimators.nmf import NMF, model_of
+from dnmf.estimators.parameters import is_int, is_real, require, require_even_blocks, seed_of
+from dnmf.model_selection.recommend import Choice, choose
+from dnmf.model_selection.scores import Fits, held_out_of, scores_of
+from dnmf.model_selection.sweep_store import FORMAT, finish_sweep, open_sweep, prepare_sweep
+from dnmf.numerics.block import Block
+from dnmf.numerics.holdout import GROUPS, Resample
+from dnmf.numerics.state import State
+from dnmf.solvers.multi_fit import Progress, Run, run_together
+from dnmf.storage.atomic import remove_store
+from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.lock import claimed
+
+LEAST_IMAGES = 10
+"""From which on a bootstrap sample has some, but for one draw in 20,000."""
+
+MOST_HIDDEN = 0.5
+"""Share of the cells that may be hidden: with fewer visible ones, others models are asked about."""
+
+
+@dataclass(frozen=True)
+class RankSweep:
+    """What a sweep over numbers of components found; made by `rank_sweep` and `load_sweep`.
+
+    Attributes
+    ----------
+    models_ : dict of int to NMF
+        The best fit to all cells for each number of components, in ascending order.
+    table : list of dict
+        A record for each number, see `dnmf.model_selection.scores.Score`;
+        ``pandas.DataFrame(sweep.table)`` makes a frame of it.
+    choice_ : dnmf.model_selection.recommend.Choice
+    n_reads_ : float
+        Reads of X that all models took together, in units of the whole of it.
+    """
+
+    models_: Mapping[int, NMF]
+    table: Sequence[dict[str, Any]]
+    choice_: Choice
+    n_reads_: float
+
+    @property
+    def best_n_components_(self) -> int:
+        """The number of components that is recommended."""
+        return self.choice_.n_components
+
+    @property
+    def best_model_(self) -> NMF:
+        """The fitted model of that many components."""
+        return self.models_[self.best_n_components_]
+
+    @property
+    def clear_(self) -> bool:
+        """Whether the data give a clear answer."""
+        return self.choice_.clear
+
+    @property
+    def reason_(self) -> str:
+        """Why that number is recommended, and what speaks against it."""
+        return self.choice_.reason
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all but the models, in JSON types."""
+        return {
+            "best_n_components": self.best_n_components_,
+            "clear": self.clear_,
+            "reason": self.reason_,
+            "reads": self.n_reads_,
+            "table": list(self.table),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join([*_lines(self.table, self.best_n_components_), "", self.reason_])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A model that has come to its end."""
+
+    fit: Fit
+    state: State
+    reason: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was shown all cells."""
+        return self.fit.parameters["hidden"] is None
+
+
+def rank_sweep(
+    X: Any,
+    n_components: Iterable[int],
+    *,
+    n_init: int = 3,
+    holdout: float = 0.1,
+    random_state: Any = 0,
+    solver: str = "cd",
+    beta_loss: float | str = "frobenius",
+    tol: float = 1e-4,
+    max_iter: int = 200,
+    alpha_W: float = 0.0,
+    alpha_H: float | str = "same",
+    l1_ratio: float = 0.0,
+    missing: str = "error",
+    sample_weight: Any = None,
+    mask: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    on_pass: Callable[[Progress], None] = lambda progress: None,
+) -> RankSweep:
+    """Fit models of several numbers of components in the same reads of X, and recommend one.
+
+    For each number, `n_init` models are fitted to all cells, from seeds of their own; and, to be
+    scored, as many to a bootstrap sample of the images with a share of the cells hidden. All
+    advance together: a pass reads each block once for all of them. Models that have converged drop
+    out. `docs/choosing-rank.md` has the method, its sources and its limits.
+
+    Parameters
+    ----------
+    X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
+        As in `NMF.fit`.
+    n_components : iterable of int
+        Numbers to try, each once.
+    n_init : int, default 3
+        Starts, and hidden shares of the cells, for each number.
+    holdout : float, default 0.1
+        Share of the cells that is hidden, up to a half, in steps of a twentieth; 0 hides none, and
+        leaves the choice to the stability of the components alone.
+    random_state : int, RandomState or None, default 0
+        The seeds are this one and those that follow it.
+    solver, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, missing
+        As in `NMF`, for all models.
+    sample_weight, mask
+        As in `NMF.fit`.
+    checkpoint : str, path or None, default None
+        Folder that keeps all models between passes, for `load_sweep`. The same sweep again goes on
+        where it was, with the same bits; with other numbers of components it adds to those there.
+    force : bool, default False
+        Replace a sweep that is kept there.
+    on_pass : callable
+        Told of each pass, with a `dnmf.solvers.multi_fit.Progress`, once the checkpoint has it.
+
+    Returns
+    -------
+    RankSweep
+
+    Raises
+    ------
+    ParameterError (a ValueError)
+        A parameter is out of its range; `n_components` is empty or repeats itself.
+    DataError (a ValueError)
+        A pixel cannot be factorised, or all pixels are the same.
+    CheckpointError
+        `checkpoint` holds something else, another sweep's models, or is damaged.
+    CapacityError, SpaceError
+        As in `NMF.fit`. Where there is no memory for all models together, they run in groups.
+
+    Examples
+    --------
+    >>> import numpy as np, dnmf
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.gamma(1, size=(300, 3)) @ rng.gamma(0.2, size=(3, 36)) * rng.uniform(0.9, 1.1, 36)
+    >>> dnmf.rank_sweep(X + 0.01 * rng.random(X.shape), [2, 3, 4]).best_n_components_
+    3
+    """
+    ranks = _ranks(n_components)
+    _check(n_init, holdout)
+    model = NMF(
+        ranks[0],
+        solver=solver,
+        beta_loss=beta_loss,
+        tol=tol,
+        max_iter=max_iter,
+        random_state=seed_of(random_state),
+        alpha_W=alpha_W,
+        alpha_H=alpha_H,
+        l1_ratio=l1_ratio,
+        missing=missing,
+        checkpoint=checkpoint,
+    )
+    model.check_parameters()
+    X = validated(model, X, reset=True)
+    blocks = blocks_of(X, sample_weight, mask, model.rules())
+    looked = _require_cells(blocks, holdout)
+    runs = _runs(model, X, blocks, mask, ranks, n_init, holdout)
+    place = None if checkpoint is None else os.fspath(checkpoint)
+    with claimed(place):
+        if place is None:
+            ran = run_together(blocks, runs, tol=tol, max_iter=max_iter, on_pass=on_pass)
+            ended = map(Ended, (run.fit for run in runs), ran.states, ran.reasons)
+            return _result(list(ended), looked + ran.n_reads)
+        require_even_blocks(blocks)
+        if force:
+            remove_store(place, FORMAT)
+        prepare_sweep(place)
+        ran = run_together(blocks, runs, tol=tol, max_iter=max_iter, place=place, on_pass=on_pass)
+        finish_sweep(place, looked + ran.n_reads)
+        return load_sweep(place)
+
+
+def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
+    """Open a sweep that `rank_sweep` or `dnmf rank` has kept.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    RankSweep
+
+    Raises
+    ------
+    CheckpointError
+        There is none, it is damaged, or not at its end.
+    """
+    opened, n_reads = open_sweep(os.fspath(path))
+    ended = [Ended(one.fit, one.state, str(one.stop_reason)) for one in opened]
+    return _result(ended, n_reads)
+
+
+def _ranks(n_components: Any) -> list[int]:
+    if isinstance(n_components, (str, bytes)) or not isinstance(n_components, Iterable):
+        raise ParameterError(f"n_components is {n_components!r}; it must be a list of ints >= 1")
+    ranks = list(n_components)
+    require(bool(ranks), "n_components", ranks, "a list of one int >= 1 or more")
+    for rank in ranks:
+        require(is_int(rank) and rank >= 1, "n_components", ranks, "a list of ints >= 1")
+    repeated = sorted({int(rank) for rank in ranks if ranks.count(rank) > 1})
+    if repeated:
+        raise ParameterError(f"n_components repeats {repeated}: give each number once")
+    return sorted(int(rank) for rank in ranks)
+
+
+def _check(n_init: Any, holdout: Any) -> None:
+    require(is_int(n_init) and n_init >= 1, "n_init", n_init, "an int >= 1")
+    valid = is_real(holdout) and (holdout == 0 or 1 / GROUPS <= holdout <= MOST_HIDDEN)
+    if is_real(holdout) and holdout >= 1:
+        raise ParameterError(
+            f"holdout is {holdout}: as many hidden cells as cells, or more; it must be 0, or a "
+            f"share from {1 / GROUPS} to {MOST_HIDDEN}"
+        )
+    require(valid, "holdout", holdout, f"0, or a share from {1 / GROUPS} to {MOST_HIDDEN}")
+    if n_init == 1 and holdout == 0:
+        raise ParameterError(
+            "n_init is 1 and holdout is 0: there is nothing to choose by; hide cells "
+            "(holdout=0.1), or take n_init=3 starts, which show whether components are stable"
+        )
+
+
+@dataclass(frozen=True)
+class Range:
+    """Least and greatest of some pixels; adds up."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+
+def _range_of(block: Block) -> Range:
+    X = block.X if block.observed is None else block.X[block.observed]
+    return Range(float(X.min()), float(X.max())) if X.size else Range(np.inf, -np.inf)
+
+
+def _require_cells(blocks: Blocks, holdout: float) -> float:
+    """Refuse X without cells to hide, or without differences to explain; give the reads it took."""
+    (n, p), (start, stop) = blocks.shape, blocks.ranges[0]
+    if holdout and (n < LEAST_IMAGES or p < 2):
+        raise DataError(
+            f"X has {n} images of {p} pixels; to hide cells and draw images again takes at least "
+            f"{LEAST_IMAGES} images of 2 pixels: holdout=0 hides none"
+        )
+    first = blocks.map_sum(_range_of, only=[0], check=False)
+    if first.high > first.low or np.isnan(first.low):
+        return (stop - start) / n  # or the first pass will name what cannot be factorised
+    whole = blocks.map_sum(_range_of, check=False)
+    if whole.low > whole.high:
+        raise DataError(
+            f"no pixel of the {n:,} images counts: mask or NaN hide all of them; pass a mask that "
+            "is true where a pixel is to be ignored"
+        )
+    if whole.low == whole.high:
+        raise DataError(
+            f"every pixel of the {n:,} images is {whole.low:g}: one component explains them all, "
+            "and there is nothing to choose a number by"
+        )
+    return 1 + (stop - start) / n
+
+
+def _runs(
+    model: NMF, X: Any, blocks: Blocks, mask: Any, ranks: list[int], n_init: int, holdout: float
+) -> list[Run]:
+    """List the models; those that are shown the same of X follow each other."""
+    fit = describe_fit(model, X, blocks, None)
+    seeds = [(fit.seed + i) % 2**32 for i in range(n_init)]
+    whole, part = model.objective(mask), model.objective(True)
+
+    def run(seed: int, rank: int, share: float | None) -> Run:
+        parameters = {**fit.parameters, "hidden": share}
+        own = replace(fit, n_components=rank, seed=seed, parameters=parameters)
+        if share is None:
+            return Run(own, whole)
+        return Run(own, part, Resample(seed, share))
+
+    shares = [None] + [float(holdout)] * bool(holdout)
+    return [run(seed, rank, share) for share in shares for seed in seeds for rank in ranks]
+
+
+def _result(ended: Sequence[Ended], n_reads: float) -> RankSweep:
+    ranks = sorted({one.fit.n_components for one in ended})
+    fits = [_fits([one for one in ended if one.fit.n_components == rank]) for rank in ranks]
+    held_out = held_out_of(fits)
+    scores = scores_of(ranks, fits, held_out)
+    whole = {(one.fit.n_components, one.fit.seed): one for one in ended if one.is_whole}
+    best = [whole[score.n_components, score.seed] for score in scores]
+    models = {one.fit.n_components: model_of(one.fit, one.state, one.reason) for one in best}
+    choice = choose(scores, held_out)
+    return RankSweep(models, [score.as_dict() for score in scores], choice, n_reads)
+
+
+def _fits(ended: Sequence[Ended]) -> Fits:
+    whole = {one.fit.seed: one.state for one in ended if one.is_whole}
+    parts = {one.fit.seed: one.state for one in ended if not one.is_whole}
+    n, p = ended[0].fit.X["shape"]
+    hidden = [(one.state.held_out[:, 1].sum(), one.fit) for one in ended if not one.is_whole]
+    if not hidden:
+        return Fits(whole, parts, n * p)
+    # Those that are observed, as often as images count: known by the share that was hidden.
+    return Fits(whole, parts, float(np.mean([n / _hidden_share(fit) for n, fit in hidden])))
+
+
+def _hidden_share(fit: Fit) -> float:
+    """Give the share of the cells that was hidden from a model."""
+    return Resample(fit.seed, fit.parameters["hidden"]).hidden_groups / GROUPS
+
+
+def _lines(table: Sequence[dict[str, Any]], best: int) -> Iterator[str]:
+    """Write the table for people."""
+    yield "components         error   per cell   hidden cells   (+- to lowest)   stability   least"
+    for row in table:
+        mark = "->" if row["n_components"] == best else "  "
+        hidden = f"{'-':>12}   {'':14}"
+        if row["held_out_error"] is not None:
+            hidden = f"{row['held_out_error']:12.5g}   {row['standard_error']:14.2g}"
+        stable = f"{'-':>9}   {'-':>5}"
+        if row["stability"] is not None:
+            stable = f"{row['stability']:9.2f}   {row['least_stable']:5.2f}"
+        yield (
+            f"{mark} {row['n_components']:7}   {row['error']:11.6g}   "
+            f"{row['error_per_cell']:8.4g}   {hidden}   {stable}"
+        )

@@ -1,0 +1,271 @@
+"""A block as tasks get it: some rows of X, which of their pixels count, and how much each row does.
+
+Masked pixels are set to 0 where the block is assembled, before any arithmetic: what was there can
+have no influence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from dnmf._typing import Array
+from dnmf.errors import DataError
+
+NO_WEIGHT = "all sample weights are zero; at least one image needs a positive weight"
+STRIP_PIXELS, STRIP_ROWS = 2**23, (128, 1024)
+"""Pixels that become floating point at a time, and the images that these may be: a strip stays in
+cache, or in 32 MiB of float32, where a block would not."""
+
+
+class Invalid(NamedTuple):
+    """An entry of X that cannot be factorised; the smallest comes first in X."""
+
+    row: int
+    pixel: int
+    value: float
+
+
+class Strip(NamedTuple):
+    """A few images of a block in floating point.
+
+    Attributes
+    ----------
+    X : ndarray of shape (b, p)
+    observed : ndarray of shape (b, p), bool, or None
+        None where every pixel counts.
+    weights : ndarray of shape (b,), float64, or None
+    norms : ndarray of shape (b,), float64
+        ``||x||^2`` of each image.
+    pixel_norms : ndarray of shape (p,), float64
+        Weighted sum of x^2 over the images.
+    """
+
+    X: Array
+    observed: Array | None
+    weights: Array | None
+    norms: Array
+    pixel_norms: Array
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of X with their first row, weights and mask.
+
+    Attributes
+    ----------
+    X : ndarray of shape (b, p)
+        In the stored dtype; 0 where not observed.
+    start : int
+        Row of ``X[0]`` in the whole of X.
+    observed : ndarray of shape (b, p), bool, or None
+    weights : ndarray of shape (b,), float64, or None
+    rows : ndarray of shape (b,), int64, or None
+        Row of each image in the whole of X, where they do not follow each other.
+    """
+
+    X: Array
+    start: int = 0
+    observed: Array | None = None
+    weights: Array | None = None
+    rows: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    @property
+    def effective_rows(self) -> float:
+        """Images, each as often as its weight says."""
+        return float(len(self.X) if self.weights is None else self.weights.sum())
+
+    @property
+    def numbers(self) -> Array:
+        """Row of each image in the whole of X."""
+        return self.start + np.arange(len(self)) if self.rows is None else self.rows
+
+    def numbered(self) -> Block:
+        """Give images their numbers, which they keep when some are selected."""
+        return replace(self, rows=self.numbers)
+
+    def take(self, rows: Any) -> Block:
+        """Select rows; `start` loses its meaning, unless the block is numbered."""
+        aside = (self.observed, self.weights, self.rows)
+        observed, weights, numbers = (None if part is None else part[rows] for part in aside)
+        return Block(self.X[rows], self.start, observed, weights, numbers)
+
+    def strips(self, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Strip]]:
+        """Convert the block, a strip of images at a time; each in the place of the one before."""
+        step = max(min(strip_rows(self.X.shape[1]), len(self)), 1)
+        place = None
+        if self.X.dtype != dtype or not self.X.flags.c_contiguous:
+            place = np.empty((step, self.X.shape[1]), dtype)
+        for first in range(0, len(self), step):
+            rows = slice(first, min(first + step, len(self)))
+            part = self.take(rows)
+            X = part.X
+            if place is not None:
+                X = place[: len(part)]
+                np.copyto(X, part.X, casting="same_kind")
+            weights = np.ones(len(X)) if part.weights is None else part.weights
+            yield rows, Strip(X, part.observed, part.weights, *squared_norms(X, weights))
+
+
+def strip_rows(n_pixels: int) -> int:
+    """Choose the images of a strip, by their pixels alone: the bits depend on it."""
+    return min(max(STRIP_PIXELS // n_pixels, STRIP_ROWS[0]), STRIP_ROWS[1])
+
+
+def alike(observed: Array) -> list[slice]:
+    """Cut images where one has another mask than the image before it.
+
+    Parameters
+    ----------
+    observed : ndarray of shape (b, p), bool
+    """
+    changes = (observed[1:] != observed[:-1]).any(axis=1)
+    edges = [0, *(1 + np.flatnonzero(changes)).tolist(), len(observed)]
+    return [slice(*edge) for edge in pairwise(edges)]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a block may hold.
+
+    Attributes
+    ----------
+    nan_is_missing : bool
+        Whether NaN marks a missing pixel; otherwise it is refused.
+    positive : bool
+        Whether 0 is refused as well: divergences with beta <= 0 are infinite there.
+    check : bool
+        Whether to look at all.
+    """
+
+    nan_is_missing: bool = False
+    positive: bool = False
+    check: bool = True
+
+
+PLAIN = Rules()
+"""Non-negative, finite pixels."""
+
+
+def assemble(
+    X: Array, start: int, weights: Array | None, mask: Array | None, rules: Rules
+) -> Block | Invalid:
+    """Put a block together and find the first pixel that keeps it from being factorised.
+
+    Parameters
+    ----------
+    X : ndarray of shape (b, p)
+    start : int
+    weights : ndarray of shape (b,) or None
+    mask : ndarray of shape (b, p) or None
+        True where a pixel is to be ignored.
+    rules : Rules
+    """
+    observed = None if mask is None else ~_boolean(mask, X.shape, start)
+    if rules.nan_is_missing and X.dtype.kind == "f":
+        there = ~np.isnan(X)
+        observed = there if observed is None else observed & there
+    if observed is not None:
+        if observed.all():
+            observed = None
+        else:
+            X = np.where(observed, X, X.dtype.type(0))
+    if rules.check and (invalid := find_invalid(X, start, observed, rules.positive)):
+        return invalid
+    return Block(X, start, observed, None if weights is None else _weights(weights, start))
+
+
+def _boolean(mask: Array, shape: tuple[int, ...], start: int) -> Array:
+    if mask.shape != shape:
+        raise DataError(
+            f"the mask has {mask.shape} entries for {shape} pixels in the rows from {start}; it "
+            "must have the shape of X"
+        )
+    return mask.astype(bool, copy=False)
+
+
+def _weights(weights: Array, start: int) -> Array:
+    weights = np.asarray(weights, np.float64)
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        row = start + int(np.argmin(np.isfinite(weights) & (weights >= 0)))
+        raise DataError(
+            f"Negative values in data passed to `sample_weight`, or not finite: image {row} has "
+            f"{weights[row - start]:g}; weights must be finite and >= 0"
+        )
+    return weights
+
+
+def valid_pixels(X: Array, observed: Array | None, positive: bool) -> Array:
+    """Tell for each pixel whether it can be factorised, or is missing."""
+    valid: Array = (X > 0 if positive else X >= 0) & (np.inf > X)
+    return valid if observed is None else valid | ~observed
+
+
+def find_invalid(
+    X: Array, first_row: int, observed: Array | None = None, positive: bool = False
+) -> Invalid | None:
+    """Find the first negative, NaN or infinite entry in reading order.
+
+    Parameters
+    ----------
+    X : ndarray of shape (b, p)
+    first_row : int
+        Corpus row of ``X[0]``.
+    observed : ndarray of shape (b, p), bool, optional
+        Where a zero is one of X and no mark of a missing pixel.
+    positive : bool
+        Whether zeros are invalid, too.
+    """
+    if X.size == 0 or (X.dtype.kind in "bu" and not positive):
+        return None
+    low = X.min(initial=1, where=True if observed is None else observed)
+    if (low > 0 if positive else low >= 0) and X.max() < np.inf:  # False for NaN as well
+        return None
+    valid = valid_pixels(X, observed, positive)
+    if valid.all():
+        return None
+    row, pixel = np.argwhere(~valid)[0]
+    return Invalid(first_row + int(row), int(pixel), float(X[row, pixel]))
+
+
+@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
+def squared_norms(X, weights):  # type: ignore[no-untyped-def]
+    """Compute ``||x||^2`` of every image and every pixel, in float64.
+
+    The loss is a small difference of large sums: in float32, a thousand squares of one bright
+    value after another are off by 1e-5 of their sum, always to the same side. Infinities and NaN
+    stay what they are, so that an overflow is seen.
+
+    Parameters
+    ----------
+    X : ndarray of shape (b, p)
+    weights : ndarray of shape (b,), float64
+        Of the images in the sums over them.
+
+    Returns
+    -------
+    images : ndarray of shape (b,), float64
+    pixels : ndarray of shape (p,), float64
+    """
+    images, pixels = np.zeros(X.shape[0]), np.zeros(X.shape[1])
+    for i in range(X.shape[0]):
+        weight, total = weights[i], 0.0
+        for j in range(X.shape[1]):
+            square = np.float64(X[i, j]) ** 2
+            total += square
+            pixels[j] += weight * square
+        images[i] = total
+    return images, pixels
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype to compute in: float64 stays, everything else becomes float32."""
+    return np.dtype(np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32)

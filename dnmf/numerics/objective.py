@@ -1,0 +1,376 @@
+"""What a fit minimises, and the steps that lower it: W for a block, sums for a pass, H from sums.
+
+    F(W, H) = sum_i s_i ( D(x_i | w_i H) + l1_W |w_i|_1 + l2_W/2 ||w_i||^2 )
+              + n ( l1_H |H|_1 + l2_H/2 ||H||^2 )
+
+with s_i the weight of image i, n their sum, and D summed over observed pixels. For a fixed H every
+image has a problem of its own, so W is a function of (X, H), and a pass over X brings home only
+sums over images (`Stats`). Three kinds of objective differ in what the H step knows:
+
+- `Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X hold all there is to
+  know: the H step and the loss after it are exact.
+- `masked.MaskedQuadratic`: squared error, some pixels missing. W is exact; the H step is the same
+  one on X with the missing pixels filled in from W H, which bounds the loss from above (Kim and
+  Choi, ICASSP 2009).
+- `divergence.Multiplicative`: any beta divergence. The H step is multiplicative, which also
+  minimises an upper bound (Fevotte and Idier, Neural Computation 2011); W is solved by coordinate
+  descent where the divergence is Kullback-Leibler, else by multiplicative steps from the
+  least-squares solution.
+
+For the last two the loss of H is known only once a pass has evaluated it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dnmf._typing import Array
+from dnmf.errors import DataError
+from dnmf.numerics.beta import FLOOR, divergences
+from dnmf.numerics.block import Block, Strip
+from dnmf.numerics.nnls import solve_nnls
+from dnmf.numerics.statistics import NOTHING_HIDDEN, Basis, Stats, gram
+
+OVERFLOW = (
+    "the squares of the pixels are too large or too small for the type they are computed in, "
+    "float32 unless they are float64: multiply X by a constant, or convert it to float64"
+)
+
+W_TOLERANCE, W_SWEEPS = 3e-4, 50
+"""An image ends with the sweep that gains less than this share of its loss, or after so many; three
+or four are usual."""
+
+W_RELAXATION = 1.1
+"""Of the steps on W: one sweep in four less."""
+
+ROUND_ROWS = 192
+"""Images of a batch in the warm-up: the fewest that do not make its products slow."""
+
+H_TOLERANCE, H_SWEEPS = 1e-6, 10
+"""The same for pixels, in the H step."""
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """Base of the three kinds; picklable, sent to the tasks with each pass.
+
+    Attributes
+    ----------
+    beta : float
+        Of the divergence.
+    l1_W, l2_W : float
+        Penalties on the weights of one image.
+    l1_H, l2_H : float
+        Penalties on H, per image behind it.
+    sweeps : int
+        Over the weights of an image at most, where the loss is squared error.
+    """
+
+    beta: float = 2.0
+    l1_W: float = 0.0
+    l2_W: float = 0.0
+    l1_H: float = 0.0
+    l2_H: float = 0.0
+    sweeps: int = W_SWEEPS
+
+    exact: ClassVar[bool] = False
+    """Whether the loss after an H step is known from the sums it was made of."""
+
+    keeps: ClassVar[float] = 0.0
+    """Share of an entry of H that extrapolation must leave."""
+
+    batch: ClassVar[int] = 128
+    """Images per online update."""
+
+    @abstractmethod
+    def project(self, strip: Strip, basis: Basis) -> Array:
+        """Solve for the weights of a strip of images, (b, d)."""
+
+    @abstractmethod
+    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+        """Form S, T and the divergence of a strip; V is W with its rows weighted."""
+
+    @abstractmethod
+    def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
+        """Lower the objective over H for fixed weights.
+
+        Parameters
+        ----------
+        H : ndarray of shape (d, p), float64
+            Where the pass evaluated the weights.
+        stats : Stats
+        sweeps : int
+            At most so many, where steps are sweeps.
+        """
+
+    def columns(self, stats: Stats, pixels: slice) -> Stats:
+        """Select the sums that belong to some of the pixels; the first ones have what all share."""
+        S = stats.S if self._shape_of_S(1, 2) == (1, 1) else stats.S[:, pixels]
+        part = replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
+        if pixels.start == 0:
+            return part
+        return replace(part, divergence=0.0, penalty=0.0, written=(), held_out=NOTHING_HIDDEN)
+
+    def energies(self, stats: Stats, H: Array) -> Array:
+        """Compute each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``.
+
+        Over all components they add up to the sum of ``Y^beta``, with Y = W H: for squared error
+        the energy of the reconstruction, for Kullback-Leibler its mass.
+
+        Returns
+        -------
+        ndarray of shape (d,), float64
+        """
+        return np.asarray(np.einsum("jp,jp->j", stats.S @ H, H))
+
+    def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""
+        return np.dtype(np.float64)
+
+    def implied(self, H: Array, stats: Stats) -> Stats:
+        """Give sums like these of images that H explains to the last."""
+        return replace(stats, T=stats.S @ H, xx=np.einsum("jp,jp->p", H, stats.S @ H))
+
+    def sums_are(self, other: Objective) -> bool:
+        """Tell whether sums of one may be added to those of the other."""
+        return self.beta == other.beta and self._shape_of_S(1, 2) == other._shape_of_S(1, 2)
+
+    def batch_rows(self, n_components: int, most: int | None = None) -> int:
+        """Choose the images of a batch for online updates.
+
+        Small batches learn more per image. For squared error fewer than half as many as there are
+        components would leave the running sums without rank, and H without bounds.
+        """
+        return max(min(self.batch, most or self.batch), n_components // 2)
+
+    def round_rows(self, n_components: int) -> int:
+        """Choose the images of a batch where the same ones come again: as in a stream."""
+        return self.batch_rows(n_components)
+
+    def alive(self, H: Array) -> Array:
+        """Raise entries of H that no later step could."""
+        return H
+
+    def balance(self, H: Array, stats: Stats) -> Array:
+        """Choose the scale of each component, where any will do; the sums follow, in place."""
+        return H
+
+    def project_block(self, block: Block, basis: Basis) -> Array:
+        """Solve for the weights of a block of any real dtype, strip by strip.
+
+        Returns
+        -------
+        W : ndarray of shape (b, d)
+
+        Raises
+        ------
+        DataError
+            The weights are beyond the range of the dtype.
+        """
+        W = np.empty((len(block), len(basis.H)), basis.H.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            for rows, strip in block.strips(basis.H.dtype):
+                W[rows] = self.project(strip, basis)
+        if not np.isfinite(W).all():
+            raise DataError(OVERFLOW)
+        return W
+
+    def measure(
+        self, block: Block, basis: Basis, *, weights: bool = True, dtype: Any = np.float64
+    ) -> tuple[Stats, Array | None]:
+        """Solve for the weights of a block and form its share of the pass's sums.
+
+        Parameters
+        ----------
+        block : Block
+        basis : Basis
+        weights : bool
+            Whether to keep the weights.
+        dtype : dtype
+            Of the sums. A pass adds up 10^3 to 10^6 strips and needs float64.
+
+        Returns
+        -------
+        stats : Stats
+        W : ndarray of shape (b, d), or None
+        """
+        d, p = basis.H.shape
+        S: Array | None = None
+        T: Array | None = None
+        xx = np.zeros(p)
+        W = np.empty((len(block), d), basis.H.dtype) if weights else None
+        divergence = penalty = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss is checked after the pass
+            for rows, strip in block.strips(basis.H.dtype):
+                part = self.project(strip, basis)
+                if W is not None:
+                    W[rows] = part
+                V = part if strip.weights is None else _weighted(part, strip.weights)
+                more = self.sums(strip, part, V, basis)
+                S, T = _added(S, more[0], dtype), _added(T, more[1], dtype)
+                xx += strip.pixel_norms
+                divergence += more[2]
+                penalty += self._penalty_of_W(part, V)
+        if S is None or T is None:
+            S, T = np.zeros(self._shape_of_S(d, p), dtype), np.zeros((d, p), dtype)
+        return Stats(S, T, xx, block.effective_rows, divergence, penalty), W
+
+    def divergence(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
+        """Compute D(x | w H) over the observed pixels: of each image and of each pixel, float64."""
+        return divergences(strip.X, reconstruct(strip, W, H), floors(strip), self.beta)  # type: ignore[no-any-return]
+
+    def outcome(self, stats: Stats, Y: Array, improved: Array) -> tuple[Array, float, float]:
+        """Say which H the sums of a pass at Y know the loss of.
+
+        Returns
+        -------
+        H : ndarray of shape (d, p)
+            The improved one if that loss is exact, else Y.
+        divergence : float
+        loss : float
+            With all penalties.
+        """
+        if self.exact:
+            H, divergence = improved, quadratic_loss(stats, improved)
+        else:
+            H, divergence = Y, stats.divergence
+        return H, divergence, divergence + stats.penalty + self._penalty_of_H(H, stats.rows)
+
+    def _shape_of_S(self, d: int, p: int) -> tuple[int, int]:
+        return (d, d)
+
+    def _penalty_of_W(self, W: Array, V: Array) -> float:
+        if not (self.l1_W or self.l2_W):
+            return 0.0
+        l1, l2 = V.sum(dtype=np.float64), np.einsum("ij,ij->", W, V, dtype=np.float64)
+        return float(self.l1_W * l1 + 0.5 * self.l2_W * l2)
+
+    def _penalty_of_H(self, H: Array, rows: float) -> float:
+        return float(rows * (self.l1_H * H.sum() + 0.5 * self.l2_H * np.vdot(H, H)))
+
+
+@dataclass(frozen=True)
+class Quadratic(Objective):
+    """Squared error over all pixels: HALS on exact sums."""
+
+    exact: ClassVar[bool] = True
+
+    def project(self, strip: Strip, basis: Basis) -> Array:
+        """Solve non-negative least squares by coordinate descent."""
+        return self.solve(self.linear(strip, basis), basis.G, strip.norms, basis.guess).T
+
+    def linear(self, strip: Strip, basis: Basis) -> Array:
+        """Form the linear terms of the problems of a strip, (d, b)."""
+        A: Array = basis.H @ strip.X.T
+        if self.l1_W:
+            A -= basis.H.dtype.type(self.l1_W)
+        return A
+
+    def solve(self, A: Array, G: Array, norms: Array, guess: Array | None) -> Array:
+        """Solve problems with one Gram matrix; gives the weights, (d, b)."""
+        W: Array = np.zeros_like(A) if guess is None else np.maximum(guess @ A, 0)
+        G = _ridge(G, self.l2_W)
+        solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.sweeps, W_RELAXATION)
+        return W
+
+    def balance(self, H: Array, stats: Stats) -> Array:
+        """Give components length 1: running sums mix weights of many H, and scales would drift.
+
+        Raises
+        ------
+        DataError
+            The sums of such weights are beyond the range of the dtype.
+        """
+        if self.l1_W or self.l2_W or self.l1_H or self.l2_H:
+            return H  # penalties settle the scales
+        sizes = np.sqrt(np.einsum("jp,jp->j", H, H, dtype=np.float64))
+        sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
+        with np.errstate(over="ignore"):  # checked below
+            stats.T[:] *= sizes[:, None]
+            stats.S[:] *= sizes[:, None] * sizes
+        if not np.isfinite(stats.S).all():
+            raise DataError(OVERFLOW)
+        balanced: Array = H / sizes[:, None]
+        return balanced
+
+    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+        """Form ``W^T W`` and ``W^T X``."""
+        return gram_of_weights(strip, W), V.T @ strip.X, 0.0
+
+    def round_rows(self, n_components: int) -> int:
+        """Choose the images of a batch where the same ones come again: more than in a stream."""
+        return max(ROUND_ROWS, n_components)
+
+    def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Choose that of the pixels: sums that forget need no more."""
+        return dtype
+
+    def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
+        """Solve for H, with the kernel of W on pixels instead of images."""
+        improved = np.array(H, order="C")
+        S = _ridge(stats.S, stats.rows * self.l2_H)
+        A = np.ascontiguousarray(stats.T)
+        if self.l1_H:
+            A = A - A.dtype.type(stats.rows * self.l1_H)
+        solve_nnls(A, S, 0.5 * stats.xx, improved, H_TOLERANCE, sweeps, 1.0)
+        return improved
+
+
+SQUARED = Quadratic()
+"""Squared error without penalties."""
+
+
+def quadratic_loss(stats: Stats, H: Array) -> float:
+    """Compute ``1/2 ||X - W H||^2`` from the sums of a pass, exactly and without X.
+
+    ``1/2 ||X||^2 - <T, H> + 1/2 <S, H H^T>``; rounding can take a perfect fit below zero, which
+    becomes zero.
+    """
+    loss = 0.5 * stats.xx.sum() - np.vdot(stats.T, H) + 0.5 * np.vdot(stats.S, gram(H))
+    return max(float(loss), 0.0)
+
+
+def _added(total: Array | None, more: Array, dtype: Any) -> Array:
+    if total is None:
+        return more.astype(dtype, copy=False)
+    total += more
+    return total
+
+
+def _weighted(W: Array, weights: Array) -> Array:
+    return weights.astype(W.dtype)[:, None] * W
+
+
+def total(images: Array, weights: Array | None) -> float:
+    """Sum over images, weighted if they have weights."""
+    return float(images.sum() if weights is None else weights @ images)
+
+
+def gram_of_weights(strip: Strip, W: Array) -> Array:
+    """Form ``W^T W``, images weighted."""
+    V = W if strip.weights is None else _weighted(W, np.sqrt(strip.weights))
+    return gram(np.ascontiguousarray(V.T))
+
+
+def _ridge(G: Array, l2: float) -> Array:
+    if not l2:
+        return G
+    ridged: Array = G + G.dtype.type(l2) * np.eye(len(G), dtype=G.dtype)
+    return ridged
+
+
+def reconstruct(strip: Strip, W: Array, H: Array) -> Array:
+    """Multiply W H, 0 at missing pixels."""
+    Y: Array = W @ H
+    return Y if strip.observed is None else Y * strip.observed
+
+
+def floors(strip: Strip) -> Array:
+    """Least value of each image's reconstruction; 1 for a blank image, whose weights are 0."""
+    count = strip.X.shape[1] if strip.observed is None else strip.observed.sum(axis=1)
+    means = strip.X.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
+    return np.where(means > 0, FLOOR * means, 1.0)

@@ -1,0 +1,145 @@
+"""The state of a fit between two passes, and how a pass changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dnmf._typing import Array
+from dnmf.errors import DataError
+from dnmf.numerics.block import NO_WEIGHT
+from dnmf.numerics.h_update import Step
+from dnmf.numerics.objective import OVERFLOW, Objective
+from dnmf.numerics.statistics import NOTHING_HIDDEN
+
+BETA = 0.8
+BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
+"""Growth of beta, growth of its bound, and its decay after a rejected pass."""
+
+CONVERGED, MAX_ITER = "converged", "max_iter"
+Written = Sequence[tuple[int, int]]
+"""First row and checksum of each block that a sink took."""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the next pass depends on, besides X.
+
+    Attributes
+    ----------
+    H : ndarray of shape (d, p), float64
+        Best components so far.
+    Y : ndarray of shape (d, p), float64
+        Where the next pass evaluates W.
+    Z : ndarray of shape (d, p), float64
+        What the H step made of H, before extrapolation; H itself for squared error.
+    beta, beta_max : float
+        Extrapolation and its bound.
+    losses : tuple of float
+        Objective of the best H after each pass, penalties included.
+    divergence : float
+        That of the best H without penalties: ``1/2 ||X - W H||^2`` for squared error.
+    accepted : bool
+        Whether the last pass improved the loss.
+    n_reads : float
+        Reads of X so far, in units of the whole of X.
+    xx : float
+        ``||X||^2``, known after the first pass: what the losses are relative to.
+    energies : tuple of float
+        Of the components of the best H, see `Objective.energies`; empty before the first pass.
+    held_out : ndarray of shape (buckets, 2), or of shape (0, 2)
+        How far the best H is from cells that were hidden from it; see `dnmf.numerics.holdout`.
+    """
+
+    H: Array
+    Y: Array
+    Z: Array
+    beta: float = BETA
+    beta_max: float = 1.0
+    losses: tuple[float, ...] = ()
+    divergence: float = float("nan")
+    accepted: bool = True
+    n_reads: float = 0.0
+    xx: float = 0.0
+    energies: tuple[float, ...] = ()
+    held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
+
+    @classmethod
+    def at(cls, H: Array, n_reads: float = 0.0) -> State:
+        """Start from a given H."""
+        return cls(H, H, H, n_reads=n_reads)
+
+    @property
+    def n_iter(self) -> int:
+        """Full passes so far."""
+        return len(self.losses)
+
+    @property
+    def error(self) -> float:
+        """``sqrt(2 D)`` after the last pass: ``||X - W H||`` for squared error."""
+        return float(np.sqrt(2 * self.divergence))
+
+    @property
+    def relative_error(self) -> float:
+        """The error as a share of ``||X||``; 0 where X is 0."""
+        return self.error / float(np.sqrt(self.xx)) if self.xx else 0.0
+
+
+def stop_reason(state: State, tol: float, max_iter: int) -> str | None:
+    """Say why no further pass should follow a state; None to go on."""
+    if tol > 0 and state.n_iter > 1:
+        before, now = state.losses[-2:]
+        if state.accepted and before - now <= tol * before:
+            return CONVERGED
+        if not state.accepted and state.losses[-3:] == (now,) * 3:
+            return CONVERGED  # not even without extrapolation: rounding is all that is left
+    return MAX_ITER if state.n_iter >= max_iter else None
+
+
+def advance(objective: Objective, state: State, step: Step) -> State:
+    """Follow a pass: take its step and extrapolate, or step back when the loss rose.
+
+    Parameters
+    ----------
+    objective : Objective
+    state : State
+    step : Step
+        Of the pass over X at ``state.Y``.
+    """
+    if step.rows <= 0:
+        raise DataError(NO_WEIGHT)
+    improved, loss = step.H, step.loss
+    if not (np.isfinite(loss) and np.isfinite(improved).all()):
+        raise DataError(OVERFLOW)
+    known = replace(state, n_reads=state.n_reads + 1, xx=step.xx)
+    if state.losses and loss > state.losses[-1]:
+        return replace(
+            known,
+            Y=state.Z,
+            beta=state.beta / BETA_DECAY,
+            beta_max=state.beta,
+            losses=(*state.losses, state.losses[-1]),
+            accepted=False,
+        )
+    beta_max = min(1.0, BETA_MAX_GROWTH * state.beta_max)
+    further = improved + state.beta * (improved - state.Z)
+    return replace(
+        known,
+        H=improved if objective.exact else state.Y,
+        Z=improved,
+        Y=np.maximum(objective.keeps * improved, further),
+        beta=min(beta_max, BETA_GROWTH * state.beta),
+        beta_max=beta_max,
+        losses=(*state.losses, loss),
+        divergence=step.divergence,
+        accepted=True,
+        energies=tuple(step.energies.tolist()),
+        held_out=step.held_out,
+    )
+
+
+WeightSink = Callable[[Array, int], int | None]
+"""Takes the weights of a block and its first row, and may return a checksum; runs in the tasks,
+must be safe to repeat."""

@@ -1,0 +1,270 @@
+"""First states, of one model or of several: all from one sample of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+
+from dnmf._typing import Array
+from dnmf.engine.blocks import Blocks
+from dnmf.engine.executors import CPU_COUNT, one_blas_thread, side_by_side
+from dnmf.numerics.block import Block, alike, compute_dtype
+from dnmf.numerics.holdout import Resample
+from dnmf.numerics.masked import SHARED, MaskedQuadratic
+from dnmf.numerics.objective import Objective, Quadratic
+from dnmf.numerics.online import Running, batches_of, follow
+from dnmf.numerics.state import State
+from dnmf.numerics.statistics import Basis
+from dnmf.solvers.nndsvd import nndsvd_H
+from dnmf.solvers.sample import mean_of, sample_rows, take_sample
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that is to start.
+
+    Attributes
+    ----------
+    objective : Objective
+    n_components : int
+    seed : int
+    init : str
+        ``"random"`` or one of the ``"nndsvd"`` family.
+    resample : Resample, optional
+        What of X the model is shown.
+    """
+
+    objective: Objective
+    n_components: int
+    seed: int
+    init: str = "random"
+    resample: Resample | None = None
+
+
+def start(
+    blocks: Blocks,
+    objective: Objective,
+    n_components: int,
+    seed: int,
+    init: str = "random",
+    tol: float = 1e-4,
+) -> State:
+    """Make the first state of a model: H drawn or from singular vectors, warmed up on a sample.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    objective, n_components, seed, init
+        As in `Start`; the seed also chooses the sample.
+    tol : float
+        Of the passes to follow: where they may end early, the warm-up may.
+    """
+    return next(start_together(blocks, [Start(objective, n_components, seed, init)], seed, tol))
+
+
+def start_together(
+    blocks: Blocks, wanted: Sequence[Start], seed: int, tol: float
+) -> Iterator[State]:
+    """Make the first states of models, in their order, from one sample.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    wanted : sequence of Start
+        Those that are shown the same of X should follow each other.
+    seed : int
+        Chooses the sample.
+    tol : float
+        As in `start`.
+    """
+    with one_blas_thread():
+        sample, reads = take_sample(blocks, seed)
+
+        def first(start: Start, shown: Block) -> State:
+            k, init = start.n_components, start.init
+            H, more = initial_H(blocks, shown, k, start.seed, init)
+            if len(shown):
+                H = warm_up(start.objective, H, shown, start.seed, tol)
+            return State.at(H, reads + more)
+
+        for resample, alike in groupby(wanted, lambda start: start.resample):
+            shown = sample if resample is None else resample(sample).visible
+            yield from side_by_side(partial(first, shown=shown), list(alike))
+
+
+ROUND, ROUGH = 360, (240, 500)
+"""H updates of a round: their number matters more than the images behind each. Of the only round
+for a rough answer, as many as 2.2 for each component, within these bounds."""
+
+MAX_ROUNDS, ROUND_GAIN, LEAST_TOL, ROUGH_TOL = 12, 3, 5e-5, 1e-2
+"""The warm-up ends with rounds that lower the loss by less than three times `tol`, which counts as
+5e-5 at least; 1e-2 asks for a rough answer, after one round. A round costs about as much as a pass
+over the sample and gains far more."""
+
+PATIENCE, COARSE_TOL = 2, 1e-3
+"""Such rounds in a row that end it, as one may gain little by chance; one from this `tol` on."""
+
+ROUND_STEPS = 10_000
+"""On the weights of an image at most in an update, sweeps times components: where components are
+very many and much alike, to solve to the end takes many times as long and lowers the loss less."""
+
+MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
+"""Work of all rounds, if not one alone is more: a minute on a few cores. Images and components so
+large are left to the passes, which have a cluster. Ten sweeps over d weights take 20 d^2."""
+
+PROBE_ROWS = 8192
+"""Images of the sample that rounds are judged by."""
+
+SHORT = 256
+"""Updates at least, and an epoch, first on squared error, then on the divergence, where that is
+another: each costs more there."""
+
+FORGET = (0.5, 0.99)
+"""Forgetting factor of the running sums at the first and the last update of a round: the first sums
+come from a poor H and should fade fast, the last should average over many images, or H jitters. To
+start over with each round moves H further than to go on averaging."""
+
+
+def random_H(sample: Block, n_components: int, seed: int) -> Array:
+    """Draw H as scikit-learn's ``init="random"`` does for the same seed and mean.
+
+    ``|N(0, 1)| sqrt(mean(X) / d)``, drawn by the legacy generator, H before W.
+
+    Returns
+    -------
+    H : ndarray of shape (n_components, p), float64
+    """
+    scale = np.sqrt(mean_of(sample) / n_components)
+    rng = np.random.RandomState(seed)
+    draw = rng.standard_normal(size=(n_components, sample.X.shape[1]))
+    return np.asarray(np.abs(scale * draw))
+
+
+def initial_H(
+    blocks: Blocks, sample: Block, n_components: int, seed: int, init: str
+) -> tuple[Array, int]:
+    """Draw H or take it from singular vectors; say how many reads of X that took."""
+    if init == "random" or not len(sample):
+        return random_H(sample, n_components, seed), 0
+    return nndsvd_H(blocks, sample, n_components, seed, init), 3
+
+
+def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float) -> Array:
+    """Improve H on the sample by rounds of online updates, until they gain little.
+
+    Parameters
+    ----------
+    objective : Objective
+    H : ndarray of shape (d, p), float64
+    sample : Block
+    seed : int
+    tol : float
+        Of the passes that follow. Rounds go on while they lower the loss on some of the sample by
+        `ROUND_GAIN` times as much, or nearly; the best H of all counts.
+
+    Returns
+    -------
+    H : ndarray of shape (d, p), float64
+    """
+    rng = np.random.default_rng([seed, 2])
+    if not isinstance(objective, Quadratic):
+        # Squared error is the cheap way from a poor H to a fair one.
+        plain = Quadratic() if sample.observed is None else MaskedQuadratic()
+        for part in (plain, objective):
+            updates = _short(part, len(H), len(sample))
+            H = objective.alive(online_round(part, H, sample, rng, updates))
+        return H
+    probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
+    d, p = H.shape
+    quick = replace(objective, sweeps=min(objective.sweeps, max(ROUND_STEPS // d, 1)))
+    most, updates = _rounds(objective, d, p, tol)
+    patience = _patience(tol)
+    best, lowest, idle = H, np.inf, 0
+    for _ in range(most):
+        H = online_round(quick, H, sample, rng, updates)
+        if most == 1:
+            return H
+        loss = loss_of(objective, H, probe)
+        idle = idle + 1 if loss >= (1 - ROUND_GAIN * max(tol, LEAST_TOL)) * lowest else 0
+        if loss < lowest:
+            best, lowest = H, loss
+        if idle == patience:
+            break
+    return best
+
+
+def updates_between(objective: Objective, d: int, blocks: Blocks, tol: float) -> tuple[int, int]:
+    """Say how many updates of H a warm-up makes, at least and at most."""
+    n, p = blocks.shape
+    if not isinstance(objective, Quadratic):
+        # Those on squared error cost next to nothing beside the objective's own.
+        return (_short(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
+    most, updates = _rounds(objective, d, p, tol)
+    return updates * min(1 + _patience(tol), most), updates * most
+
+
+def _short(objective: Objective, d: int, n_sample: int) -> int:
+    return max(SHORT, n_sample // objective.round_rows(d))
+
+
+def _patience(tol: float) -> int:
+    return 1 if tol >= COARSE_TOL else PATIENCE
+
+
+def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]:
+    """Choose how many rounds there may be, and the updates of each."""
+    if tol >= ROUGH_TOL:
+        least, most = ROUGH
+        return 1, min(max(least, round(2.2 * d)), most)
+    flops = ROUND * objective.round_rows(d) * (4 * d * p + SOLVE_FLOPS * d**2)
+    return min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1)), ROUND
+
+
+def loss_of(objective: Objective, H: Array, block: Block) -> float:
+    """Compute the loss of a block, with the weights that H gives it."""
+    stats, _ = objective.measure(block, Basis.for_pixels(H, block.X.dtype), weights=False)
+    return objective.outcome(stats, H, H)[2]
+
+
+def online_round(
+    objective: Objective, H: Array, sample: Block, rng: np.random.Generator, updates: int
+) -> Array:
+    """Improve H by small batches with a running, forgetting sum, one sweep over H per batch.
+
+    Images are taken in a random order, and in another when all have had their turn.
+    """
+    size = objective.round_rows(len(H))
+    together = _share_masks(sample)
+    batches: list[Array] = []
+    while len(batches) < updates:
+        batches += _shuffled(together, size, rng)
+    keeps = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
+    dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
+    each = zip(batches[:updates], keeps.tolist(), strict=True)
+    return follow(objective, Running(H.astype(dtype)), sample, each, CPU_COUNT).H.astype(np.float64)
+
+
+def _share_masks(sample: Block) -> list[Array]:
+    """Cut a sample into images that share their mask, where many do."""
+    rows = np.arange(len(sample))
+    together = [] if sample.observed is None else alike(sample.observed)
+    many = len(rows) >= 2 * SHARED * len(together) > 0
+    return [rows[some] for some in together] if many else [rows]
+
+
+def _shuffled(together: list[Array], size: int, rng: np.random.Generator) -> list[Array]:
+    """Split rows into batches at random, of few parts each: images that share a mask cost less."""
+    pieces = [some for part in together for some in batches_of(rng.permutation(part), size)]
+    if len(together) <= 1:
+        return pieces
+    batches: list[Array] = []
+    waiting: list[Array] = []
+    for i in rng.permutation(len(pieces)):
+        waiting.append(pieces[i])
+        if sum(map(len, waiting)) >= size:
+            batches, waiting = [*batches, np.concatenate(waiting)], []
+    return batches or [np.concatenate(waiting)]

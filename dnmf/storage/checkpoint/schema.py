@@ -1,0 +1,154 @@
+"""The record of a pass: what it says of a fit, and what it must say to be one.
+
+It is JSON, with a checksum that keeps accidents out, but not who computes it anew: so nothing in it
+is used before it has the type and the range it is written with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dnmf._typing import Array
+from dnmf.storage.checkpoint.spec import BOUND, FREE, Fit
+from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape
+from dnmf.storage.store import RefusedError, crc32c
+
+STATE = ("H", "Y", "Z")
+WEIGHTS = re.compile(r"weights-\d{6,}-[0-9a-f]{8}")
+"""Names of arrays of weights: what else a record names is not looked for."""
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Add a record's own checksum."""
+    return {**record, "record_crc32c": _seal(record)}
+
+
+def _seal(record: dict[str, Any]) -> int:
+    plain = {name: value for name, value in record.items() if name != "record_crc32c"}
+    return crc32c(np.frombuffer(json.dumps(plain, sort_keys=True).encode(), np.uint8))
+
+
+def described(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Say what a record must know of the arrays of its pass."""
+    return {
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+        "crc32c": {name: crc32c(array) for name, array in arrays.items()},
+    }
+
+
+def check_record(record: Any) -> dict[str, Any]:
+    """Refuse a record that was altered, or that is none.
+
+    Raises
+    ------
+    RefusedError
+        Names the field.
+    """
+    if not isinstance(record, dict) or "record_crc32c" not in record:
+        raise RefusedError("has no record of a pass")
+    if record["record_crc32c"] != _seal(record):
+        raise RefusedError("is not what was written")
+    _require(record, _RECORD, "")
+    fit = record["fit"]
+    _require(fit, _FIT, "fit.")
+    _require(fit["X"], _X, "fit.X.")
+    parameters, settings = fit["parameters"], fit["settings"]
+    if not set(BOUND) <= parameters.keys():
+        raise RefusedError(f"has a record without {sorted(set(BOUND) - parameters.keys())}")
+    if not settings.keys() <= set(FREE):
+        raise RefusedError(f"has a record with {brief(sorted(settings.keys() - set(FREE)))}")
+    for name, value in {**parameters, **settings}.items():
+        if not (value is None or isinstance(value, str) or _is_number(value)):
+            raise RefusedError(f"has a record in which {name} is {brief(value)}")
+    X = fit["X"]
+    if math.prod(X["image_shape"]) != X["shape"][1]:
+        raise RefusedError(f"has a record with images of {brief(X['image_shape'])}")
+    if len(record["energies"]) not in (0, fit["n_components"]):
+        raise RefusedError(f"has a record with {len(record['energies'])} energies")
+    if record["shapes"] != shapes_of(fit, weights=record["weights"] is not None):
+        raise RefusedError(f"has a record with arrays of {brief(record['shapes'])}")
+    if record["crc32c"].keys() != record["shapes"].keys():
+        raise RefusedError("has a record without a checksum of each array")
+    return record
+
+
+def shapes_of(fit: Mapping[str, Any], *, weights: bool) -> dict[str, list[int]]:
+    """Give the shapes of the arrays of a pass."""
+    n, p = fit["X"]["shape"]
+    shapes = {name: [fit["n_components"], p] for name in STATE}
+    return {**shapes, "checksums": [-(-n // fit["X"]["block_rows"])]} if weights else shapes
+
+
+def fit_of(record: dict[str, Any]) -> Fit:
+    """Give the fit of a checked record."""
+    return Fit(**record["fit"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and WEIGHTS.fullmatch(value) is not None
+
+
+def _is_positive(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+Checks = dict[str, Callable[[Any], bool]]
+
+_RECORD: Checks = {
+    "dnmf": lambda value: isinstance(value, str),
+    "stop_reason": lambda value: value is None or (isinstance(value, str) and len(value) <= 80),
+    "weights": lambda value: value is None or _is_name(value),
+    "weights_pass": is_count,
+    "fit": lambda value: isinstance(value, dict),
+    "losses": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "divergence": lambda value: value is None or _is_number(value),
+    "beta": _is_number,
+    "beta_max": _is_number,
+    "accepted": lambda value: isinstance(value, bool),
+    "n_reads": _is_number,
+    "xx": _is_number,
+    "energies": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "held_out": lambda value: isinstance(value, list) and all(map(_is_pair, value)),
+    "shapes": lambda value: isinstance(value, dict),
+    "crc32c": lambda value: isinstance(value, dict) and all(map(is_checksum, value.values())),
+    "record_crc32c": is_checksum,
+}
+
+_FIT: Checks = {
+    "n_components": _is_positive,
+    "seed": is_count,
+    "X": lambda value: isinstance(value, dict),
+    "parameters": lambda value: isinstance(value, dict),
+    "settings": lambda value: isinstance(value, dict),
+    "dnmf": lambda value: isinstance(value, str),
+}
+
+_X: Checks = {
+    "shape": lambda value: is_shape(value) and len(value) == 2,
+    "block_rows": _is_positive,
+    "compute_dtype": lambda value: value in ("float32", "float64"),
+    "image_shape": is_shape,
+}
+
+
+def _require(found: dict[str, Any], checks: Checks, where: str) -> None:
+    """Refuse fields that are missing or out of range; only X may have others."""
+    if checks is not _X and (unknown := sorted(found.keys() - checks)):
+        raise RefusedError(f"has a record with {where}{brief(unknown)}")
+    for name, check in checks.items():
+        if name not in found or not check(found[name]):
+            raise RefusedError(f"has a record in which {where}{name} is {brief(found.get(name))}")

@@ -1,0 +1,181 @@
+"""The on-disk form of a corpus, and how it is written.
+
+A Zarr v3 group:
+
+    pixels    (n, p)             the images' own dtype, one chunk per block of whole images
+    ids       (n, width) uint8   UTF-8, NUL-padded, in the same blocks
+    manifest  (blocks, 4) int64  images, stored bytes, crc32c of pixels, crc32c of ids
+    attributes: the record (format, version, image shape, crc32c of the manifest), written last
+
+Blocks may be written in any order and by any process, and again; it is no corpus before the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
+
+from dnmf._format import size
+from dnmf._typing import Array
+from dnmf.errors import CorpusError, ParameterError
+from dnmf.storage.atomic import RECORD
+from dnmf.storage.metadata import CHUNK_BYTES
+from dnmf.storage.store import crc32c
+
+OVERHEAD = 256
+"""Bytes of a block beside its numbers, at most: headers, checksums, its line of the manifest."""
+
+FORMAT = "dnmf-corpus"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What must be known of a corpus before its first block is written.
+
+    Attributes
+    ----------
+    n_images : int
+    image_shape : tuple of int
+        Pixels of one image: (h, w), (h, w, channels) or (p,).
+    dtype : str
+        Of the pixels, a NumPy name.
+    id_bytes : int
+        Length of the longest id in UTF-8.
+    block_rows : int
+        Images per block.
+    """
+
+    n_images: int
+    image_shape: tuple[int, ...]
+    dtype: str
+    id_bytes: int
+    block_rows: int
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels, channels included, of one image."""
+        return int(np.prod(self.image_shape))
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.n_images // self.block_rows)
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that it takes in a store: compression can only help."""
+        row_bytes = self.n_pixels * np.dtype(self.dtype).itemsize + self.id_bytes
+        return self.n_blocks * (self.block_rows * row_bytes + OVERHEAD)
+
+
+def create_corpus(path: str, layout: Layout) -> None:
+    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`.
+
+    Raises
+    ------
+    ParameterError
+        A block is larger than Blosc compresses in one piece.
+    """
+    block_bytes = layout.block_rows * layout.n_pixels * np.dtype(layout.dtype).itemsize
+    if block_bytes > CHUNK_BYTES:
+        raise ParameterError(
+            f"blocks of {layout.block_rows} images of {layout.dtype} take {size(block_bytes)}; at "
+            "most 2 GiB are possible: use fewer images per block (--block-rows, block_rows)"
+        )
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+    for name, width, dtype in (
+        ("pixels", layout.n_pixels, layout.dtype),
+        ("ids", layout.id_bytes, "uint8"),
+    ):
+        group.create_array(
+            name,
+            shape=(layout.n_images, width),
+            chunks=(layout.block_rows, width),
+            dtype=dtype,
+            compressors=[compressor, Crc32cCodec()],
+        )
+
+
+def write_block(
+    path: str, index: int, images: Array, ids: Sequence[str]
+) -> tuple[int, int, int, int]:
+    """Write one block and return its line of the manifest; safe to repeat.
+
+    Parameters
+    ----------
+    path : str
+    index : int
+        Block number.
+    images : ndarray of shape (rows, p)
+    ids : sequence of str
+
+    Returns
+    -------
+    tuple of int
+        Images, stored bytes, crc32c of pixels, crc32c of ids.
+    """
+    group = zarr.open_group(path, mode="r+")
+    pixels, names = _writable(group, "pixels"), _writable(group, "ids")
+    encoded = _encode_ids(ids, names.shape[1])
+    stored, checksum = write_rows(pixels, index, images)
+    return len(images), stored, checksum, write_rows(names, index, encoded)[1]
+
+
+def write_rows(array: zarr.Array[Any], index: int, rows: Array) -> tuple[int, int]:
+    """Write one block of a matrix; give the bytes it takes in the store and its checksum."""
+    start = index * array.chunks[0]
+    array[start : start + len(rows)] = rows
+    return stored_bytes(array, index), crc32c(rows)
+
+
+def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, int, int]]) -> None:
+    """Write the manifest and then the record that makes the group a corpus."""
+    lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
+    if lines[:, 0].sum() != layout.n_images:
+        raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "shape": [layout.n_images, layout.n_pixels],
+        "dtype": layout.dtype,
+        "image_shape": list(layout.image_shape),
+        "manifest_crc32c": write_manifest(path, lines),
+    }
+    zarr.open_group(path, mode="r+").attrs.put({RECORD: record})
+
+
+def write_manifest(path: str, lines: Array) -> int:
+    """Write the lines of all blocks, (blocks, columns) int64, below a store; give their checksum.
+
+    Not compressed: what reads them knows beforehand how long they are.
+    """
+    zarr.create_array(
+        f"{path}/manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()]
+    )
+    return crc32c(lines)
+
+
+def stored_bytes(array: zarr.Array[Any], index: int) -> int:
+    """Size of a block's chunk in the store; FileNotFoundError where there is none."""
+    path = array.store_path / array.metadata.encode_chunk_key((index, 0))
+    return int(sync(path.store.getsize(path.path)))
+
+
+def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    node = group[name]
+    assert isinstance(node, zarr.Array)
+    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
+    return node.with_config({"write_empty_chunks": True})
+
+
+def _encode_ids(ids: Sequence[str], width: int) -> Array:
+    encoded = np.array([name.encode(errors="surrogateescape") for name in ids], dtype=f"S{width}")
+    return encoded.view(np.uint8).reshape(len(ids), width)

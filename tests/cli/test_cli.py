@@ -1,0 +1,559 @@
+"""Every command on real data, and every refusal in one line with status 1."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import click
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from PIL import Image
+from reference import loss
+
+import dnmf
+from dnmf.cli.main import main
+from dnmf.cli.progress import PassReport, clock, number, passes_left
+from dnmf.numerics.state import State
+
+
+def run(*arguments, status=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def fitted(corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "digits.model"
+    run("fit", corpus.path, path, "-k", 8)
+    return path
+
+
+def test_ingest_and_info(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(5):
+        Image.new("RGB", (20 + i, 10), (i, 100, 200)).save(tmp_path / f"in/{i}.png")
+    path = tmp_path / "c.zarr"
+    result = run("ingest", tmp_path / "in", path, "--size", "4x6", "--color", "gray")
+    assert "5 images of 4 x 6 uint8" in result.stdout
+    assert "block 1 of 1" in result.stderr
+    facts = json.loads(run("info", path, "--json").stdout)
+    assert facts["kind"] == "corpus"
+    assert facts["images"] == 5
+    assert facts["image_shape"] == [4, 6]
+    assert facts["bytes"] == 120
+    plain = run("info", path).stdout
+    assert "image shape   4 x 6" in plain
+
+
+def test_fit_logs_a_line_per_pass_and_ends_with_the_error(corpus, tmp_path):
+    result = run("fit", corpus.path, tmp_path / "m", "-k", 5, "--tol", 0, "--max-iter", 4)
+    lines = [line for line in result.stderr.splitlines() if " pass " in line]
+    assert len(lines) == 4
+    assert "images/s" in lines[2]
+    assert "change" in lines[2]
+    assert "left" in lines[2]
+    assert "done" in lines[3]
+    assert lines[0][:2] == "20", "a log line begins with its date"
+    model = dnmf.load(tmp_path / "m")
+    assert f"error {number(model.reconstruction_err_)}" in result.stdout
+    assert "after 4 passes, stopped by --max-iter" in result.stdout
+
+
+def test_fit_json_is_one_object(corpus, tmp_path):
+    facts = json.loads(run("fit", corpus.path, tmp_path / "m", "-k", 5, "--json").stdout)
+    model = dnmf.load(tmp_path / "m")
+    assert facts["error"] == model.reconstruction_err_
+    assert facts["stop_reason"] == "converged"
+    assert facts["passes"] == model.n_iter_
+    assert 0 < facts["relative_error"] < 1
+    assert facts["seconds"] > 0
+    weights = zarr.open_array(facts["weights"], mode="r")
+    assert weights.shape == (700, 5)
+
+
+def test_the_same_line_again_changes_nothing(corpus, fitted):
+    before = {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()}
+    again = run("fit", corpus.path, fitted, "-k", 8)
+    assert "converged" in again.stdout
+    assert "going on from its last commit" in again.stderr
+    assert {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()} == before
+
+
+def test_force_begins_anew(corpus, tmp_path):
+    run("fit", corpus.path, tmp_path / "m", "-k", 3)
+    run("fit", corpus.path, tmp_path / "m", "-k", 4, status=1)
+    run("fit", corpus.path, tmp_path / "m", "-k", 4, "--force")
+    assert dnmf.load(tmp_path / "m").n_components_ == 4
+
+
+def test_bad_parameters_do_not_cost_the_old_model(corpus, tmp_path):
+    run("fit", corpus.path, tmp_path / "m", "-k", 3)
+    run("fit", corpus.path, tmp_path / "m", "-k", 0, "--force", status=1)
+    assert dnmf.load(tmp_path / "m").n_components_ == 3
+
+
+def test_transform(corpus, fitted, tmp_path, digits):
+    assert (
+        "700 images, 8 components" in run("transform", fitted, corpus.path, tmp_path / "w").output
+    )
+    W = zarr.open_array(tmp_path / "w", mode="r")
+    assert W.chunks == (128, 8)
+    assert json.loads(run("info", tmp_path / "w", "--json").stdout)["kind"] == "weights"
+    expected = dnmf.load(fitted).transform(digits)
+    np.testing.assert_allclose(W[:], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_reconstruct(corpus, fitted, tmp_path, digits):
+    run("reconstruct", fitted, corpus.path, tmp_path / "r.zarr")
+    again = dnmf.open_corpus(tmp_path / "r.zarr")
+    assert again.image_shape == (28, 28)
+    assert again.dtype == np.float32
+    assert again.ids == corpus.ids
+    Y = again.images(slice(None)).reshape(700, 784)
+    model = dnmf.load(fitted)
+    assert 0.5 * ((digits - Y.astype(float)) ** 2).sum() == pytest.approx(
+        loss(digits, model.transform(digits), model.components_), rel=1e-5
+    )
+
+
+def test_reconstruct_png(corpus, fitted, tmp_path):
+    run("reconstruct", fitted, corpus.path, "--png", tmp_path / "p", "--rows", "3:7")
+    files = sorted(path.name for path in (tmp_path / "p").iterdir())
+    assert files == [f"{i:06d}.png" for i in range(3, 7)]
+    with Image.open(tmp_path / "p/000005.png") as image:
+        found = np.asarray(image)
+    model = dnmf.load(fitted)
+    W = model.transform(corpus.images([5]).reshape(1, -1))
+    expected = np.clip(np.rint(model.inverse_transform(W)), 0, 255).reshape(28, 28)
+    assert np.abs(found - expected).max() <= 1
+    run("reconstruct", fitted, corpus.path, "--png", tmp_path / "p", status=1)
+    run("reconstruct", fitted, corpus.path, "--png", tmp_path / "p", "--force")
+
+
+def test_plot(corpus, fitted, tmp_path):
+    output = run("plot", fitted, "--corpus", corpus.path, "--out", tmp_path / "p").stdout
+    assert len(output.splitlines()) == 3
+    assert all(os.path.getsize(line) > 5000 for line in output.splitlines())
+
+
+def test_fit_on_two_processes_has_the_bits_of_threads(corpus, tmp_path):
+    run("fit", corpus.path, tmp_path / "a", "-k", 5)
+    result = run(
+        "fit", corpus.path, tmp_path / "b", "-k", 5, "--workers", 2, "--memory-limit", "2GB"
+    )
+    assert "2 worker processes" in result.stderr
+    a, b = dnmf.load(tmp_path / "a"), dnmf.load(tmp_path / "b")
+    assert (a.components_ == b.components_).all()
+
+
+def test_a_given_scheduler(corpus, tmp_path, local_cluster):
+    address = local_cluster.scheduler_address
+    run("fit", corpus.path, tmp_path / "a", "-k", 3, "--scheduler", address)
+    (tmp_path / "s.json").write_text(json.dumps({"address": address}))
+    result = run(
+        "fit", corpus.path, tmp_path / "b", "-k", 3, "--scheduler-file", tmp_path / "s.json"
+    )
+    assert f"the cluster at {address}" in result.stderr
+    a, b = dnmf.load(tmp_path / "a"), dnmf.load(tmp_path / "b")
+    assert (a.components_ == b.components_).all()
+
+
+def test_demo(tmp_path):
+    output = run("demo", "--out", tmp_path / "demo").stdout
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names == {
+        "digits.zarr",
+        "digits.model",
+        "weights.zarr",
+        "reconstructed.zarr",
+        "components.png",
+        "loss.png",
+        "reconstructions.png",
+    }
+    assert all(name in output for name in names)
+    assert "try your own" in output
+    assert dnmf.load(tmp_path / "demo/digits.model").reconstruction_err_ < 92_500
+    run("demo", "--out", tmp_path / "demo", status=1)
+
+
+class TestRefusals:
+    """Status 1, one line on stderr that says what to do, and nothing lost."""
+
+    def refused(self, *arguments, words):
+        result = run(*arguments, status=1)
+        assert result.stdout == ""
+        errors = [line for line in result.stderr.splitlines() if not line.startswith("20")]
+        assert len(errors) == 1
+        assert errors[0].startswith("Error: ")
+        assert words in errors[0]
+
+    def test_not_a_corpus(self, tmp_path):
+        (tmp_path / "notes").touch()
+        for command in (["fit", tmp_path, "m", "-k", 2], ["info", tmp_path]):
+            self.refused(*command, words="dnmf ingest SOURCE")
+
+    def test_not_a_model(self, corpus, tmp_path):
+        self.refused("plot", corpus.path, "--out", tmp_path / "p", words="not a dnmf model")
+        self.refused("transform", tmp_path / "x", corpus.path, "w", words="dnmf fit CORPUS")
+
+    def test_not_images(self, tmp_path):
+        (tmp_path / "a.png").write_text("hello")
+        self.refused("ingest", tmp_path, tmp_path / "c", words="not an image that dnmf reads")
+
+    def test_mixed_sizes(self, tmp_path):
+        for i in (3, 4):
+            Image.new("L", (i, i)).save(tmp_path / f"{i}.png")
+        self.refused("ingest", tmp_path, tmp_path / "c", words="--size HxW")
+        assert not (tmp_path / "c").exists()
+
+    def test_empty_folder(self, tmp_path):
+        self.refused("ingest", tmp_path, tmp_path / "c", words="no images found")
+
+    def test_existing_output(self, corpus, fitted, tmp_path):
+        (tmp_path / "there").write_text("precious")
+        there = tmp_path / "there"
+        self.refused("transform", fitted, corpus.path, there, words="already exists")
+        self.refused("reconstruct", fitted, corpus.path, there, words="already exists")
+        self.refused("fit", corpus.path, there, "-k", 2, "--force", words="not written by dnmf")
+        assert there.read_text() == "precious"
+
+    @pytest.mark.parametrize(
+        ("flag", "value", "words"),
+        [
+            ("-k", 0, "n_components is 0; it must be"),
+            ("--tol", -1, "tol is -1"),
+            ("--max-iter", 0, "max_iter is 0"),
+        ],
+    )
+    def test_parameters(self, corpus, tmp_path, flag, value, words):
+        arguments = {"-k": 2} | {flag: value}
+        flat = [x for pair in arguments.items() for x in pair]
+        self.refused("fit", corpus.path, tmp_path / "m", *flat, words=words)
+        assert not (tmp_path / "m").exists()
+
+    def test_another_size_at_transform(self, fitted, tmp_path):
+        np.save(tmp_path / "x.npy", np.ones((5, 4, 4), "u1"))
+        other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
+        for out in (["transform", tmp_path / "w"], ["reconstruct", tmp_path / "r"]):
+            self.refused(out[0], fitted, other.path, out[1], words="fitted on 784")
+            assert not out[1].exists()
+        self.refused(
+            "reconstruct", fitted, other.path, "--png", tmp_path / "p", words="fitted on 784"
+        )
+
+    def test_rows_beyond_the_end(self, fitted, corpus, tmp_path):
+        self.refused(
+            *["reconstruct", fitted, corpus.path, "--png", tmp_path / "p", "--rows", "900:910"],
+            words="the corpus has 700",
+        )
+
+    def test_a_damaged_block(self, corpus, fitted, tmp_path):
+        import shutil
+
+        shutil.copytree(corpus.path, tmp_path / "c")
+        (tmp_path / "c/pixels/c/1/0").unlink()
+        words = "block 1 (images 128 to 255) is missing"
+        self.refused("fit", tmp_path / "c", tmp_path / "m", "-k", 2, words=words)
+        self.refused("transform", fitted, tmp_path / "c", tmp_path / "w", words=words)
+        assert not (tmp_path / "w").exists()
+
+    def test_no_cluster(self, corpus, tmp_path):
+        fit = ["fit", corpus.path, tmp_path / "m", "-k", 2]
+        self.refused(
+            *fit, "--scheduler-file", tmp_path / "none", words="dask scheduler --scheduler-file"
+        )
+        self.refused(*fit, "--workers", 1, "--scheduler", "x", words="exclude each other")
+        self.refused(*fit, "--memory-limit", "1GB", words="give both")
+        for size in ("banana", "-5GB"):
+            words = f"--memory-limit is {size}"
+            self.refused(*fit, "--workers", 1, "--memory-limit", size, words=words)
+        (tmp_path / "s.json").write_text('{"a": 1}')
+        self.refused(*fit, "--scheduler-file", tmp_path / "s.json", words="holds no scheduler")
+
+    def test_too_many_components_for_memory(self, corpus, tmp_path):
+        fit = ["fit", corpus.path, tmp_path / "m", "-k", 10**10]
+        self.refused(*fit, words="TB in this process, and there are")
+
+    def test_a_negative_seed_does_not_cost_the_old_model(self, corpus, tmp_path):
+        run("fit", corpus.path, tmp_path / "m", "-k", 3)
+        fit = ["fit", corpus.path, tmp_path / "m", "-k", 3, "--force", "--seed", -1]
+        self.refused(*fit, words="random_state is -1")
+        assert dnmf.load(tmp_path / "m").n_components_ == 3
+
+    def test_force_never_takes_the_input(self, corpus, fitted, tmp_path):
+        before = corpus.fingerprint
+        for command in (
+            ["fit", corpus.path, corpus.path, "-k", 3, "--force"],
+            ["transform", fitted, corpus.path, corpus.path, "--force"],
+            ["transform", fitted, corpus.path, fitted, "--force"],
+            ["reconstruct", fitted, corpus.path, corpus.path, "--force"],
+        ):
+            self.refused(*command, words="choose another path")
+        assert dnmf.open_corpus(corpus.path).fingerprint == before
+        assert dnmf.load(fitted).n_components_ == 8
+
+    def test_a_picture_of_another_corpus(self, fitted, tmp_path):
+        np.save(tmp_path / "x.npy", np.ones((5, 4, 4), "u1"))
+        other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
+        plot = ["plot", fitted, "--corpus", other.path, "--out", tmp_path / "p"]
+        self.refused(*plot, words="fitted on 784")
+
+    def test_nothing_there(self, tmp_path):
+        self.refused("info", tmp_path / "nothing", words="nothing is there")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["fit"],
+            ["ingest", "x"],
+            ["ingest", "a", "b", "--size", "9"],
+            ["plant"],
+            ["info"],
+            ["reconstruct", "m", "c", "o", "--rows", "0:2"],
+            ["reconstruct", "m", "c"],
+        ],
+    )
+    def test_wrong_usage_is_status_2(self, arguments):
+        assert "Usage:" in run(*arguments, status=2).stderr
+
+
+def test_a_dead_scheduler_is_named(corpus, tmp_path):
+    from dask import config
+
+    with config.set({"distributed.comm.timeouts.connect": "200ms"}):
+        result = run(
+            *["fit", corpus.path, tmp_path / "m", "-k", 2, "--scheduler", "tcp://127.0.0.1:9"],
+            status=1,
+        )
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in result.stderr
+
+
+def test_help_is_there_for_every_command():
+    assert "dnmf demo" in run("--help").stdout
+    for name, command in main.commands.items():
+        text = run(name, "--help").stdout
+        assert command.help.split(".")[0][:60] in " ".join(text.split())
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, f"{name} {option.name}"
+
+
+def test_starts_without_heavy_imports():
+    heavy = ["numpy", "sklearn", "numba", "dask", "zarr", "matplotlib", "distributed", "PIL"]
+    script = (
+        "import sys, dnmf, dnmf.cli.main\n"
+        "try: dnmf.cli.main.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print('LOADED', [name for name in {heavy} if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert output.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_runs_as_a_module():
+    output = subprocess.run(
+        [sys.executable, "-m", "dnmf", "--version"], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == f"dnmf, version {dnmf.__version__}"
+
+
+def test_on_a_terminal_the_line_replaces_itself(corpus, tmp_path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "dnmf", "fit", corpus.path, str(tmp_path / "m"), "-k", "3"]
+    subprocess.run([*command, "--max-iter", "3", "--tol", "0"], stderr=theirs, check=True)
+    os.close(theirs)
+    text = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert text.count("\r\x1b[Kpass") == 3
+    assert text.endswith("\n")
+    assert "T20" not in text.split("pass")[1]
+
+
+class TestTimeLeft:
+    def test_a_shrinking_change_is_extrapolated(self):
+        losses = [1.0]
+        for i in range(5):
+            losses.append(losses[-1] * (1 - 0.1 * 0.5**i))
+        assert passes_left(losses, tol=1e-3, max_iter=200) == 3
+
+    def test_no_more_than_max_iter(self):
+        assert passes_left([1.0, 0.9, 0.8], tol=1e-9, max_iter=5) == 2
+        assert passes_left([1.0, 0.9, 0.8], tol=0, max_iter=200) == 197
+
+    def test_nothing_is_left_when_converged(self):
+        assert passes_left([1.0, 0.5, 0.49999], tol=1e-3, max_iter=200) == 0
+
+    def test_a_step_back_is_passed_over(self):
+        assert passes_left([1.0, 0.9, 0.9, 0.89999], tol=1e-4, max_iter=50) == 0
+        assert passes_left([1.0, 0.9, 0.9], tol=1e-4, max_iter=50) == 47
+
+    def test_a_perfect_fit_is_done(self):
+        assert passes_left([0.0, 0.0], tol=1e-4, max_iter=50) == 0
+
+    def test_errors_have_eight_digits_and_no_exponent(self):
+        found = [number(x) for x in (0, 0.25, 51830.3, 1478520.25, 3e12)]
+        assert found == ["0.0000000", "0.2500000", "51,830.300", "1,478,520.2", "3,000,000,000,000"]
+
+    def test_in_words(self):
+        assert [clock(s) for s in (3.2, 600, 40_000)] == ["3.2 s", "10 min", "11.1 h"]
+
+    def test_a_step_back_is_said(self, capsys):
+        state = State(*[np.ones((1, 1))] * 3, losses=(2.0, 2.0), divergence=2.0, accepted=False)
+        PassReport(10, 1e-4, 200)(state)
+        assert "step back" in capsys.readouterr().err
+
+
+class TestWhatIsMinimised:
+    def test_losses_by_name_and_number(self, corpus, tmp_path):
+        for name, named in (("kull", "kullback-leibler"), ("1.5", 1.5), ("2", "frobenius")):
+            model = str(tmp_path / name)
+            run("fit", corpus.path, model, "-k", "3", "--loss", name, "--tol", "0.01")
+            facts = json.loads(run("info", model, "--json").stdout)
+            assert facts["loss"] == named
+            assert (facts["relative_error"] is None) == (named != "frobenius")
+            run("plot", model, "--out", str(tmp_path / f"{name}-pictures"))
+
+    def test_a_loss_that_is_none(self, corpus, tmp_path):
+        done = run("fit", corpus.path, str(tmp_path / "m"), "-k", "3", "--loss", "spam", status=2)
+        assert "'spam' is no loss; take one of frobenius, kullback-leibler" in done.stderr
+
+    def test_a_mask_penalties_and_a_start(self, corpus, tmp_path):
+        mask = np.zeros((700, 784), bool)
+        mask[:, 300:400] = True
+        path, model = str(tmp_path / "mask.zarr"), str(tmp_path / "model")
+        zarr.create_array(path, data=mask, chunks=(128, 784))
+        line = ["fit", corpus.path, model, "-k", "3", "--mask", path, "--init", "nndsvda"]
+        line += ["--alpha-w", "0.1", "--l1-ratio", "0.5", "--tol", "0.01"]
+        run(*line)
+        run(*line)  # again: it is finished
+        facts = json.loads(run("info", model, "--json").stdout)
+        assert (facts["alpha_W"], facts["init"]) == (0.1, "nndsvda")
+        weights = str(tmp_path / "weights")
+        run("transform", model, corpus.path, weights, "--mask", path)
+        expected = dnmf.load(model).transform(corpus, mask).compute()
+        assert (zarr.open_array(weights, mode="r")[:] == expected).all()
+        other = ["--init", "nndsvda", "--alpha-w", "0.1", "--l1-ratio", "0.5"]
+        done = run(*line[:5], *other, status=1)
+        assert "mask was" in done.stderr
+        assert facts["mask"] == "yes"
+
+    def test_masks_that_are_none(self, corpus, tmp_path):
+        zarr.create_array(str(tmp_path / "small"), data=np.zeros((7, 784), bool))
+        zarr.create_array(str(tmp_path / "int"), data=np.zeros((700, 784), int))
+        for name, words in (
+            ("small", "holds bool of shape (7, 784); a mask of this corpus is bool of shape (700"),
+            ("int", "holds int64 of shape (700, 784)"),
+            ("nothing", "is no mask: it must be a Zarr array of booleans"),
+        ):
+            line = ["fit", corpus.path, str(tmp_path / "m"), "-k", "3"]
+            done = run(*line, "--mask", str(tmp_path / name), status=1)
+            assert words in " ".join(done.stderr.split())
+            assert not (tmp_path / "m").exists()
+
+
+@pytest.fixture(scope="module")
+def swept(corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("rank") / "digits.sweep"
+    line = ("rank", corpus.path, path, "-k", "4,2", "--seeds", 2, "--tol", 0.01)
+    return path, line, run(*line)
+
+
+class TestRank:
+    def test_says_what_it_does_and_recommends(self, swept):
+        _, _, result = swept
+        log = result.stderr.splitlines()
+        assert "28 x 28 uint8" in log[0]
+        assert "to 4, 2 components on" in log[0]
+        assert "8 models together take about" in log[1]
+        passes = [line for line in log if " pass " in line]
+        assert "   0 of 8 models go on" in passes[-1]
+        lines = result.stdout.splitlines()
+        assert lines[2].startswith("->       4 ")
+        assert "No clear answer. 4 components" in result.stdout
+        assert "reads of the corpus for all models" in lines[-1]
+
+    def test_the_same_line_again_reads_nothing(self, swept):
+        _, line, first = swept
+        again = run(*line)
+        assert again.stdout == first.stdout
+        assert "is there: going on from its last commit" in again.stderr
+        assert " pass " not in again.stderr
+
+    def test_json_is_one_object(self, swept):
+        path, line, _ = swept
+        facts = json.loads(run(*line, "--json").stdout)
+        assert facts["best_n_components"] == 4
+        assert facts["clear"] is False
+        assert [row["n_components"] for row in facts["table"]] == [2, 4]
+        assert facts["path"] == str(path)
+        told = json.loads(run("info", path, "--json").stdout)
+        assert told["kind"] == "sweep"
+        assert told["table"] == facts["table"]
+
+    def test_info_for_people(self, swept):
+        lines = run("info", swept[0]).stdout.splitlines()
+        assert lines[0].split() == ["kind", "sweep"]
+        assert any(line.split()[:2] == ["->", "4"] for line in lines)
+
+    def test_plot(self, swept, corpus, tmp_path):
+        result = run("plot", swept[0], "--corpus", corpus.path, "--out", tmp_path / "p")
+        names = ["selection", "components-0002", "components-0004", "reconstructions"]
+        assert result.stdout.splitlines() == [str(tmp_path / f"p/{name}.png") for name in names]
+        for name in names:
+            with Image.open(tmp_path / f"p/{name}.png") as picture:
+                assert np.asarray(picture).std() > 5
+
+    def test_verify(self, swept):
+        assert "sweep, all as written" in run("verify", swept[0]).stdout
+
+    def test_each_model_is_for_the_other_commands(self, swept, corpus, tmp_path):
+        model = swept[0] / "k0004-whole-0"
+        run("transform", model, corpus.path, tmp_path / "w.zarr")
+        assert dnmf.open_weights(tmp_path / "w.zarr").shape == (700, 4)
+
+    def test_force_begins_anew_and_takes_nothing_else(self, corpus, swept, fitted, tmp_path):
+        path = tmp_path / "s"
+        line = ("rank", corpus.path, path, "-k", "2", "--seeds", 1, "--tol", 0.01)
+        run(*line)
+        refused = run(*line, "--holdout", 0.2, status=1)
+        assert "hidden was 0.1, is 0.2" in refused.stderr
+        wrong = run(*line, "--tol", -1, "--force", status=1)
+        assert "tol is -1" in wrong.stderr
+        assert dnmf.load_sweep(path).best_n_components_ == 2
+        run(*line, "--holdout", 0.2, "--force")
+        refused = run("rank", corpus.path, fitted, "-k", "2", "--force", status=1)
+        assert "does not replace" in refused.stderr
+
+    @pytest.mark.parametrize(
+        ("ranks", "status", "words"),
+        [
+            ("", 2, "is no list of numbers of components; write them like 9,25,49 or 4-12"),
+            ("9;25", 2, "is no list of numbers"),
+            ("4-2", 1, "n_components is []; it must be a list of one int >= 1 or more"),
+            ("0,3", 1, "n_components is [0, 3]"),
+            ("3,2-4", 1, "n_components repeats [3]"),
+        ],
+    )
+    def test_numbers_that_are_none(self, corpus, tmp_path, ranks, status, words):
+        result = run("rank", corpus.path, tmp_path / "s", "-k", ranks, status=status)
+        assert words in result.stderr
+        assert not (tmp_path / "s").exists()
+
+    def test_too_much_hidden(self, corpus, tmp_path):
+        line = ("rank", corpus.path, tmp_path / "s", "-k", "2,3", "--holdout", "1.5")
+        assert "as many hidden cells as cells" in run(*line, status=1).stderr
+
+    def test_starts_of_a_fit(self, corpus, tmp_path):
+        result = run("fit", corpus.path, tmp_path / "m", "-k", 4, "--n-init", 2, "--tol", 0.01)
+        assert "error" in result.stdout
+        assert dnmf.load(tmp_path / "m").n_init == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["m"]

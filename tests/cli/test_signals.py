@@ -1,0 +1,201 @@
+"""SIGTERM and SIGUSR1 to a fit: it ends with what is committed, and the same line continues it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DIGITS
+from processes import (
+    PATIENCE,
+    committed,
+    fit_command,
+    kill_tree,
+    same,
+    started,
+    wait_until,
+    whole,
+    workers_of,
+)
+
+import dnmf
+from dnmf.cli.signals import STATUS, Stopped, StopRequest
+from dnmf.io.sources import open_source
+from dnmf.model_selection.sweep_store import models_in
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).parents[2] / "deploy/slurm/fit.sbatch"
+
+
+def passes_told(log):
+    return [int(n) for n in re.findall(r"pass +(\d+) ", log)]
+
+
+@pytest.mark.parametrize(
+    ("which", "workers"),
+    [(signal.SIGTERM, ("--workers", 2)), (signal.SIGUSR1, ())],
+    ids=["SIGTERM, processes", "SIGUSR1, threads"],
+)
+def test_a_signal_ends_after_the_pass_and_the_same_line_goes_on(corpus, tmp_path, which, workers):
+    model = tmp_path / "model"
+    with started(*fit_command(corpus, model, *workers, "--max-iter", 100_000)) as fit:
+        fit.wait_for_pass(3)
+        fit.signal(which)
+        assert fit.end() == STATUS == 75, fit.log
+    assert f"{which.name}: the fit ends after this pass" in fit.log
+    assert "run the same line again to continue" in fit.log
+    assert fit.log.endswith("stopped by a signal\n")
+    assert "Traceback" not in fit.log
+    assert dnmf.load(model).stop_reason_ == "unfinished"
+    assert committed(model) == passes_told(fit.log)[-1], "the pass that ran is not lost"
+    further = committed(model) + 3
+    with started(*fit_command(corpus, model, *workers, "--max-iter", further)) as fit:
+        assert fit.end() == 0, fit.log
+    assert same(dnmf.load(model), whole(corpus, further))
+
+
+def test_a_sweep_ends_after_its_pass_and_the_same_line_goes_on(corpus, tmp_path):
+    out, few = tmp_path / "out", ["--tol", 0, "--seeds", 1, "-k", "2,3"]
+    line = ["dnmf", "rank", corpus.path, out, *few]
+    with started(*line, "--max-iter", 100_000) as sweep:
+        sweep.wait_for_pass(3)
+        sweep.signal(signal.SIGTERM)
+        assert sweep.end() == STATUS, sweep.log
+    assert "run the same line again to continue" in sweep.log
+    assert "Traceback" not in sweep.log
+    told = passes_told(sweep.log)[-1]
+    assert {committed(model) for model in models_in(str(out))} == {told}
+    with started(*line, "--max-iter", told + 2) as sweep:
+        assert sweep.end() == 0, sweep.log
+    other = [*line[:3], tmp_path / "other", *few]
+    with started(*other, "--max-iter", told + 2) as sweep:
+        assert sweep.end() == 0, sweep.log
+    one, two = dnmf.load_sweep(out), dnmf.load_sweep(tmp_path / "other")
+    assert one.table == two.table
+    for rank in (2, 3):
+        assert np.array_equal(one.models_[rank].components_, two.models_[rank].components_)
+
+
+def test_a_pass_that_does_not_end_is_abandoned_after_the_grace(corpus, tmp_path):
+    model = tmp_path / "model"
+    command = fit_command(corpus, model, "--workers", 2, "--max-iter", 100_000, "--grace", 0.5)
+    with started(*command) as fit:
+        fit.wait_for_pass(2)
+        for worker in workers_of(fit):
+            worker.suspend()
+        fit.signal(signal.SIGTERM)
+        fit.wait_for("or without it in 0.5 s")
+        fit.wait_for("run the same line again")
+        assert fit.end() == STATUS, fit.log
+    assert "Traceback" not in fit.log
+    assert committed(model) == passes_told(fit.log)[-1]
+
+
+def test_a_second_signal_abandons_the_pass_at_once(tmp_path):
+    images = open_source([DIGITS]).read(0, 10_000)
+    np.save(tmp_path / "x.npy", images)
+    corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=200)
+    model = tmp_path / "model"
+    # A pass of seconds: it runs, whenever the signals come.
+    with started(*fit_command(corpus, model, "-k", 300, "--grace", 1000)) as fit:
+        fit.wait_for_pass(1)
+        fit.signal(signal.SIGUSR1)
+        fit.wait_for("SIGUSR1: the fit ends after this pass")
+        told = len(passes_told(fit.log))
+        fit.signal(signal.SIGTERM)
+        assert fit.end() == STATUS
+    assert len(passes_told(fit.log)) == told, "the pass was not waited for"
+    assert committed(model) == told
+    assert "run the same line again" in fit.log
+
+
+class TestInPython:
+    def test_signals_are_what_they_were_unless_asked_for(self, digits):
+        before = [signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGUSR1)]
+        seen = []
+
+        def look(state):
+            seen.append([signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGUSR1)])
+
+        dnmf.NMF(2, random_state=0, tol=0, max_iter=1, on_pass=look).fit(digits)
+        assert seen == [before]
+
+    def test_what_on_pass_raises_ends_the_fit_where_it_can_go_on(self, corpus, tmp_path):
+        options = {"random_state": 0, "tol": 0, "max_iter": 4, "checkpoint": tmp_path / "model"}
+        with StopRequest(60) as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            with pytest.raises(Stopped):
+                dnmf.NMF(6, **options, on_pass=stop.after(lambda state: None)).fit(corpus)
+        assert committed(tmp_path / "model") == 1
+        assert same(dnmf.NMF(6, **options).fit(corpus), whole(corpus, 4))
+
+    def test_handlers_are_put_back(self):
+        before = signal.getsignal(signal.SIGTERM)
+        with StopRequest(60):
+            assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+    def test_another_thread_hears_nothing(self):
+        thread = threading.Thread(target=StopRequest(60).__enter__)
+        before = signal.getsignal(signal.SIGTERM)
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+STUBS = {
+    "srun": 'shift; exec "$@"\n',  # without --overlap
+    "scontrol": 'echo "$@" >> "$STUBS/asked"\n',
+}
+
+
+def test_the_batch_script_asks_to_be_requeued(corpus, tmp_path):
+    """The script as it is, with Dask and dnmf as they are; only Slurm's own commands are not."""
+    for name, text in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}")
+        (tmp_path / name).chmod(0o755)
+    env = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "STUBS": str(tmp_path),
+        "SLURM_JOB_ID": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+        "TMPDIR": str(tmp_path),
+        "DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME": "tcp",
+    }
+    model = tmp_path / "model"
+    words = [corpus.path, str(model), "6", "--tol", "0", "--max-iter"]
+
+    def run(max_iter, after=None):
+        log = tmp_path / f"log-{max_iter}"
+        with log.open("w") as out:
+            job = subprocess.Popen(
+                ["bash", SCRIPT, *words, max_iter], cwd=tmp_path, env=env, stdout=out, stderr=out
+            )
+        try:
+            if after is not None:
+                wait_until(lambda: after in log.read_text(), after)
+                job.send_signal(signal.SIGUSR1)
+            return job.wait(PATIENCE), log.read_text()
+        finally:
+            kill_tree(job.pid)
+
+    status, log = run("100000", after="pass   3 ")
+    assert status == 0, log
+    assert (tmp_path / "asked").read_text() == "requeue 1\n"
+    assert "SIGUSR1: the fit ends after this pass" in log
+    assert not list(tmp_path.glob(".dnmf-scheduler-*"))
+    further = committed(model) + 3
+    status, log = run(str(further))
+    assert status == 0, log
+    assert same(dnmf.load(model), whole(corpus, further))
+    assert (tmp_path / "asked").read_text() == "requeue 1\n", "a fit that is done is not requeued"

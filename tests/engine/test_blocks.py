@@ -1,0 +1,435 @@
+"""One contract for every engine: a block is read once, and the bits depend on no worker."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import time
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
+
+import cloudpickle
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from reference import counted
+
+import dnmf
+from dnmf.engine.dask_graph import DaskBlocks, Graph, _tree
+from dnmf.engine.executors import one_blas_thread, side_by_side
+from dnmf.engine.local import LocalBlocks
+from dnmf.engine.tree_reduce import (
+    FAN_IN,
+    MOST_TASKS,
+    Outcome,
+    add_up,
+    blocks_per_task,
+    even_ranges,
+)
+from dnmf.errors import BlockError, DataError
+from dnmf.estimators import inputs
+from dnmf.estimators.inputs import blocks_of
+from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.masked import MaskedQuadratic
+from dnmf.numerics.objective import SQUARED
+from dnmf.numerics.statistics import Basis
+
+ROWS = 128  # of a block of the `corpus` fixture
+H = np.random.default_rng(1).random((6, 784))
+
+
+MASK = np.random.default_rng(2).random((700, 784)) < 0.2
+WEIGHTS = np.random.default_rng(3).integers(0, 3, 700)
+OBJECTIVES = [
+    SQUARED,
+    MaskedQuadratic(l1_W=3.0, l2_H=0.5),
+    Multiplicative(1.0),
+    Multiplicative(1.5),
+]
+
+
+def stats_of(block, *, basis, objective):
+    return objective.measure(block, basis)[0]
+
+
+def rows_of(block):
+    return len(block)
+
+
+def list_starts(block):
+    return [block.start]
+
+
+def run_pass(blocks, dtype=np.float32, objective=SQUARED):
+    task = partial(stats_of, basis=Basis.of(H, np.dtype(dtype)), objective=objective)
+    return blocks.map_sum(task)
+
+
+def even(digits, aside=(None, None)):
+    local = LocalBlocks(digits, *aside)
+    local.ranges = [(i, min(i + ROWS, len(digits))) for i in range(0, len(digits), ROWS)]
+    return local
+
+
+SOURCES = {
+    "numpy": lambda digits, corpus, folder: even(digits),
+    "corpus": lambda digits, corpus, folder: blocks_of(corpus),
+    "dask": lambda digits, corpus, folder: blocks_of(da.from_array(digits, chunks=(ROWS, -1))),
+    "zarr": lambda digits, corpus, folder: blocks_of(
+        zarr.create_array(folder / "x.zarr", data=digits, chunks=(ROWS, 784))
+    ),
+    "numpy, masked": lambda digits, corpus, folder: even(digits, (WEIGHTS, MASK)),
+    "corpus, masked": lambda digits, corpus, folder: blocks_of(
+        corpus, WEIGHTS, zarr.create_array(folder / "m.zarr", data=MASK, chunks=(100, 300))
+    ),
+    "dask, masked": lambda digits, corpus, folder: blocks_of(
+        da.from_array(digits, chunks=(ROWS, -1)),
+        da.from_array(WEIGHTS, chunks=50),
+        da.from_array(MASK, chunks=(300, 300)),
+    ),
+}
+
+
+@pytest.fixture(params=SOURCES)
+def blocks(request, digits, corpus, tmp_path, monkeypatch):
+    # Otherwise so small a zarr array is read in fewer, larger steps than its chunks.
+    monkeypatch.setattr(inputs, "choose_block_rows", lambda n, image_bytes: ROWS)
+    made = SOURCES[request.param](digits, corpus, tmp_path)
+    assert list(made.ranges) == even(digits).ranges
+    return made
+
+
+@pytest.fixture(scope="session")
+def known(digits):
+    """Sums of a pass in this process, by mask, objective and dtype."""
+    with one_blas_thread():
+        return {
+            (masked, objective, dtype): run_pass(
+                even(digits, (WEIGHTS, MASK) if masked else (None, None)), dtype, objective
+            )
+            for masked in (False, True)
+            for objective in OBJECTIVES
+            for dtype in (np.float32, np.float64)
+        }
+
+
+@pytest.fixture
+def expected(known, blocks):
+    masked = blocks.masks is not None
+    return {key[1:]: stats for key, stats in known.items() if key[0] == masked}
+
+
+class TestEveryEngine:
+    """Runs on threads of this process, on Dask's threads, and in worker processes."""
+
+    def check(self, blocks, expected):
+        for (objective, dtype), known in expected.items():
+            stats = run_pass(blocks, dtype, objective)
+            for name, value in vars(known).items():
+                assert np.array_equal(getattr(stats, name), value), (objective, dtype, name)
+
+    def test_same_bits_here(self, blocks, expected):
+        self.check(blocks, expected)
+
+    def test_same_bits_without_threads(self, blocks, expected):
+        with dask.config.set(scheduler="synchronous"):
+            self.check(blocks, expected)
+
+    def test_same_bits_on_two_processes(self, blocks, expected, client):
+        self.check(blocks, expected)
+
+    def test_every_block_once_in_order(self, blocks):
+        assert blocks.map_sum(list_starts) == [start for start, _ in blocks.ranges]
+        assert blocks.map_sum(rows_of) == 700
+
+    def test_only_some_blocks(self, blocks):
+        assert blocks.map_sum(list_starts, only=[1, 4]) == [ROWS, 4 * ROWS]
+
+    def test_shape_and_type(self, blocks):
+        assert blocks.shape == (700, 784)
+        assert blocks.dtype == np.uint8
+
+
+def test_local_bits_do_not_depend_on_threads(digits, known):
+    one, three = even(digits), even(digits)
+    one.threads, three.threads = 1, 3
+    assert (run_pass(one).T == run_pass(three).T).all()
+    assert (run_pass(one).T == known[False, SQUARED, np.float32].T).all()
+
+
+def test_a_pass_reads_every_row_exactly_once(digits):
+    counting, blocks = counted(digits, ROWS)
+    run_pass(blocks)
+    assert (counting.reads == 1).all()
+
+
+def test_a_fit_reads_what_it_says(digits):
+    from dnmf.solvers.loop import solve
+    from dnmf.solvers.warm_start import start
+
+    counting, blocks = counted(digits, ROWS)
+    state = start(blocks, SQUARED, 4, seed=0)
+    state, _ = solve(blocks, state, tol=0, max_iter=5)
+    assert state.n_reads == counting.reads.mean() == 6
+
+
+def test_a_dask_array_is_read_once_per_pass(digits):
+    reads = []
+
+    def read(block_id):
+        reads.append(block_id)
+        return digits[block_id[0] * ROWS : (block_id[0] + 1) * ROWS]
+
+    sizes = tuple(b - a for a, b in even(digits).ranges)
+    X = da.map_blocks(read, chunks=(sizes, (784,)), dtype=np.uint8, meta=np.empty((0, 0), np.uint8))
+    run_pass(blocks_of(X))
+    assert sorted(reads) == [(i, 0) for i in range(len(sizes))]
+
+
+def test_the_scheduler_forgets_every_pass(corpus, client):
+    def records(dask_scheduler):
+        return len(dask_scheduler.tasks)
+
+    blocks = blocks_of(corpus)
+    for _ in range(4):
+        run_pass(blocks)
+    for _ in range(50):  # forgetting is asynchronous
+        if not (left := client.run_on_scheduler(records)):
+            break
+        threading.Event().wait(0.1)
+    assert left == 0
+
+
+def test_one_task_per_block_beside_the_tree(corpus, client):
+    def finished(dask_scheduler):
+        return sum(
+            prefix.state_counts["memory"] for prefix in dask_scheduler.task_prefixes.values()
+        )
+
+    before = client.run_on_scheduler(finished)
+    run_pass(blocks_of(corpus))
+    added = client.run_on_scheduler(finished) - before
+    assert added == corpus.n_blocks + 2  # one sum of six, and H itself
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 63, 64, 65, 200])
+def test_streamed_sum_is_the_same_tree_as_the_graph(n):
+    values = np.random.default_rng(0).random(n) * 10.0 ** np.arange(n)
+    parts = [np.float64(v) for v in values]
+    while len(parts) > 1:
+        parts = [sum(parts[i + 1 : i + FAN_IN], parts[i]) for i in range(0, len(parts), FAN_IN)]
+    assert add_up(Outcome(v) for v in values).value == parts[0]
+
+
+def fit_slowly(folder):
+    def read(block_id):
+        (folder / str(block_id[0])).touch()
+        time.sleep(0.2)
+        return np.random.default_rng(block_id[0]).random((50, 20))
+
+    X = da.map_blocks(read, chunks=((50,) * 12, (20,)), dtype=float, meta=np.empty((0, 0)))
+    return dnmf.NMF(3, random_state=0, max_iter=2, tol=0).fit(X).loss_history_.tolist()
+
+
+def test_a_fit_inside_a_task_does_not_wait_for_itself(tmp_path, client):
+    futures = [client.submit(fit_slowly, tmp_path, pure=False) for _ in range(2)]  # all threads
+    assert futures[0].result(timeout=60) == futures[1].result(timeout=60)
+
+
+@pytest.mark.slow
+def test_the_only_worker_is_killed_and_comes_back(tmp_path, caplog):
+    from distributed import Client, LocalCluster
+
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster,
+        Client(cluster) as client,
+    ):
+        (pid,) = client.run(os.getpid).values()
+
+        def kill():
+            while not (tmp_path / "9").exists():
+                time.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
+        losses = fit_slowly(tmp_path)
+    assert losses == fit_slowly(tmp_path)
+
+
+class TestGraphs:
+    """What a scheduler gets: it has no images, and little memory for each task."""
+
+    def test_unpack_where_no_corpus_is(self, digits, tmp_path):
+        np.save(tmp_path / "x.npy", digits)
+        corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=100)
+        model = dnmf.NMF(3, max_iter=1, tol=0).fit(digits)
+        graphs = [model.transform(corpus).__dask_graph__(), graph_of(blocks_of(corpus), 1)]
+        sent = [cloudpickle.dumps(dict(graph)) for graph in graphs]
+        (tmp_path / "c.zarr").rename(tmp_path / "elsewhere")
+        for graph, message in zip(graphs, sent, strict=True):
+            assert pickle.loads(message).keys() == dict(graph).keys()
+
+    @pytest.mark.parametrize("group", [1, 5])
+    def test_tasks_are_small(self, group):
+        n = 50_000
+        blocks = DaskBlocks((n, 4), np.dtype("u1"), even_ranges(n, 1), np.zeros)
+        tasks = graph_of(blocks, group)
+        assert n / group <= len(tasks) <= 8 / 7 * n / group + FAN_IN
+        assert len(cloudpickle.dumps(tasks)) < (100 + 10 * group) * len(tasks)
+
+    def test_groups_grow_with_a_corpus_of_very_many_blocks(self):
+        few, many = (
+            SimpleNamespace(shape=(n, 784), ranges=range(n), dtype=np.dtype("u1"))
+            for n in (10**5, 10**7)
+        )
+        for blocks in (few, many):
+            blocks.ranges = Ranges(len(blocks.ranges), 20_000)
+        few, many = blocks_per_task(few, 64), blocks_per_task(many, 64)
+        assert few < 10
+        assert 10**7 / many <= MOST_TASKS
+
+
+class Ranges:
+    """Very many blocks of some rows each, not kept."""
+
+    def __init__(self, count, rows):
+        self.count, self.rows = count, rows
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        return i * self.rows, (i + 1) * self.rows
+
+
+def graph_of(blocks, group):
+    graph = Graph()
+    leaves = blocks._leaves(graph, graph.put(None), range(len(blocks.ranges)), group)
+    _tree(graph, leaves)
+    return graph.tasks
+
+
+class TestBadInput:
+    def bad(self, digits):
+        X = digits.astype(np.float32)
+        X[300, 7] = -1
+        X[600, 9] = np.nan
+        return X
+
+    def test_the_first_bad_image_is_named(self, digits):
+        X = da.from_array(self.bad(digits), chunks=(ROWS, -1))
+        for blocks in (blocks_of(self.bad(digits)), blocks_of(X)):
+            with pytest.raises(DataError, match=r"Negative values .* -1 at pixel 7 of image 300;"):
+                run_pass(blocks)
+
+    def test_by_its_id_in_a_corpus(self, digits, tmp_path, client):
+        path = tmp_path / "c.zarr"
+        np.save(tmp_path / "faces.npy", digits[:300].astype(np.float32))
+        corpus = dnmf.ingest(tmp_path / "faces.npy", path, block_rows=100)
+        blocks = blocks_of(corpus)
+        blocks.load = partial(_spoiled, blocks.load, 1)
+        with pytest.raises(DataError, match=r"NaN .* nan at pixel 5 of image 103 \(faces:103\)"):
+            run_pass(blocks)
+
+    def test_a_lost_block_reaches_the_caller(self, digits, tmp_path, client):
+        np.save(tmp_path / "x.npy", digits)
+        corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=100)
+        (tmp_path / "c.zarr/pixels/c/2/0").unlink()
+        with pytest.raises(BlockError, match=r"block 2 \(images 200 to 299\) is missing"):
+            run_pass(blocks_of(corpus))
+
+    def test_columns_in_chunks_are_refused_with_the_remedy(self, digits):
+        with pytest.raises(DataError, match="rechunk"):
+            blocks_of(da.from_array(digits, chunks=(100, 100)))
+
+    def test_unknown_chunks_are_refused_with_the_remedy(self, digits):
+        X = da.from_array(digits, chunks=(100, -1))
+        with pytest.raises(DataError, match="compute_chunk_sizes"):
+            blocks_of(X[X[:, 0] < 1])
+
+    @pytest.mark.parametrize(
+        ("X", "message"),
+        [
+            (da.zeros((4, 5, 6)), "dim 3"),
+            (da.zeros((4, 5), dtype=complex), "complex128"),
+            (da.zeros((0, 5)), "at least one image"),
+        ],
+    )
+    def test_what_is_no_matrix_of_pixels(self, X, message):
+        with pytest.raises(DataError, match=message):
+            blocks_of(X)
+
+
+def _spoiled(load, block, i):
+    X = load(i)
+    if i == block:
+        X[3, 5] = np.nan
+    return X
+
+
+def test_blas_is_back_to_what_it_was_after_overlapping_use():
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        # NumPy's own: SciPy brings another, which dnmf does not use.
+        return [lib["num_threads"] for lib in threadpool_info() if "numpy.libs" in lib["filepath"]]
+
+    before, inside = threads(), []
+    first, second = threading.Event(), threading.Event()
+
+    def enter_first():
+        with one_blas_thread():
+            first.set()
+            second.wait(10)
+
+    thread = threading.Thread(target=enter_first)
+    thread.start()
+    first.wait(10)
+    with one_blas_thread():
+        second.set()
+        thread.join()
+        inside = threads()
+    assert inside == [1]
+    assert threads() == before
+
+    # Whoever set it last, a thread that is not the main one sets it too.
+    thread = threading.Thread(target=lambda: inside.extend(_threads_inside(threads)))
+    thread.start()
+    thread.join()
+    assert inside == [1, 1]
+    assert threads() == before
+
+
+def _threads_inside(threads):
+    with one_blas_thread():
+        return threads()
+
+
+def test_sharded_zarr_is_read_by_shards(tmp_path):
+    z = zarr.create_array(
+        tmp_path / "s.zarr", shape=(1000, 4096), chunks=(10, 4096), shards=(200, 4096), dtype="u1"
+    )
+    assert {start % 200 for start, _ in blocks_of(z).ranges} == {0}
+
+
+class TestSideBySide:
+    def test_results_come_in_order_from_threads_that_know_the_caller(self):
+        def divide(x):
+            with np.errstate(all="raise") if x == 3 else nullcontext():
+                return x, float(np.float64(x) / np.float64(0)), threading.get_ident()
+
+        with np.errstate(divide="ignore"), pytest.raises(FloatingPointError):
+            list(side_by_side(divide, [1, 2, 3]))
+        with np.errstate(divide="ignore"):
+            made = list(side_by_side(divide, [5, 4, 2, 1]))
+        assert [x for x, *_ in made] == [5, 4, 2, 1]
+        assert threading.get_ident() not in {ident for *_, ident in made}
+
+    def test_one_thing_is_done_here(self):
+        assert list(side_by_side(lambda _: threading.get_ident(), [0])) == [threading.get_ident()]

@@ -1,0 +1,79 @@
+"""The H step in blocks of columns: as the whole step, on any engine, where the sums are."""
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+
+import dnmf.numerics.h_update
+from dnmf.errors import DataError
+from dnmf.estimators.inputs import blocks_of
+from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.h_update import COLUMNS, joined, steps
+from dnmf.numerics.masked import MaskedQuadratic
+from dnmf.numerics.objective import SQUARED, Quadratic
+from dnmf.solvers.passes import measure, run_pass
+
+OBJECTIVES = [
+    SQUARED,
+    Quadratic(l1_W=0.1, l2_W=0.2, l1_H=0.01, l2_H=0.02),
+    MaskedQuadratic(),
+    Multiplicative(1.0, l1_W=0.1),
+]
+
+
+def images(n, p, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.random((n, 5)) @ rng.random((5, p)) * 40).astype(np.uint8)
+
+
+def start_of(X, d=4):
+    return np.random.default_rng(1).random((d, X.shape[1])) * 3
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{type(o).__name__} {o.l1_W}")
+@pytest.mark.parametrize("p", [511, 512, 1300])
+def test_in_columns_as_at_once(objective, p, monkeypatch):
+    X = images(60, p)
+    Y = start_of(X)
+    mask = np.random.default_rng(2).random(X.shape) < 0.1
+    blocks = blocks_of(X, mask=mask if isinstance(objective, MaskedQuadratic) else None)
+    whole = run_pass(blocks, objective, Y)
+    monkeypatch.setattr(dnmf.numerics.h_update, "COLUMNS", 512)
+    assert len(steps(objective, Y)) == -(-p // 512)
+    parts = run_pass(blocks, objective, Y)
+    assert np.array_equal(parts.H, whole.H)
+    assert parts.rows == whole.rows
+    for name in ("loss", "divergence", "xx"):
+        assert np.isclose(getattr(parts, name), getattr(whole, name), rtol=1e-12, atol=0)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return images(96, COLUMNS + 700)
+
+
+class TestManyPixels:
+    def check(self, X):
+        Y = start_of(X)
+        step = run_pass(blocks_of(da.from_array(X, chunks=(16, -1))), SQUARED, Y)
+        here = run_pass(blocks_of(X), SQUARED, Y)
+        stats = measure(blocks_of(X), SQUARED, Y)
+        known = joined([end(end.cut(stats)) for end in steps(SQUARED, Y)])
+        # Blocks are cut otherwise here: sums are of other parts.
+        assert np.array_equal(here.H, known.H)
+        assert np.isclose(step.loss, known.loss, rtol=1e-6)
+        assert np.linalg.norm(step.H - known.H) < 1e-3 * np.linalg.norm(known.H)
+        return step.H
+
+    def test_same_bits_on_two_processes_as_without_threads(self, many, client):
+        apart = self.check(many)
+        with dask.config.set(scheduler="synchronous"):
+            assert np.array_equal(self.check(many), apart)
+
+    def test_a_bad_pixel_reaches_the_caller(self, many, client):
+        bad = many[:48].astype(np.int16)
+        bad[40, 66_000] = -2
+        blocks = blocks_of(da.from_array(bad, chunks=(16, -1)))
+        with pytest.raises(DataError, match="-2 at pixel 66000 of image 40"):
+            run_pass(blocks, SQUARED, start_of(many))

@@ -1,0 +1,176 @@
+"""Least squares for many images at once, against SciPy's for one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import weights
+
+from dnmf.numerics.nnls import LANES, solve_nnls
+from dnmf.numerics.objective import W_RELAXATION, W_SWEEPS, W_TOLERANCE
+from dnmf.numerics.statistics import gram, guess_from
+
+PIXELS = 160
+STARTS = {
+    "zero": lambda A, G: np.zeros_like(A),
+    "guess": lambda A, G: np.maximum(guess_from(G) @ A, 0),
+}
+
+
+def images(n, d, seed, dtype=np.float64):
+    """Images of a few local components each, and noise; some of both are blank, some alike."""
+    rng = np.random.default_rng(seed)
+    H = rng.random((d, PIXELS)) * (rng.random((d, PIXELS)) < 0.1)
+    if d > 2:
+        H[1], H[-1] = 0, 2 * H[0]
+    X = rng.random((n, d)) * (rng.random((n, d)) < 0.4) @ H + 0.1 * rng.random((n, PIXELS))
+    X[n // 2] = 0
+    return X.astype(dtype), H.astype(dtype)
+
+
+def solved(X, H, begin, tolerance=W_TOLERANCE, sweeps=W_SWEEPS):
+    A, G = np.ascontiguousarray(H @ X.T), gram(H)
+    W = STARTS[begin](A, G)
+    energy = 0.5 * (X.astype(float) ** 2).sum(axis=1)
+    solve_nnls(A, G, energy, W, tolerance, sweeps, W_RELAXATION)
+    assert W.dtype == X.dtype
+    assert (W >= 0).all()
+    return np.ascontiguousarray(W.T)
+
+
+def losses(X, W, H):
+    return 0.5 * ((X.astype(float) - W.astype(float) @ H.astype(float)) ** 2).sum(axis=1)
+
+
+@pytest.mark.parametrize("begin", STARTS)
+@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 24, 40])  # groups of 8, the last one short or not
+class TestAgainstSciPy:
+    @pytest.mark.parametrize("n", [3, LANES - 1, LANES + 1, 1300])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_close_at_the_tolerance_of_a_fit(self, n, d, begin, dtype):
+        X, H = images(n, d, n + d, dtype)
+        W = solved(X, H, begin)
+        some = np.unique(np.linspace(0, n - 1, 150, dtype=int))  # of every tile; SciPy is slow
+        best = losses(X[some], weights(X[some], H), H)
+        assert losses(X[some], W[some], H).sum() <= (1 + 1e-4) * best.sum()
+        assert (W[n // 2] == 0).all()
+        assert d < 3 or not W[:, 1].any()
+
+    def test_exact_when_asked_for(self, d, begin):
+        X, H = images(LANES + 100, d, d)
+        W = solved(X, H, begin, 1e-14, 200_000)
+        best = losses(X, weights(X, H), H)
+        np.testing.assert_allclose(losses(X, W, H), best, rtol=1e-8, atol=1e-12)
+
+
+@settings(max_examples=30)
+@given(
+    d=st.integers(1, 40),
+    n=st.integers(1, 30),
+    seed=st.integers(0, 10**6),
+    begin=st.sampled_from(sorted(STARTS)),
+    scale=st.sampled_from([1e-12, 1.0, 1e12]),
+)
+def test_any_size_and_scale(d, n, seed, begin, scale):
+    X, H = images(n, d, seed)
+    best = losses(X, weights(X, H), H)
+    exact = losses(X, scale * solved(X / scale, H, begin, 1e-14, 200_000), H)
+    np.testing.assert_allclose(exact, best, rtol=1e-8, atol=1e-12)
+    X, H = X.astype(np.float32), H.astype(np.float32)
+    rough = losses(X, scale * solved((X / scale).astype(np.float32), H, begin), H)
+    assert rough.sum() <= 1.001 * best.sum() + 1e-10
+
+
+@pytest.mark.parametrize("begin", STARTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+class TestNeighbours:
+    """What an image gets does not depend on those it is solved with."""
+
+    N, D = 1300, 13
+
+    def pairs(self, dtype, *how):
+        """Weights of images in one batch; in another order, and some of them alone."""
+        X, H = images(self.N, self.D, 0, dtype)
+        order = np.random.default_rng(1).permutation(self.N)
+        together, apart = solved(X, H, *how), np.empty((self.N, self.D), dtype)
+        apart[order] = solved(X[order], H, *how)
+        few = np.arange(0, self.N, 9)
+        alone = np.vstack([solved(X[i : i + 1], H, *how) for i in few])
+        yield X, H, together, apart
+        yield X[few], H, together[few], alone
+
+    @pytest.mark.parametrize("sweeps", [1, 2, 6])
+    def test_the_path_is_the_images_own(self, begin, dtype, sweeps):
+        """Nothing but rounding differs while nothing ends it."""
+        for _, _, together, apart in self.pairs(dtype, begin, 0.0, sweeps):
+            size = together.max(axis=1, keepdims=True)
+            limit = 1e-4 if dtype == np.float32 else 1e-11
+            assert (np.abs(apart - together) <= limit * size).all()
+
+    def test_and_so_is_its_end(self, begin, dtype):
+        """But for gains within rounding of the tolerance, where it may end a sweep later."""
+        for X, H, together, apart in self.pairs(dtype, begin):
+            size = together.max(axis=1, keepdims=True)
+            assert (np.abs(apart - together) <= 1e-4 * size).all(axis=1).mean() > 0.99
+            known = losses(X, together, H)
+            np.testing.assert_allclose(losses(X, apart, H), known, rtol=W_TOLERANCE, atol=1e-9)
+
+
+def test_stragglers_among_images_that_end_at_once():
+    """One image in 50 needs many sweeps; the others are done and left alone."""
+    rng = np.random.default_rng(2)
+    X, H = images(LANES, 12, 2)
+    H[3] = H[4] + 1e-2 * rng.random(PIXELS)
+    easy = rng.random((LANES, 1)) * H[6]
+    hard = np.arange(LANES) % 50 == 7
+    X = np.where(hard[:, None], X, easy)
+    W = solved(X, H, "zero", 1e-12, 100_000)
+    np.testing.assert_allclose(losses(X, W, H), losses(X, weights(X, H), H), rtol=1e-6, atol=1e-9)
+
+
+def test_what_components_that_are_nothing_weigh_stays():
+    """As in the H step: a component that no image uses is not touched."""
+    G, A = np.diag([1.0, 0.0]), np.array([[2.0], [0.0]])
+    W = np.array([[0.5], [3.0]])
+    solve_nnls(A, G, np.array([2.0]), W, 1e-14, 1000, 1.0)
+    np.testing.assert_allclose(W, [[2.0], [3.0]])
+
+
+class TestGuess:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize(
+        "H",
+        [
+            np.zeros((3, 5)),
+            np.ones((300, 5)),
+            np.outer(np.arange(200.0), np.arange(40.0)),
+            np.random.default_rng(0).random((60, 7)),
+            np.diag([1.0, 0, 1e-8, 1e8]),
+            np.diag([1.0, 1e-22, 1e-30]),
+        ],
+        ids=["zero", "alike", "collinear", "more than pixels", "of many sizes", "almost nothing"],
+    )
+    def test_is_finite_and_symmetric(self, H, dtype):
+        G = gram(H.astype(dtype))
+        guess = guess_from(G)
+        assert guess.dtype == dtype
+        assert np.isfinite(guess).all()
+        assert (guess == guess.T).all()
+        assert (guess[G.diagonal() == 0] == 0).all()
+
+    @settings(max_examples=25)
+    @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10**6))
+    def test_is_ridge_regression(self, d, p, seed):
+        rng = np.random.default_rng(seed)
+        H = rng.random((d, p)) * 10.0 ** rng.integers(-3, 4, (d, 1))
+        G = gram(H)
+        ridge = np.linalg.inv(G + 0.01 * np.diag(G.diagonal()))
+        np.testing.assert_allclose(guess_from(G), ridge, rtol=1e-6, atol=1e-9 * np.abs(ridge).max())
+
+    def test_saves_sweeps(self, digits):
+        X, H = digits[:512].astype(float), digits[-12:].astype(float)
+        best = losses(X, solved(X, H, "zero", 1e-14, 10_000), H).sum()
+        excess = [losses(X, solved(X, H, begin, 0.0, 2), H).sum() / best - 1 for begin in STARTS]
+        assert excess[1] < 0.5 * excess[0]

@@ -1,0 +1,208 @@
+"""Updates batch by batch: running sums that forget, and bits that depend on no thread."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import travelled
+
+from dnmf.engine.executors import one_blas_thread
+from dnmf.numerics import online
+from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.block import Block
+from dnmf.numerics.masked import MaskedQuadratic
+from dnmf.numerics.objective import SQUARED, Quadratic, quadratic_loss
+from dnmf.numerics.online import REFRESH, WORTH_PARTS, Running, batches_of, follow, follow_block
+from dnmf.numerics.statistics import Stats
+
+OBJECTIVES = [
+    SQUARED,
+    Quadratic(l1_W=1.0, l2_W=2.0, l1_H=0.1, l2_H=0.1),
+    MaskedQuadratic(),
+    Multiplicative(1.0),
+    Multiplicative(1.5),
+]
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 30))
+
+
+def images(n=400, p=120, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    return Block((rng.random((n, 5)) @ rng.random((5, p)) + 0.1 * rng.random((n, p))).astype(dtype))
+
+
+def begin(block, d, dtype=np.float64):
+    H = np.random.default_rng(1).random((d, block.X.shape[1]))
+    return Running(H.astype(dtype))
+
+
+def batches(block, size=50, keep=0.8):
+    return [(rows, keep) for rows in batches_of(np.arange(len(block)), size)]
+
+
+def sums(d, p, seed):
+    """Sums as a pass may bring them home."""
+    rng = np.random.default_rng(seed)
+    W, X = rng.random((20, d)), rng.random((20, p))
+    return Stats(W.T @ W, W.T @ X, (X**2).sum(axis=0), *rng.random(3))
+
+
+def same(a: Running, b: Running) -> bool:
+    pairs = zip(vars(a.stats).values(), vars(b.stats).values(), strict=True)
+    return np.array_equal(a.H, b.H) and all(np.array_equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_threads_do_not_show(objective, dtype, in_parts, monkeypatch):
+    if in_parts:
+        monkeypatch.setattr(online, "WORTH_PARTS", 1)
+    block = images(dtype=dtype)
+    with one_blas_thread():
+        runs = [
+            follow(objective, begin(block, 6, dtype), block, batches(block), threads)
+            for threads in (1, 2, 3)
+        ]
+    assert runs[0].updates == 8
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+
+
+def test_threads_do_not_show_in_large_components():
+    block = images(300, WORTH_PARTS // 8 + 3, np.float32)
+    first = begin(block, 8, np.float32)
+    assert first.H.size >= WORTH_PARTS
+    with one_blas_thread():
+        runs = [follow(SQUARED, first, block, batches(block), threads) for threads in (1, 2)]
+    assert same(*runs)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_parts_change_nothing_but_rounding(objective, monkeypatch):
+    block = images()
+    whole = follow(objective, begin(block, 6), block, batches(block))
+    monkeypatch.setattr(online, "WORTH_PARTS", 1)
+    parts = follow(objective, begin(block, 6), block, batches(block))
+    np.testing.assert_allclose(parts.H, whole.H, rtol=1e-4, atol=1e-6 * whole.H.max())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_what_is_given_is_not_altered(objective):
+    """A task that is run again must find what it found the first time."""
+    block = images()
+    given = follow(objective, begin(block, 6), block, batches(block)[: REFRESH + 1])
+    before = copy.deepcopy(given)
+    assert before.stats.T is not given.stats.T
+    once = follow(objective, given, block, batches(block))
+    again = follow(objective, given, block, batches(block))
+    assert same(given, before)
+    assert same(once, again)
+    assert not same(once, given)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_a_stream_that_has_travelled_goes_on_with_the_same_bits(objective, dtype):
+    block = Block((255 * images().X / images().X.max()).astype(dtype))
+    options = {"objective": objective, "forget": 0.7, "n_rows": 400, "batch_rows": 64}
+    task = partial(follow_block, block, **options)
+    first = begin(block, 6)
+    assert not travelled(first.H).flags.aligned
+    here, far = task(running=first), task(running=travelled(first))
+    assert same(here, far)
+    assert same(task(running=here), task(running=travelled(far)))
+
+
+def test_dark_batches_are_no_updates():
+    block = Block(np.vstack([np.zeros((100, 120)), images(100).X, np.zeros((100, 120))]))
+    first = begin(block, 6)
+    run = follow(SQUARED, first, block, batches(block))
+    assert run.updates == 2
+    dark = follow(SQUARED, first, block, batches(block)[:2])
+    assert dark.stats is None
+    assert (dark.H == first.H).all()
+
+
+@settings(max_examples=30)
+@given(shapes, st.integers(0, 10**6), st.floats(0, 1), st.integers(0, 3))
+def test_blend_scales_and_adds_in_its_own_arrays(shape, seed, keep, n_parts):
+    d, p, _ = shape
+    mine, parts = sums(d, p, seed), [sums(d, p, seed + 1 + i) for i in range(n_parts)]
+    before = copy.deepcopy([mine, *parts])
+    blended = mine.blend(keep, parts)
+    assert blended.written == ()
+    for name, value in vars(blended).items():
+        if name in ("written", "held_out"):
+            continue
+        expected = keep * getattr(before[0], name) + sum(getattr(x, name) for x in before[1:])
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        if isinstance(value, np.ndarray):
+            assert value is getattr(mine, name)
+        for part, known in zip(parts, before[1:], strict=True):
+            assert np.array_equal(getattr(part, name), getattr(known, name))
+
+
+class TestBalance:
+    @settings(max_examples=30)
+    @given(shapes, st.integers(0, 10**6))
+    def test_changes_scales_and_no_loss(self, shape, seed):
+        d, p, _ = shape
+        rng = np.random.default_rng(seed)
+        H, stats = rng.random((d, p)) * 10.0 ** rng.integers(-3, 4, (d, 1)), sums(d, p, seed)
+        H[seed % d] *= seed % 2  # sometimes one that is nothing
+        before = quadratic_loss(stats, H)
+        balanced = SQUARED.balance(H, stats)
+        sizes = np.linalg.norm(balanced, axis=1)
+        np.testing.assert_allclose(sizes, np.linalg.norm(H, axis=1) > 0, rtol=1e-12)
+        scale = 0.5 * stats.xx.sum() + 0.5 * np.vdot(stats.S, balanced @ balanced.T)
+        assert quadratic_loss(stats, balanced) == pytest.approx(before, abs=1e-9 * scale)
+        # And the H step leads to the same products W H from either.
+        better, known = SQUARED.improve(balanced, stats, 1), SQUARED.improve(H, sums(d, p, seed), 1)
+        assert quadratic_loss(stats, better) == pytest.approx(
+            quadratic_loss(sums(d, p, seed), known), abs=1e-6 * scale
+        )
+
+    @pytest.mark.parametrize("name", ["l1_W", "l2_W", "l1_H", "l2_H"])
+    @pytest.mark.parametrize("kind", [Quadratic, MaskedQuadratic])
+    def test_leaves_scales_to_penalties(self, kind, name):
+        stats, known = sums(3, 7, 0), sums(3, 7, 0)
+        H = np.random.default_rng(0).random((3, 7))
+        assert kind(**{name: 1e-3}).balance(H, stats) is H
+        for part, value in vars(known).items():
+            assert np.array_equal(getattr(stats, part), value)
+
+    def test_leaves_other_divergences(self):
+        stats, H = sums(3, 7, 0), np.ones((3, 7))
+        assert Multiplicative(1.0).balance(H, stats) is H
+        assert (stats.T == sums(3, 7, 0).T).all()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_columns_are_what_the_H_step_needs(objective):
+    block = images(p=50)
+    run = follow(objective, begin(block, 6), block, batches(block)[:3])
+    whole = objective.improve(run.H, run.stats, 1)
+    parts = [
+        objective.improve(run.H[:, some], objective.columns(run.stats, some), 1)
+        for some in (slice(0, 17), slice(17, 50))
+    ]
+    np.testing.assert_allclose(np.hstack(parts), whole, rtol=1e-9, atol=1e-12)
+
+
+def test_updates_learn(digits):
+    block = Block(digits)
+    first = Running(np.random.default_rng(0).random((10, 784)).astype(np.float32))
+
+    def loss(H):
+        from dnmf.solvers.warm_start import loss_of
+
+        return loss_of(SQUARED, H, block)
+
+    run = follow(SQUARED, first, block, batches(block, 100))
+    assert run.H.dtype == run.stats.T.dtype == np.float32
+    assert loss(run.H) < 0.7 * loss(first.H)

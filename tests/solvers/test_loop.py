@@ -1,0 +1,168 @@
+"""The loop: it never gets worse, it says why it stops, and it can go on from any state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import counted, loss, weights
+from sklearn import datasets, decomposition
+
+from dnmf.errors import DataError
+from dnmf.estimators.inputs import blocks_of
+from dnmf.numerics.objective import SQUARED
+from dnmf.numerics.state import CONVERGED, MAX_ITER, State, advance, stop_reason
+from dnmf.solvers.loop import solve
+from dnmf.solvers.passes import run_pass
+from dnmf.solvers.warm_start import start
+
+
+def run(X, d=5, seed=0, **limits):
+    blocks = blocks_of(X)
+    return solve(blocks, start(blocks, SQUARED, d, seed), **{"tol": 0, "max_iter": 10, **limits})
+
+
+def same(a: State, b: State) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 8), st.integers(0, 99), st.booleans())
+def test_the_loss_never_rises_and_is_the_loss(n, p, d, seed, sparse):
+    rng = np.random.default_rng(seed)
+    X = rng.random((n, p)) * (rng.random((n, p)) > 0.7 * sparse)
+    state, _ = run(X, d, seed)
+    assert all(b <= a for a, b in zip(state.losses, state.losses[1:], strict=False))
+    assert np.isfinite(state.H).all()
+    assert (state.H >= 0).all()
+    # The weights of the pass were those of the point before H: exact ones can only be better.
+    assert loss(X, weights(X, state.H), state.H) <= state.losses[-1] * (1 + 1e-6) + 1e-9
+
+
+def test_it_finds_what_scikit_learn_finds_in_a_fraction_of_the_iterations(digits):
+    ours, reason = run(digits, 16, tol=1e-4, max_iter=200)
+    theirs = decomposition.NMF(16, init="random", random_state=0, max_iter=800).fit(digits)
+    assert ours.error <= 1.001 * theirs.reconstruction_err_
+    assert reason == CONVERGED
+    assert ours.n_iter < 20
+
+
+def low_rank():
+    """Twenty sparse components and 5 % noise."""
+    rng = np.random.default_rng(0)
+    W, H = (rng.random(shape) * (rng.random(shape) < 0.3) for shape in ((3000, 20), (20, 200)))
+    X = W @ H
+    return np.abs(X + 0.05 * np.sqrt(np.mean(X**2)) * rng.standard_normal(X.shape))
+
+
+CORPORA = {
+    "digits, few components": (lambda: datasets.load_digits().data, 16),
+    "digits, many components": (lambda: datasets.load_digits().data, 40),
+    "low rank": (low_rank, 20),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_reads_do_what_hundreds_of_passes_do(name, dtype):
+    """A fit that stops of itself is within a thousandth of where 200 passes lead."""
+    make, d = CORPORA[name]
+    X = make().astype(dtype)
+    counting, blocks = counted(X, rows=300)
+    first = start(blocks, SQUARED, d, seed=0)
+    state, reason = solve(blocks, first, tol=1e-4, max_iter=200)
+    assert state.n_reads == counting.reads.mean() == counting.reads.max() <= 8
+    assert reason == CONVERGED
+    far, _ = solve(blocks_of(X), first, tol=0, max_iter=200)
+    assert far.n_iter == 200
+    assert state.error <= 1.001 * far.error
+    # The loss that a fit reports is that of its H: exact weights are hardly better.
+    assert loss(X, weights(X, state.H), state.H) >= (1 - 1e-3) * state.losses[-1]
+
+
+def test_exact_factors_are_found():
+    rng = np.random.default_rng(0)
+    X = rng.random((200, 3)) @ rng.random((3, 30))
+    state, _ = run(X, 3, tol=0, max_iter=100)
+    assert state.relative_error < 1e-4
+
+
+def test_tol_zero_runs_all_passes(digits):
+    state, reason = run(digits, 3, tol=0, max_iter=40)
+    assert (state.n_iter, reason) == (40, MAX_ITER)
+
+
+def test_it_stops_when_a_pass_gains_little(digits):
+    state, reason = run(digits, 5, tol=1e-2, max_iter=200)
+    assert reason == CONVERGED
+    before, now = state.losses[-2:]
+    assert before - now <= 1e-2 * before
+
+
+@pytest.mark.parametrize("passes", [1, 2, 7])
+def test_a_state_goes_on_as_if_never_left(digits, passes):
+    blocks = blocks_of(digits)
+    whole, _ = run(digits, max_iter=12)
+    part, _ = solve(blocks, start(blocks, SQUARED, 5, 0), tol=0, max_iter=passes)
+    rest, _ = solve(blocks, part, tol=0, max_iter=12)
+    assert same(rest, whole)
+
+
+def test_a_pass_that_makes_it_worse_is_thrown_away(digits):
+    blocks = blocks_of(digits)
+    state, _ = run(digits, 20, max_iter=2)
+    wild = State(**{**vars(state), "Y": np.ones_like(state.Y)})
+    stepped, _ = solve(blocks, wild, tol=0, max_iter=3)
+    assert not stepped.accepted
+    assert stepped.losses[-1] == state.losses[-1]
+    assert (stepped.H == state.H).all()
+    assert (stepped.Y == state.H).all()
+    assert stepped.beta < state.beta
+    assert stop_reason(stepped, tol=1e-4, max_iter=200) is None
+    better, _ = solve(blocks, stepped, tol=0, max_iter=4)
+    assert better.losses[-1] < state.losses[-1]
+
+
+def test_two_steps_back_in_a_row_are_the_end():
+    state = State(*[np.ones((1, 1))] * 3, losses=(3.0, 2.0, 2.0, 2.0), accepted=False)
+    assert stop_reason(state, tol=1e-4, max_iter=200) == CONVERGED
+    assert stop_reason(state, tol=0, max_iter=200) is None
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.zeros((5, 4)),
+        np.ones((6, 4)),
+        np.eye(4)[:1],
+        np.vstack([np.zeros((3, 5)), np.ones((1, 5))]),
+        np.hstack([np.zeros((6, 2)), np.random.default_rng(0).random((6, 2))]),
+    ],
+    ids=["zero", "constant", "one image", "blank images", "blank pixels"],
+)
+def test_degenerate_images(X):
+    state, reason = run(X, 3, tol=1e-4, max_iter=50)
+    assert np.isfinite(state.H).all()
+    assert state.relative_error < 0.3
+    assert reason in (CONVERGED, MAX_ITER)
+
+
+def test_seeds_differ_and_repeat(digits):
+    first, again, other = (run(digits, seed=seed, max_iter=2)[0] for seed in (1, 1, 2))
+    assert same(first, again)
+    assert first.losses != other.losses
+
+
+def test_pixels_beyond_the_range_of_float32_are_refused():
+    X = np.full((4, 3), 1e30, np.float32)
+    with np.errstate(all="ignore"), pytest.raises(DataError, match="multiply X by"):
+        run(X, 2)
+
+
+def test_advance_is_pure(digits):
+    state, _ = run(digits, max_iter=1)
+    H, Y = state.H.copy(), state.Y.copy()
+    advance(SQUARED, state, run_pass(blocks_of(digits), SQUARED, Y))
+    assert (state.H == H).all()
+    assert (state.Y == Y).all()

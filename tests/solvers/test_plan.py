@@ -1,0 +1,199 @@
+"""What a fit will take: said before, held to afterwards, refused where it is not there."""
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dnmf
+from dnmf.cli.main import main
+from dnmf.errors import CapacityError
+from dnmf.solvers.memory_model import Sizes, largest
+
+PEAKS = """
+import json, os, sys, warnings
+import numpy as np, zarr
+import dnmf
+
+def peak(pid):
+    lines = open(f"/proc/{pid}/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+def main(path, workers, d, loss):
+    X = zarr.open_array(path, mode="r")
+    X = X if int(workers) else X[:]
+    solver = "cd" if loss == "frobenius" else "mu"
+    model = dnmf.NMF(int(d), solver=solver, beta_loss=loss, random_state=0, max_iter=2, tol=0.01)
+    pids, rows = [], []
+    if int(workers):
+        from distributed import Client, LocalCluster
+        cluster = LocalCluster(
+            n_workers=int(workers), threads_per_worker=1, memory_limit="4GB",
+            dashboard_address="127.0.0.1:0",
+        )
+        client = Client(cluster)
+        pids = list(client.run(os.getpid).values())
+    plan = model.plan(X, trial=False)
+    warnings.simplefilter("ignore")
+    model.fit(X)
+    rows = [(plan.driver_memory, peak(os.getpid()))]
+    rows += [(plan.worker_memory, peak(pid)) for pid in pids]
+    print(json.dumps(rows), flush=True)
+    os._exit(0)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Make 3,000 images of 128 x 128, in blocks of 2 MiB."""
+    rng = np.random.default_rng(0)
+    parts = rng.random((20, 128 * 128), np.float32) ** 8
+    path = tmp_path_factory.mktemp("faces") / "X.zarr"
+    X = zarr.create_array(path, shape=(3000, 128 * 128), chunks=(125, 128 * 128), dtype="u1")
+    X[:] = rng.random((3000, 20), np.float32) @ parts * 25
+    return path
+
+
+@pytest.fixture(scope="module")
+def peaks(faces, tmp_path_factory):
+    """Give a fit's plans and peaks, in a process of its own, with all kernels compiled before."""
+    script = tmp_path_factory.mktemp("peaks") / "peaks.py"
+    script.write_text(PEAKS)
+
+    def measure(*arguments):
+        line = [sys.executable, script, faces, *map(str, arguments)]
+        ran = subprocess.run(line, capture_output=True, text=True, timeout=300, check=True)
+        return json.loads(ran.stdout.splitlines()[-1])
+
+    for loss in ("frobenius", "kullback-leibler"):
+        measure(1, 4, loss)
+    return measure
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads peaks from /proc")
+@pytest.mark.slow
+class TestMemory:
+    @pytest.mark.parametrize(
+        ("workers", "d", "loss"),
+        [
+            (1, 48, "frobenius"),
+            (2, 16, "frobenius"),
+            (0, 48, "frobenius"),
+            (1, 16, "kullback-leibler"),
+        ],
+    )
+    def test_peaks_are_within_a_quarter_below_what_was_said(self, peaks, workers, d, loss):
+        rows = peaks(workers, d, loss)
+        assert len(rows) == 1 + workers
+        for said, peak in rows:
+            assert 0.75 * said <= peak <= said, rows
+
+
+class TestRefusal:
+    def test_no_worker_has_the_memory(self, faces, tmp_path):
+        from distributed import Client, LocalCluster
+
+        options = {"dashboard_address": "127.0.0.1:0", "memory_limit": "700MB"}
+        with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster, Client(cluster):
+            X = zarr.open_array(faces, mode="r")
+            model = dnmf.NMF(2000, checkpoint=tmp_path / "m")
+            with pytest.raises(CapacityError) as refused:
+                model.fit(X)
+            found = str(refused.value)
+            assert "a worker of 1 thread, which may take 560.0 MB" in found
+            plan = model.plan(X)
+            assert plan.lack is not None
+            assert plan.lack in found
+            assert plan.trial is None
+            assert "lacking" in str(plan)
+            most = int(found.split("at most ")[1].split(" ")[0])
+            assert model.set_params(n_components=most).plan(X, trial=False).lack is None
+            assert model.set_params(n_components=most + 1).plan(X, trial=False).lack is not None
+        assert not (tmp_path / "m").exists()
+
+    def test_nor_this_process(self, tmp_path):
+        X = zarr.create_array(tmp_path / "X", shape=(500, 10**6), chunks=(1, 10**6), dtype="u1")
+        with pytest.raises(CapacityError, match=r"TB in this process, and there are .* for it"):
+            dnmf.NMF(400_000).fit(X)
+
+    def test_on_the_command_line(self, faces, tmp_path):
+        np.save(tmp_path / "x.npy", zarr.open_array(faces)[:500].reshape(-1, 128, 128))
+        dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr")
+        where = ["--workers", "1", "--memory-limit", "500MB"]
+        run = CliRunner().invoke
+        fit = run(main, ["fit", f"{tmp_path}/c.zarr", f"{tmp_path}/m", "-k", "9000", *where])
+        assert fit.exit_code == 1
+        assert "Error: a fit of 9,000 components needs about" in fit.output
+        assert "500.0 MB" not in fit.output.split("may take")[0]
+        plan = run(main, ["plan", f"{tmp_path}/c.zarr", "-k", "9000", "--json", *where])
+        assert plan.exit_code == 1
+        facts = json.loads(plan.stdout)
+        assert facts["worker_memory"] > facts["worker_limit"] == 400e6
+
+
+class TestPlan:
+    def test_sizes_and_a_trial(self, digits):
+        model = dnmf.NMF(8, random_state=0, on_pass=threading.Lock().acquire)
+        plan = model.plan(digits)
+        n, p = digits.shape
+        assert (plan.images, plan.pixels, plan.components) == (n, p, 8)
+        assert plan.flops_per_pass == 4 * n * p * 8
+        assert plan.bytes_per_pass == digits.nbytes
+        assert plan.tasks * plan.blocks_per_task >= plan.blocks
+        assert plan.reads == 1
+        assert plan.workers == 0
+        trial = plan.trial
+        assert trial is not None
+        assert 0 < trial.gemm_seconds < trial.pass_seconds
+        assert trial.read_seconds > 0
+        assert 0 < trial.start_seconds[0] <= trial.start_seconds[1]
+        assert "images/s" in str(plan)
+        assert not hasattr(model, "n_features_in_")  # nothing is fitted
+
+    def test_the_command(self, tmp_path, digits):
+        np.save(tmp_path / "x.npy", digits.reshape(len(digits), 28, -1))
+        dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=100)
+        ran = CliRunner().invoke(main, ["plan", f"{tmp_path}/c.zarr", "-k", "5", "--no-trial"])
+        assert ran.exit_code == 0, ran.output
+        words = [line.split()[0] for line in ran.stdout.splitlines()]
+        assert words == ["fit", "pass", "driver", "disk"]
+        ran = CliRunner().invoke(
+            main, ["plan", f"{tmp_path}/c.zarr", "-k", "5", "--workers", "1", "--json"]
+        )
+        facts = json.loads(ran.stdout)
+        assert facts["workers"] == facts["threads"] == 1
+        assert facts["lack"] is None
+        assert facts["trial"]["pass_seconds"] > 0
+
+    @pytest.mark.parametrize("loss", ["kullback-leibler", "itakura-saito"])
+    def test_other_losses(self, digits, loss):
+        X = digits[:200].astype(np.float32) + 1
+        plan = dnmf.NMF(4, solver="mu", beta_loss=loss).plan(X)
+        assert plan.trial is not None
+        assert plan.trial.start_seconds[0] == plan.trial.start_seconds[1] > 0
+
+    def test_more_of_anything_takes_more(self, digits):
+        from dnmf.estimators.inputs import blocks_of
+        from dnmf.numerics.objective import SQUARED
+
+        sizes = Sizes.of(blocks_of(digits), SQUARED, 8)
+        for name in ("p", "d", "rows", "pixel", "number", "planes", "sums"):
+            more = replace(sizes, **{name: 4 * getattr(sizes, name) + 1})
+            assert more.task >= sizes.task
+            assert more.worker(0, 2) > sizes.worker(0, 1)
+            assert more.driver(0, 1) >= sizes.driver(0, 1)
+
+    @given(st.integers(0, 10**6), st.integers(1, 10**6))
+    def test_the_largest_that_fits(self, limit, more):
+        assert largest(lambda d: d <= limit, limit + more) == limit

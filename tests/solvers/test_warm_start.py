@@ -1,0 +1,200 @@
+"""Where H starts."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+from reference import loss, weights
+from sklearn.decomposition._nmf import _initialize_nmf
+
+from dnmf.engine.executors import one_blas_thread
+from dnmf.estimators.inputs import blocks_of
+from dnmf.numerics import online
+from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.block import Block
+from dnmf.numerics.masked import MaskedQuadratic
+from dnmf.numerics.objective import SQUARED, Quadratic
+from dnmf.solvers import nndsvd as initialization
+from dnmf.solvers.sample import take_sample
+from dnmf.solvers.warm_start import (
+    COARSE_TOL,
+    MAX_ROUNDS,
+    ROUGH,
+    ROUGH_TOL,
+    ROUND_GAIN,
+    loss_of,
+    online_round,
+    random_H,
+    warm_up,
+)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_fit():
+    with one_blas_thread():
+        yield
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_random_H_is_scikit_learns_draw(digits, seed):
+    X = digits.astype(float)
+    _, H = _initialize_nmf(X, 5, init="random", random_state=seed)
+    np.testing.assert_allclose(random_H(Block(digits), 5, seed), H, rtol=1e-12)
+
+
+def test_random_H_of_nothing_is_zero():
+    assert (random_H(Block(np.zeros((3, 4))), 2, 0) == 0).all()
+
+
+def test_the_warm_up_beats_many_passes_from_random(digits):
+    from dnmf.numerics.state import State
+    from dnmf.solvers.loop import solve
+
+    H = random_H(Block(digits), 16, 0)
+    passes, _ = solve(blocks_of(digits), State.at(H), tol=0, max_iter=20)
+    better = warm_up(SQUARED, H, Block(digits), 0, 1e-4)
+    losses = [loss_of(SQUARED, H, Block(digits)) for H in (better, passes.H, H)]
+    assert losses == sorted(losses)
+    assert losses[1] == pytest.approx(passes.losses[-1], rel=1e-3)
+
+
+def test_the_loss_of_components_is_that_of_exact_weights(digits):
+    X, H = digits[:200], digits[-8:].astype(float)
+    exact = loss(X, weights(X, H), H)
+    for objective in (SQUARED, MaskedQuadratic()):
+        assert loss_of(objective, H, Block(X)) == pytest.approx(exact, rel=1e-4)
+    penalised, penalty = Quadratic(l1_H=3.0, l2_H=2.0), 200 * (3 * H.sum() + (H**2).sum())
+    assert loss_of(penalised, H, Block(X)) == pytest.approx(exact + penalty, rel=1e-4)
+
+
+class TestRounds:
+    @pytest.fixture
+    def rounds(self, monkeypatch):
+        """Count the rounds of a warm-up, which are left as they are."""
+        counted = []
+
+        def counting(*args):
+            counted.append(args[-1])
+            return online_round(*args)
+
+        monkeypatch.setattr(initialization, "online_round", counting)
+        return counted
+
+    def run(self, digits, tol, objective=SQUARED, d=10, seed=0):
+        return warm_up(objective, random_H(Block(digits), d, 0), Block(digits), seed, tol)
+
+    def test_a_rough_answer_takes_one(self, digits, rounds):
+        for tol in (ROUGH_TOL, 0.5):
+            self.run(digits, tol)
+        assert rounds == [ROUGH[0]] * 2
+
+    def test_a_smaller_tol_takes_more(self, digits, rounds):
+        counts = []
+        for tol in (ROUGH_TOL, 1e-3, 1e-5):
+            rounds.clear()
+            self.run(digits, tol)
+            counts.append(len(rounds))
+        assert counts == sorted(counts)
+        assert counts[0] == 1 < counts[1]
+        assert counts[2] <= MAX_ROUNDS
+
+    def test_they_go_on_while_one_gains(self, digits, rounds, monkeypatch):
+        falling = iter(np.geomspace(1, 0.5, MAX_ROUNDS + 1))
+        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
+        self.run(digits, 1e-4)
+        assert len(rounds) == MAX_ROUNDS
+
+    @pytest.mark.parametrize("tol", [1e-4, 2e-3])
+    def test_they_end_with_some_that_gain_little(self, digits, rounds, monkeypatch, tol):
+        much, little = (1 - share * tol * ROUND_GAIN for share in (1.01, 0.99))
+        fine, coarse = [1, 0.9, little, much, little, little], [1, 0.9, much, little]
+        falls = fine if tol < COARSE_TOL else coarse
+        falling = iter(np.cumprod(falls))
+        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
+        self.run(digits, tol)
+        assert len(rounds) == len(falls)
+        assert next(falling, None) is None
+
+    def test_the_best_of_them_counts(self, digits, monkeypatch):
+        made, losses = [], iter([3, 1, 2, 2])
+        monkeypatch.setattr(
+            initialization, "online_round", lambda *args: made.append(args[1] + 1) or made[-1]
+        )
+        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(losses))
+        H = self.run(digits, 1e-4)
+        assert len(made) == 4
+        assert (made[1] == H).all()
+
+    def test_the_passes_are_left_what_is_dear(self, digits, rounds, monkeypatch):
+        monkeypatch.setattr(initialization, "MAX_FLOPS", 1.0)
+        self.run(digits, 1e-6)
+        assert len(rounds) == 1
+
+    @pytest.mark.parametrize(
+        "objective",
+        [SQUARED, MaskedQuadratic(), Quadratic(l1_W=5.0, l1_H=0.1), Multiplicative(1.0)],
+    )
+    def test_a_seed_gives_the_same_bits(self, digits, objective):
+        X = digits[:200]
+        one, again, other = (self.run(X, 1e-2, objective, 5, seed) for seed in (3, 3, 4))
+        assert (one == again).all()
+        assert (one != other).any()
+        assert (one >= 0).all()
+
+    def test_threads_do_not_show(self, digits, monkeypatch):
+        monkeypatch.setattr(online, "WORTH_PARTS", 1)
+        runs = []
+        for threads in (1, 2):
+            monkeypatch.setattr(initialization, "CPU_COUNT", threads)
+            runs.append(self.run(digits, 1e-2))
+        assert (runs[0] == runs[1]).all()
+
+    def test_a_sample_smaller_than_a_batch(self, digits):
+        few = digits[:3]
+        H = self.run(few, 1e-4)
+        assert np.isfinite(H).all()
+        assert loss_of(SQUARED, H, Block(few)) < 1e-5 * loss(
+            few, np.zeros((3, 1)), np.zeros((1, 784))
+        )
+
+
+def test_the_sample_is_everything_when_it_fits(digits):
+    sample, reads = take_sample(blocks_of(digits), seed=0)
+    assert reads == 1
+    assert (digits == sample.X).all()
+
+
+def test_memory_is_not_copied(digits):
+    sample, _ = take_sample(blocks_of(digits), seed=0)
+    assert np.shares_memory(sample.X, digits)
+
+
+class TestPartOfACorpus:
+    @pytest.fixture
+    def blocks(self, digits, monkeypatch):
+        monkeypatch.setattr("dnmf.solvers.sample.SAMPLE_ROWS", 100)
+        monkeypatch.setattr("dnmf.solvers.sample.SAMPLE_BLOCKS", 5)
+        numbered = np.arange(700, dtype=np.uint16)[:, None].repeat(3, axis=1)
+        return blocks_of(da.from_array(numbered, chunks=(50, -1)))
+
+    def test_is_random_rows_of_random_blocks(self, blocks):
+        sample, reads = take_sample(blocks, seed=0)
+        rows = sample.X[:, 0]
+        assert len(rows) == len(set(rows)) == 100
+        assert len(set(rows // 50)) == 5
+        assert reads == pytest.approx(250 / 700)
+
+    def test_depends_on_the_seed_alone(self, blocks):
+        first, again = take_sample(blocks, seed=3), take_sample(blocks, seed=3)
+        other = take_sample(blocks, seed=4)
+        assert (first[0].X == again[0].X).all()
+        assert set(first[0].X[:, 0]) != set(other[0].X[:, 0])
+
+    def test_leaves_out_bad_images(self, monkeypatch):
+        monkeypatch.setattr("dnmf.solvers.sample.SAMPLE_ROWS", 40)
+        X = np.ones((60, 3))
+        X[::2, 1] = np.nan
+        sample, _ = take_sample(blocks_of(da.from_array(X, chunks=(30, -1))), seed=0)
+        assert len(sample)
+        assert (sample.X == 1).all()
