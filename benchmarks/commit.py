@@ -17,7 +17,7 @@ import numpy as np
 
 from dnmf.numerics.state import State
 from dnmf.storage.checkpoint.checkpoint import create_checkpoint
-from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.checkpoint.spec import FitSpec
 
 SIZES = ((16, 1024, 10_000), (64, 784, 70_000), (100, 10_000, 70_000))
 """Components, pixels, images."""
@@ -35,7 +35,7 @@ def state_of(n: int, d: int, p: int) -> State:
 def commit_times(folder: Path, d: int, p: int, n: int) -> tuple[float, float]:
     """Give the medians of the milliseconds of a state, and of the weights before it."""
     X = {"shape": [n, p], "block_rows": ROWS, "compute_dtype": "float32"}
-    checkpoint = create_checkpoint(folder / "model", Fit(d, 0, X, {}), state_of(0, d, p))
+    checkpoint = create_checkpoint(folder / "model", FitSpec(d, 0, X, {}), state_of(0, d, p))
     W = np.random.default_rng(0).random((n, d), np.float32)
     states, weights = [], []
     for i in range(1, REPEATS + 1):

@@ -22,7 +22,7 @@ from common import about, best_of, load
 import dnmf
 from dnmf.engine.executors import one_blas_thread
 from dnmf.numerics.block import Block
-from dnmf.numerics.holdout import Resample
+from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Quadratic
 from dnmf.numerics.statistics import Basis
@@ -64,7 +64,7 @@ def a_pass(pixels: np.ndarray, k: int) -> tuple[float, float]:
     """Time the sums of a block with hidden cells, on one core, and without."""
     H = dnmf.NMF(k, random_state=0, tol=1e-2, max_iter=1).fit(pixels).components_
     basis, block = Basis.for_pixels(H, pixels.dtype), Block(pixels)
-    shown = Resample(0, 0.1)(block)
+    shown = Holdout(0, 0.1)(block)
 
     def with_hidden_cells() -> None:
         _, W = MaskedQuadratic().measure(shown.visible, basis)

@@ -48,7 +48,7 @@ from out_of_core import tasks_left
 from dnmf.engine.dask_graph import DaskBlocks
 from dnmf.engine.tree_reduce import blocks_per_task, choose_block_rows, even_ranges
 from dnmf.numerics.block import Block
-from dnmf.numerics.statistics import Basis, Stats
+from dnmf.numerics.statistics import Basis, SufficientStats
 
 Row = dict[str, Any]
 BASES = ((100, 784), (12, 65536), (115, 65536), (763, 65536))
@@ -154,8 +154,8 @@ def measure_tree(a: Any, client: Client, calls: list[float], load: list[Any]) ->
         yield row | {"without": without, "ms_per_result": 1e3 * (seconds - without) / RESULTS}
 
 
-def make_sums(d: int, p: int, home: bool, block: Block) -> Stats | int:
-    stats = Stats(np.ones((d, d)), np.ones((d, p)), np.ones(p), len(block))
+def make_sums(d: int, p: int, home: bool, block: Block) -> SufficientStats | int:
+    stats = SufficientStats(np.ones((d, d)), np.ones((d, p)), np.ones(p), len(block))
     return stats if home else len(block)
 
 

@@ -23,13 +23,13 @@ from dnmf.numerics.state import State
 from dnmf.storage.checkpoint.checkpoint import create_checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import committed, group_json
 from dnmf.storage.checkpoint.schema import sealed
-from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.checkpoint.spec import FitSpec
 
 N, D, P, ROWS = 7, 2, 5, 4
 REJECTED = 5
 """A pass that is thrown away, and its weights with it."""
 
-FIT = Fit(
+FIT = FitSpec(
     D,
     0,
     {"shape": [N, P], "block_rows": ROWS, "compute_dtype": "float32", "image_shape": [P]},

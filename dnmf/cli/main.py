@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dnmf._format import times
+from dnmf._format import format_shape
 from dnmf._version import __version__
 from dnmf.cli.options import (
     CLUSTER,
@@ -375,7 +375,7 @@ def _quietly(fit: Callable[..., Any], images: Any, **aside: Any) -> None:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return times(value)
+        return format_shape(value)
     if isinstance(value, float):
         return f"{value:,.8g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TextIO
 
-from dnmf._format import clock
+from dnmf._format import format_duration
 from dnmf.estimators.beginning import starts_of
 from dnmf.numerics.state import State
 from dnmf.solvers.multi_fit import Progress
@@ -54,7 +54,7 @@ class PassReport:
         if self.first is not None:  # the first pass is timed with the start before it
             line += f"   {self.n_images / max(seconds, 1e-9):,.0f} images/s"
             word = "at most" if state.n_iter + left == self.max_iter else "about"
-            line += f"   {word} {clock(left * seconds)} left" if left else "   done"
+            line += f"   {word} {format_duration(left * seconds)} left" if left else "   done"
         self.first = state.n_iter
         say(line, self.out, live=True)
 
@@ -74,7 +74,7 @@ class SweepReport:
         if progress.groups > 1:
             line += f"   (group {progress.group} of {progress.groups})"
         if self.first == progress.group:  # the first pass is timed with the starts before it
-            line += f"   {clock(seconds)} a pass"
+            line += f"   {format_duration(seconds)} a pass"
         self.first = progress.group
         say(line, live=True)
 

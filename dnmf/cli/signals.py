@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
 
-from dnmf._format import clock
+from dnmf._format import format_duration
 from dnmf.cli.progress import dated
 
 Told = TypeVar("Told")
@@ -77,7 +77,9 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, max(self.grace, 1e-3))
         name = signal.Signals(which).name
         # Not through sys.stderr: the signal may have come while that writes a line.
-        line = f"{name}: the fit ends after this pass, or without it in {clock(self.grace)}"
+        line = (
+            f"{name}: the fit ends after this pass, or without it in {format_duration(self.grace)}"
+        )
         os.write(2, dated(line).encode())
 
     def _abandon(self, which: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.numerics.block import Block, Rules
+from dnmf.numerics.block import Block, PixelRules
 
 Result = TypeVar("Result")
 
@@ -48,7 +48,7 @@ class Blocks(Protocol):
 
     weights: Any
     masks: Any
-    rules: Rules
+    rules: PixelRules
 
     @property
     def shape(self) -> tuple[int, int]: ...  # noqa: D102

@@ -15,7 +15,7 @@ import psutil
 from dask import config
 from dask.utils import parse_timedelta
 
-from dnmf._format import clock
+from dnmf._format import format_duration
 from dnmf.errors import ClusterError, ParameterError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def wait_for_workers(client: Client) -> None:
         except TimeoutError as error:
             if time.monotonic() - began >= limit:
                 raise ClusterError(
-                    f"no worker came in {clock(limit)} (distributed.scheduler.no-workers-timeout); "
+                    f"no worker came in {format_duration(limit)} (distributed.scheduler.no-workers-timeout); "
                     "start workers, then run the same again"
                 ) from error
             if not told:
@@ -181,7 +181,9 @@ def wait_for_workers(client: Client) -> None:
         else:
             break
     if told:
-        log.warning("a worker is there after %s: going on", clock(time.monotonic() - began))
+        log.warning(
+            "a worker is there after %s: going on", format_duration(time.monotonic() - began)
+        )
 
 
 def _require_scheduler(client: Client, error: BaseException) -> None:

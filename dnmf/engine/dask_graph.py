@@ -29,7 +29,7 @@ from dnmf.engine.tree_reduce import (
     run_blocks,
     value_of,
 )
-from dnmf.numerics.block import PLAIN, Rules
+from dnmf.numerics.block import PLAIN, PixelRules
 
 Result = TypeVar("Result")
 Part = Callable[[int], Array] | Sequence[Any] | None
@@ -58,7 +58,7 @@ class DaskBlocks:
     image: Callable[[int], str] = image_number
     weights: Part = None
     masks: Part = None
-    rules: Rules = PLAIN
+    rules: PixelRules = PLAIN
 
     def map_sum(
         self,
@@ -101,7 +101,7 @@ class DaskBlocks:
         outcomes = _compute(self._work(task, self.rules), ends, finish)
         return [value_of(outcome, self.image) for outcome in outcomes]
 
-    def _work(self, task: Task[Result], rules: Rules) -> Work:
+    def _work(self, task: Task[Result], rules: PixelRules) -> Work:
         read = (part if callable(part) else None for part in (self.load, self.weights, self.masks))
         return Work(task, rules, tuple(read))
 
@@ -131,13 +131,13 @@ class Work:
     Attributes
     ----------
     task : callable
-    rules : Rules
+    rules : PixelRules
     read : tuple of callable or None
         Read a block of X, its weights, its mask; None for what a task is given, or there is none.
     """
 
     task: Task[Any]
-    rules: Rules
+    rules: PixelRules
     read: tuple[Callable[[int], Array] | None, ...]
 
 

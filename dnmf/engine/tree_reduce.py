@@ -12,7 +12,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.engine.blocks import Aside, Blocks, Task
 from dnmf.errors import DataError
-from dnmf.numerics.block import Block, Invalid, Rules, assemble
+from dnmf.numerics.block import Block, Invalid, PixelRules, assemble
 
 Result = TypeVar("Result")
 FAN_IN = 8
@@ -60,7 +60,7 @@ class Outcome(Generic[Result]):
 
 
 def run_task(
-    X: Array, start: int, aside: Aside, rules: Rules, task: Task[Result]
+    X: Array, start: int, aside: Aside, rules: PixelRules, task: Task[Result]
 ) -> Outcome[Result]:
     """Apply a task to a block, unless one of its pixels forbids it."""
     block = assemble(X, start, *aside, rules)
@@ -68,7 +68,7 @@ def run_task(
 
 
 def run_blocks(
-    parts: Iterable[tuple[Array, int, Aside]], rules: Rules, task: Task[Result]
+    parts: Iterable[tuple[Array, int, Aside]], rules: PixelRules, task: Task[Result]
 ) -> Outcome[Result]:
     """Apply a task to a group of blocks, one after the other, and add up."""
     total: Outcome[Result] | None = None
@@ -83,7 +83,7 @@ def run_blocks(
 
 
 def checked_block(
-    X: Array, start: int, weights: Array | None, mask: Array | None, rules: Rules
+    X: Array, start: int, weights: Array | None, mask: Array | None, rules: PixelRules
 ) -> Block:
     """Assemble a block, or raise DataError for the first pixel that cannot be factorised."""
     block = assemble(X, start, weights, mask, rules)

@@ -25,12 +25,12 @@ from dnmf.estimators.inputs import (
 )
 from dnmf.estimators.lazy import image_losses, losses_of, product, weights_of
 from dnmf.estimators.parameters import objective_of, require, rules_of
-from dnmf.numerics.block import Block, Rules, compute_dtype
+from dnmf.numerics.block import Block, PixelRules, compute_dtype
 from dnmf.numerics.objective import Objective
 from dnmf.numerics.state import State, WeightSink
 from dnmf.numerics.statistics import Basis
 from dnmf.storage.checkpoint.checkpoint import save_model
-from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.checkpoint.spec import FitSpec
 
 
 class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -42,7 +42,7 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     n_features_in_: int
     image_shape_: tuple[int, ...]
     stop_reason_: str
-    _fit: Fit
+    _fit: FitSpec
     _state: State
 
     def transform(self, X: Any, mask: Any = None) -> Any:
@@ -169,7 +169,7 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         masked = mask is not None or self.missing == "ignore"
         return objective_of(self, self.n_features_in_, masked)
 
-    def rules(self) -> Rules:
+    def rules(self) -> PixelRules:
         """Say which pixels are taken."""
         return rules_of(self)
 

@@ -35,16 +35,16 @@ from dnmf.solvers.warm_start import initial_H, random_H, start
 from dnmf.storage.atomic import bytes_at, is_absent, is_url, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT
-from dnmf.storage.checkpoint.spec import BOUND, FREE, Fit
+from dnmf.storage.checkpoint.spec import BOUND, FREE, FitSpec
 from dnmf.storage.lock import claimed
 from dnmf.storage.store import crc32c
 
 
-def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
+def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> FitSpec:
     """Say what a fit is of, so that a checkpoint can tell it from others."""
     first, stop = blocks.ranges[0]
     custom = model.init == "custom" and H is not None
-    return Fit(
+    return FitSpec(
         n_components=components_of(model, blocks, H),
         seed=seed_of(model.random_state),
         X={
@@ -68,7 +68,7 @@ def describe_fit(model: Any, X: Any, blocks: Blocks, H: Any) -> Fit:
 
 @contextmanager
 def recorded(
-    model: Any, fit: Fit, blocks: Blocks, objective: Objective, H: Any, W: Any
+    model: Any, fit: FitSpec, blocks: Blocks, objective: Objective, H: Any, W: Any
 ) -> Iterator[tuple[Checkpoint | None, State]]:
     """Give where a fit begins and what it is kept in, which is nobody else's meanwhile."""
     with claimed(model.checkpoint):
@@ -82,7 +82,7 @@ def recorded(
 
 
 def begin_fit(
-    model: Any, fit: Fit, blocks: Blocks, objective: Objective, H: Any, W: Any
+    model: Any, fit: FitSpec, blocks: Blocks, objective: Objective, H: Any, W: Any
 ) -> tuple[Checkpoint | None, State]:
     """Start afresh, or from the checkpoint of the same fit."""
     if model.checkpoint is None:
@@ -105,7 +105,7 @@ def begin_fit(
 
 
 def _first_state(
-    model: Any, fit: Fit, blocks: Blocks, objective: Objective, H: Any, W: Any
+    model: Any, fit: FitSpec, blocks: Blocks, objective: Objective, H: Any, W: Any
 ) -> State:
     k = fit.n_components
     if model.init == "custom":
@@ -133,7 +133,7 @@ def _first_state(
     return start(blocks, objective, k, fit.seed, model.init or "random", model.tol)
 
 
-def _best_start(model: Any, fit: Fit, blocks: Blocks, objective: Objective) -> State:
+def _best_start(model: Any, fit: FitSpec, blocks: Blocks, objective: Objective) -> State:
     """Fit from several seeds in the same reads, and give the end with the lowest loss."""
     runs = [Run(replace(fit, seed=(fit.seed + i) % 2**32), objective) for i in range(model.n_init)]
 
@@ -172,7 +172,7 @@ def remove_starts(checkpoint: str | os.PathLike[str]) -> None:
 
 def begin_stream(
     model: Any, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
-) -> tuple[Fit, Running]:
+) -> tuple[FitSpec, Running]:
     """Say where `partial_fit` goes on from: its last call, a fit, or a start on the first block."""
     if hasattr(model, "components_"):
         return model._fit, _resumed(model, blocks, objective)

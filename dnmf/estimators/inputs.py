@@ -16,7 +16,7 @@ from dnmf.engine.dask_graph import DaskBlocks, Part
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
-from dnmf.numerics.block import NO_WEIGHT, PLAIN, Block, Rules
+from dnmf.numerics.block import NO_WEIGHT, PLAIN, Block, PixelRules
 from dnmf.storage.corpus import Corpus
 from dnmf.storage.store import crc32c
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 from dnmf._typing import Array
 
 
-def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAIN) -> Blocks:
+def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: PixelRules = PLAIN) -> Blocks:
     """Cut X into blocks.
 
     Parameters
@@ -35,7 +35,7 @@ def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: Rules = PLAI
         Of the images: NumPy's, Dask's or Zarr's.
     mask : array of shape (n, p), bool, optional
         True where a pixel is to be ignored: NumPy's, Dask's or Zarr's.
-    rules : Rules
+    rules : PixelRules
 
     Raises
     ------

@@ -9,7 +9,7 @@ import numpy as np
 from dnmf.engine.executors import one_blas_thread
 from dnmf.engine.tree_reduce import checked_block
 from dnmf.estimators.inputs import as_dask, is_dask, mask_beside
-from dnmf.numerics.block import Block, Rules
+from dnmf.numerics.block import Block, PixelRules
 from dnmf.numerics.objective import Objective
 from dnmf.numerics.statistics import Basis
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 from dnmf._typing import Array
 
 
-def weights_of(X: Any, mask: Any, objective: Objective, basis: Basis, rules: Rules) -> da.Array:
+def weights_of(
+    X: Any, mask: Any, objective: Objective, basis: Basis, rules: PixelRules
+) -> da.Array:
     """Solve for the weights of a corpus, Zarr or Dask array, (n, d), when they are computed."""
     d = len(basis.H)
     return _map(_project, X, mask, objective, basis, rules, width=d, dtype=basis.H.dtype)
 
 
-def losses_of(X: Any, mask: Any, objective: Objective, basis: Basis, rules: Rules) -> da.Array:
+def losses_of(X: Any, mask: Any, objective: Objective, basis: Basis, rules: PixelRules) -> da.Array:
     """Compute each image's divergence from its reconstruction, (n,), when it is computed."""
     dtype = np.dtype(np.float64)
     column = _map(_losses, X, mask, objective, basis, rules, width=1, dtype=dtype)
@@ -63,7 +65,7 @@ def _map(
     mask: Any,
     objective: Objective,
     basis: Basis,
-    rules: Rules,
+    rules: PixelRules,
     *,
     width: int,
     dtype: np.dtype[Any],
@@ -103,7 +105,7 @@ def _checked(
     task: Any,
     objective: Objective,
     basis: Basis,
-    rules: Rules,
+    rules: PixelRules,
     starts: Array,
     block_id: tuple[int, ...] = (0, 0),
 ) -> Array:

@@ -23,7 +23,7 @@ from dnmf.solvers.memory_model import checkpoint_bytes, require_memory
 from dnmf.solvers.plan import Plan, plan_fit
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 from dnmf.storage.checkpoint.prune import KEEP
-from dnmf.storage.checkpoint.spec import BOUND, Fit
+from dnmf.storage.checkpoint.spec import BOUND, FitSpec
 
 OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "energy_shares_")
 
@@ -343,13 +343,13 @@ class NMF(FittedNMF):
         if self.on_pass is not None:
             self.on_pass(state)
 
-    def _set_model(self, fit: Fit) -> None:
+    def _set_model(self, fit: FitSpec) -> None:
         self._fit = fit
         self.n_components_ = fit.n_components
         self.n_features_in_ = fit.X["shape"][1]
         self.image_shape_ = tuple(fit.X["image_shape"])
 
-    def _set_fitted(self, fit: Fit, state: State, reason: str) -> NMF:
+    def _set_fitted(self, fit: FitSpec, state: State, reason: str) -> NMF:
         self._set_model(fit)
         for name in (*OF_A_FIT, "n_steps_"):  # of an earlier fit, or stream
             self.__dict__.pop(name, None)
@@ -391,7 +391,7 @@ def load(path: str | os.PathLike[str]) -> NMF:
     return model_of(checkpoint.fit, checkpoint.state, checkpoint.stop_reason or "unfinished")
 
 
-def model_of(fit: Fit, state: State, reason: str) -> NMF:
+def model_of(fit: FitSpec, state: State, reason: str) -> NMF:
     """Make a fitted model of what a fit came to."""
     parameters = {name: fit.parameters[name] for name in BOUND}
     model = NMF(fit.n_components, random_state=fit.seed, **parameters, **fit.settings)

@@ -12,7 +12,7 @@ from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, DtypeError, ParameterError
 from dnmf.numerics.beta_divergence import Multiplicative
-from dnmf.numerics.block import Rules
+from dnmf.numerics.block import PixelRules
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
 from dnmf.storage.corpus import Corpus
@@ -115,9 +115,11 @@ def objective_of(model: Any, n_pixels: int, masked: bool) -> Objective:
     return (MaskedQuadratic if masked else Quadratic)(2.0, *penalties)
 
 
-def rules_of(model: Any) -> Rules:
+def rules_of(model: Any) -> PixelRules:
     """Say which pixels a model takes."""
-    return Rules(nan_is_missing=model.missing == "ignore", positive=beta_of(model.beta_loss) <= 0)
+    return PixelRules(
+        nan_is_missing=model.missing == "ignore", positive=beta_of(model.beta_loss) <= 0
+    )
 
 
 def components_of(model: Any, blocks: Blocks, H: Any) -> int:

@@ -19,11 +19,11 @@ from dnmf.model_selection.recommend import Choice, choose
 from dnmf.model_selection.scores import Fits, held_out_of, scores_of
 from dnmf.model_selection.sweep_store import FORMAT, finish_sweep, open_sweep, prepare_sweep
 from dnmf.numerics.block import Block
-from dnmf.numerics.holdout import GROUPS, Resample
+from dnmf.numerics.holdout import GROUPS, Holdout
 from dnmf.numerics.state import State
 from dnmf.solvers.multi_fit import Progress, Run, run_together
 from dnmf.storage.atomic import remove_store
-from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.lock import claimed
 
 LEAST_IMAGES = 10
@@ -92,7 +92,7 @@ class RankSweep:
 class Ended:
     """A model that has come to its end."""
 
-    fit: Fit
+    fit: FitSpec
     state: State
     reason: str
 
@@ -317,7 +317,7 @@ def _runs(
         own = replace(fit, n_components=rank, seed=seed, parameters=parameters)
         if share is None:
             return Run(own, whole)
-        return Run(own, part, Resample(seed, share))
+        return Run(own, part, Holdout(seed, share))
 
     shares = [None] + [float(holdout)] * bool(holdout)
     return [run(seed, rank, share) for share in shares for seed in seeds for rank in ranks]
@@ -346,9 +346,9 @@ def _fits(ended: Sequence[Ended]) -> Fits:
     return Fits(whole, parts, float(np.mean([n / _hidden_share(fit) for n, fit in hidden])))
 
 
-def _hidden_share(fit: Fit) -> float:
+def _hidden_share(fit: FitSpec) -> float:
     """Give the share of the cells that was hidden from a model."""
-    return Resample(fit.seed, fit.parameters["hidden"]).hidden_groups / GROUPS
+    return Holdout(fit.seed, fit.parameters["hidden"]).hidden_groups / GROUPS
 
 
 def _lines(table: Sequence[dict[str, Any]], best: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dnmf.numerics.beta import divergences, solve_beta, solve_kl
 from dnmf.numerics.block import Strip
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import H_SWEEPS, Objective, Quadratic, floors, reconstruct, total
-from dnmf.numerics.statistics import Basis, Stats
+from dnmf.numerics.statistics import Basis, SufficientStats
 
 TOLERANCE, SWEEPS = 1e-4, 100
 """An image ends with the sweep that moves less than this share of it, or after so many."""
@@ -64,17 +64,17 @@ class Multiplicative(Objective):
         carried = basis.H.astype(np.float64) ** (1 / self.exponent) * (V.T @ up)
         return V.T @ down, carried, total(images, strip.weights)
 
-    def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
+    def improve(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
         """Take one multiplicative step; what no image has used stays as it is."""
         down = stats.S + stats.rows * (self.l1_H + self.l2_H * H)
         step: Array = np.divide(stats.T, down, out=H ** (1 / self.exponent), where=down > 0)
         return step**self.exponent
 
-    def energies(self, stats: Stats, H: Array) -> Array:
+    def energies(self, stats: SufficientStats, H: Array) -> Array:
         """Compute each component's share, over observed pixels; see `Objective.energies`."""
         return np.asarray(np.einsum("jp,jp->j", stats.S, H))
 
-    def implied(self, H: Array, stats: Stats) -> Stats:
+    def implied(self, H: Array, stats: SufficientStats) -> SufficientStats:
         """Give sums like these of images that H explains to the last."""
         return replace(stats, T=stats.S * H ** (1 / self.exponent))
 

@@ -133,7 +133,7 @@ def alike(observed: Array) -> list[slice]:
 
 
 @dataclass(frozen=True)
-class Rules:
+class PixelRules:
     """What a block may hold.
 
     Attributes
@@ -151,12 +151,12 @@ class Rules:
     check: bool = True
 
 
-PLAIN = Rules()
+PLAIN = PixelRules()
 """Non-negative, finite pixels."""
 
 
 def assemble(
-    X: Array, start: int, weights: Array | None, mask: Array | None, rules: Rules
+    X: Array, start: int, weights: Array | None, mask: Array | None, rules: PixelRules
 ) -> Block | Invalid:
     """Put a block together and find the first pixel that keeps it from being factorised.
 
@@ -167,7 +167,7 @@ def assemble(
     weights : ndarray of shape (b,) or None
     mask : ndarray of shape (b, p) or None
         True where a pixel is to be ignored.
-    rules : Rules
+    rules : PixelRules
     """
     observed = None if mask is None else ~_boolean(mask, X.shape, start)
     if rules.nan_is_missing and X.dtype.kind == "f":

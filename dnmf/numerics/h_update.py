@@ -13,7 +13,7 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.numerics.objective import Objective
-from dnmf.numerics.statistics import NOTHING_HIDDEN, Stats
+from dnmf.numerics.statistics import NOTHING_HIDDEN, SufficientStats
 
 COLUMNS = 2**16
 """Pixels of a block of columns, a multiple of those that are solved side by side: the bits of a
@@ -37,7 +37,7 @@ class Step:
     energies : ndarray of shape (d,), float64
         Of the components of that H; see `Objective.energies`.
     written, held_out
-        As in `Stats`.
+        As in `SufficientStats`.
     """
 
     H: Array
@@ -66,12 +66,12 @@ class StepColumns:
     Y: Array
     pixels: slice
 
-    def cut(self, stats: Stats) -> Stats:
+    def cut(self, stats: SufficientStats) -> SufficientStats:
         """Take the sums of these columns; copies, so that the others can go."""
         part = self.objective.columns(stats, self.pixels)
         return part if part.T.shape == stats.T.shape else part.scaled(1)
 
-    def __call__(self, stats: Stats) -> Step:
+    def __call__(self, stats: SufficientStats) -> Step:
         """Improve H on the sums of a whole pass."""
         # Arrays that came in a message may lie unaligned, and round otherwise.
         Y = np.require(self.Y, requirements=["C", "A", "W"])

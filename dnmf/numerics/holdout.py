@@ -33,7 +33,7 @@ _IMAGES, _PIXELS, _DRAWS, _BUCKETS = range(4)
 
 
 @dataclass(frozen=True)
-class Resample:
+class Holdout:
     """Hides cells of a block and weighs its images as a bootstrap sample does.
 
     Attributes
@@ -59,7 +59,7 @@ class Resample:
         shifted: Array = (np.arange(GROUPS)[:, None] + groups) % GROUPS
         return shifted < self.hidden_groups
 
-    def __call__(self, block: Block) -> Resampled:
+    def __call__(self, block: Block) -> HeldOutBlock:
         """Resample a block; its images are put in the order of their groups."""
         block = block.numbered()  # before it is sorted
         groups = self._groups(block)
@@ -75,7 +75,7 @@ class Resample:
             observed=observed,
             weights=draws if whole.weights is None else draws * whole.weights,
         )
-        return Resampled(visible, whole, groups, table, self._buckets(whole))
+        return HeldOutBlock(visible, whole, groups, table, self._buckets(whole))
 
     def _groups(self, block: Block) -> Array:
         return _below(GROUPS, hashed(self.seed, _IMAGES, block.numbers))
@@ -99,7 +99,7 @@ _POISSON = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(20)])
 
 
 @dataclass(frozen=True)
-class Resampled:
+class HeldOutBlock:
     """A block of which some cells are hidden.
 
     Attributes

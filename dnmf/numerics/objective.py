@@ -5,7 +5,7 @@
 
 with s_i the weight of image i, n their sum, and D summed over observed pixels. For a fixed H every
 image has a problem of its own, so W is a function of (X, H), and a pass over X brings home only
-sums over images (`Stats`). Three kinds of objective differ in what the H step knows:
+sums over images (`SufficientStats`). Three kinds of objective differ in what the H step knows:
 
 - `Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X hold all there is to
   know: the H step and the loss after it are exact.
@@ -33,7 +33,7 @@ from dnmf.errors import DataError
 from dnmf.numerics.beta import FLOOR, divergences
 from dnmf.numerics.block import Block, Strip
 from dnmf.numerics.nnls import solve_nnls
-from dnmf.numerics.statistics import NOTHING_HIDDEN, Basis, Stats, gram
+from dnmf.numerics.statistics import NOTHING_HIDDEN, Basis, SufficientStats, gram
 
 OVERFLOW = (
     "the squares of the pixels are too large or too small for the type they are computed in, "
@@ -95,19 +95,19 @@ class Objective(ABC):
         """Form S, T and the divergence of a strip; V is W with its rows weighted."""
 
     @abstractmethod
-    def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
+    def improve(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
         """Lower the objective over H for fixed weights.
 
         Parameters
         ----------
         H : ndarray of shape (d, p), float64
             Where the pass evaluated the weights.
-        stats : Stats
+        stats : SufficientStats
         sweeps : int
             At most so many, where steps are sweeps.
         """
 
-    def columns(self, stats: Stats, pixels: slice) -> Stats:
+    def columns(self, stats: SufficientStats, pixels: slice) -> SufficientStats:
         """Select the sums that belong to some of the pixels; the first ones have what all share."""
         S = stats.S if self._shape_of_S(1, 2) == (1, 1) else stats.S[:, pixels]
         part = replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
@@ -115,7 +115,7 @@ class Objective(ABC):
             return part
         return replace(part, divergence=0.0, penalty=0.0, written=(), held_out=NOTHING_HIDDEN)
 
-    def energies(self, stats: Stats, H: Array) -> Array:
+    def energies(self, stats: SufficientStats, H: Array) -> Array:
         """Compute each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``.
 
         Over all components they add up to the sum of ``Y^beta``, with Y = W H: for squared error
@@ -131,7 +131,7 @@ class Objective(ABC):
         """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""
         return np.dtype(np.float64)
 
-    def implied(self, H: Array, stats: Stats) -> Stats:
+    def implied(self, H: Array, stats: SufficientStats) -> SufficientStats:
         """Give sums like these of images that H explains to the last."""
         return replace(stats, T=stats.S @ H, xx=np.einsum("jp,jp->p", H, stats.S @ H))
 
@@ -155,7 +155,7 @@ class Objective(ABC):
         """Raise entries of H that no later step could."""
         return H
 
-    def balance(self, H: Array, stats: Stats) -> Array:
+    def balance(self, H: Array, stats: SufficientStats) -> Array:
         """Choose the scale of each component, where any will do; the sums follow, in place."""
         return H
 
@@ -181,7 +181,7 @@ class Objective(ABC):
 
     def measure(
         self, block: Block, basis: Basis, *, weights: bool = True, dtype: Any = np.float64
-    ) -> tuple[Stats, Array | None]:
+    ) -> tuple[SufficientStats, Array | None]:
         """Solve for the weights of a block and form its share of the pass's sums.
 
         Parameters
@@ -195,7 +195,7 @@ class Objective(ABC):
 
         Returns
         -------
-        stats : Stats
+        stats : SufficientStats
         W : ndarray of shape (b, d), or None
         """
         d, p = basis.H.shape
@@ -217,13 +217,15 @@ class Objective(ABC):
                 penalty += self._penalty_of_W(part, V)
         if S is None or T is None:
             S, T = np.zeros(self._shape_of_S(d, p), dtype), np.zeros((d, p), dtype)
-        return Stats(S, T, xx, block.effective_rows, divergence, penalty), W
+        return SufficientStats(S, T, xx, block.effective_rows, divergence, penalty), W
 
     def divergence(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
         """Compute D(x | w H) over the observed pixels: of each image and of each pixel, float64."""
         return divergences(strip.X, reconstruct(strip, W, H), floors(strip), self.beta)  # type: ignore[no-any-return]
 
-    def outcome(self, stats: Stats, Y: Array, improved: Array) -> tuple[Array, float, float]:
+    def outcome(
+        self, stats: SufficientStats, Y: Array, improved: Array
+    ) -> tuple[Array, float, float]:
         """Say which H the sums of a pass at Y know the loss of.
 
         Returns
@@ -277,7 +279,7 @@ class Quadratic(Objective):
         solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.sweeps, W_RELAXATION)
         return W
 
-    def balance(self, H: Array, stats: Stats) -> Array:
+    def balance(self, H: Array, stats: SufficientStats) -> Array:
         """Give components length 1: running sums mix weights of many H, and scales would drift.
 
         Raises
@@ -309,7 +311,7 @@ class Quadratic(Objective):
         """Choose that of the pixels: sums that forget need no more."""
         return dtype
 
-    def improve(self, H: Array, stats: Stats, sweeps: int = H_SWEEPS) -> Array:
+    def improve(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
         """Solve for H, with the kernel of W on pixels instead of images."""
         improved = np.array(H, order="C")
         S = _ridge(stats.S, stats.rows * self.l2_H)
@@ -324,7 +326,7 @@ SQUARED = Quadratic()
 """Squared error without penalties."""
 
 
-def quadratic_loss(stats: Stats, H: Array) -> float:
+def quadratic_loss(stats: SufficientStats, H: Array) -> float:
     """Compute ``1/2 ||X - W H||^2`` from the sums of a pass, exactly and without X.
 
     ``1/2 ||X||^2 - <T, H> + 1/2 <S, H H^T>``; rounding can take a perfect fit below zero, which

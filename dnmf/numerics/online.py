@@ -21,7 +21,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Objective
-from dnmf.numerics.statistics import Basis, Stats, gram, guess_from
+from dnmf.numerics.statistics import Basis, SufficientStats, gram, guess_from
 
 REFRESH = 4
 """Updates after which components get their scale, and weights a new guess of where they start."""
@@ -38,7 +38,7 @@ class Running:
     Attributes
     ----------
     H : ndarray of shape (d, p), float64
-    stats : Stats or None
+    stats : SufficientStats or None
         Running sums; None before the first batch.
     updates : int
         Batches so far.
@@ -49,7 +49,7 @@ class Running:
     """
 
     H: Array
-    stats: Stats | None = None
+    stats: SufficientStats | None = None
     updates: int = 0
     settled: bool = False
     objective: Objective | None = None
@@ -126,15 +126,17 @@ def _cut(n: int, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _sums(objective: Objective, block: Block, basis: Basis, dtype: Any, rows: Array) -> Stats:
+def _sums(
+    objective: Objective, block: Block, basis: Basis, dtype: Any, rows: Array
+) -> SufficientStats:
     return objective.measure(block.take(rows), basis, weights=False, dtype=dtype)[0]
 
 
 def _improved(
     objective: Objective,
     H: Array,
-    total: Stats,
-    new: Sequence[Stats],
+    total: SufficientStats,
+    new: Sequence[SufficientStats],
     keep: float,
     dtype: np.dtype[Any],
     pixels: slice,

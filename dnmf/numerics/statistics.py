@@ -92,7 +92,7 @@ def guess_from(G: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Stats(_Travels):
+class SufficientStats(_Travels):
     """What a pass brings home from some rows; additive over rows. All float64.
 
     Attributes
@@ -125,28 +125,28 @@ class Stats(_Travels):
     written: tuple[tuple[int, int], ...] = ()
     held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
 
-    def __add__(self, other: Stats) -> Stats:
+    def __add__(self, other: SufficientStats) -> SufficientStats:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Stats(*(mine + theirs for mine, theirs in pairs))
+        return SufficientStats(*(mine + theirs for mine, theirs in pairs))
 
-    def __iadd__(self, other: Stats) -> Stats:
+    def __iadd__(self, other: SufficientStats) -> SufficientStats:
         return self.blend(1, (other,))
 
-    def scaled(self, factor: float) -> Stats:
+    def scaled(self, factor: float) -> SufficientStats:
         """Weigh all the images behind the sums by a factor."""
         *sums, written, held_out = vars(self).values()
-        scaled = Stats(*(factor * value for value in sums))
+        scaled = SufficientStats(*(factor * value for value in sums))
         return replace(scaled, written=written, held_out=factor * held_out)
 
     def blend(
-        self, keep: float, parts: Sequence[Stats], of: Sequence[str] = ("S", "T", "xx")
-    ) -> Stats:
+        self, keep: float, parts: Sequence[SufficientStats], of: Sequence[str] = ("S", "T", "xx")
+    ) -> SufficientStats:
         """Scale these sums and add others, in the arrays of these: faster than new ones.
 
         Parameters
         ----------
         keep : float
-        parts : sequence of Stats
+        parts : sequence of SufficientStats
         of : sequence of str
             Arrays to bring up to date; the others wait for another call.
         """
@@ -161,22 +161,24 @@ class Stats(_Travels):
         )
         written = sum((part.written for part in parts), self.written)
         held_out = sum((part.held_out for part in parts), keep * self.held_out)
-        return Stats(self.S, self.T, self.xx, rows, divergence, penalty, written, held_out)
+        return SufficientStats(
+            self.S, self.T, self.xx, rows, divergence, penalty, written, held_out
+        )
 
 
 @dataclass(frozen=True)
-class Several:
+class StatsPerModel:
     """Sums of several models that a pass evaluates, in their order; additive over rows."""
 
-    each: tuple[Stats, ...]
+    each: tuple[SufficientStats, ...]
 
-    def __add__(self, other: Several) -> Several:
-        return Several(
+    def __add__(self, other: StatsPerModel) -> StatsPerModel:
+        return StatsPerModel(
             tuple(mine + theirs for mine, theirs in zip(self.each, other.each, strict=True))
         )
 
-    def __iadd__(self, other: Several) -> Several:
-        return Several(
+    def __iadd__(self, other: StatsPerModel) -> StatsPerModel:
+        return StatsPerModel(
             tuple(mine.blend(1, (more,)) for mine, more in zip(self.each, other.each, strict=True))
         )
 

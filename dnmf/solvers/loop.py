@@ -25,7 +25,7 @@ from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.errors import DataError
 from dnmf.numerics.block import compute_dtype
 from dnmf.numerics.h_update import Step
-from dnmf.numerics.holdout import Resample
+from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.objective import OVERFLOW, SQUARED, Objective
 from dnmf.numerics.state import (
     State,
@@ -81,7 +81,7 @@ class Course:
     recorder : Recorder, optional
     every : int
         Passes between those whose weights the recorder is given; 0 for none.
-    resample : Resample, optional
+    resample : Holdout, optional
         What of X the model is shown.
     reason : str or None
         Why no pass follows.
@@ -91,7 +91,7 @@ class Course:
     state: State
     recorder: Recorder | None = None
     every: int = 1
-    resample: Resample | None = None
+    resample: Holdout | None = None
     reason: str | None = None
     _sink: WeightSink | None = None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from dnmf._format import size
+from dnmf._format import format_bytes
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.client import workers_of
 from dnmf.engine.executors import CPU_COUNT, active_client
@@ -278,21 +278,21 @@ class Room:
 
     def words(self, sizes: Sizes | Together) -> str:
         """Say what it takes, in words."""
-        worker = f"{size(self.worker_bytes(sizes))} on a worker, " if self.workers else ""
-        return f"{worker}{size(self.driver_bytes(sizes))} in this process"
+        worker = f"{format_bytes(self.worker_bytes(sizes))} on a worker, " if self.workers else ""
+        return f"{worker}{format_bytes(self.driver_bytes(sizes))} in this process"
 
     def lacks(self, sizes: Sizes | Together) -> str | None:
         """Say what a fit needs and there is not; None if it fits."""
         needed = self.worker_bytes(sizes)
         if needed > self.worker:
             return (
-                f"{size(needed)} on a worker of {self.threads_each} "
-                f"thread{'s' * (self.threads_each > 1)}, which may take {size(self.worker)} before "
+                f"{format_bytes(needed)} on a worker of {self.threads_each} "
+                f"thread{'s' * (self.threads_each > 1)}, which may take {format_bytes(self.worker)} before "
                 "Dask stops giving it work"
             )
         needed = self.driver_bytes(sizes)
         if needed > self.driver:
-            return f"{size(needed)} in this process, and there are {size(self.driver)} for it"
+            return f"{format_bytes(needed)} in this process, and there are {format_bytes(self.driver)} for it"
         return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.errors import CheckpointError
-from dnmf.numerics.holdout import Resample
+from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.objective import Objective
 from dnmf.numerics.state import State
 from dnmf.solvers.loop import Course, solve_together
@@ -19,7 +19,7 @@ from dnmf.storage.atomic import bytes_at, is_absent, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT
 from dnmf.storage.checkpoint.prune import KEEP
-from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.checkpoint.spec import FitSpec
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Run:
 
     Attributes
     ----------
-    fit : Fit
+    fit : FitSpec
     objective : Objective
-    resample : Resample, optional
+    resample : Holdout, optional
         What of X it is shown.
     """
 
-    fit: Fit
+    fit: FitSpec
     objective: Objective
-    resample: Resample | None = None
+    resample: Holdout | None = None
 
     @property
     def name(self) -> str:
@@ -171,7 +171,7 @@ def _begin(
 
 def resumed(
     path: str | os.PathLike[str],
-    fit: Fit,
+    fit: FitSpec,
     keep: int,
     resume_from: int | None = None,
     *,
@@ -182,7 +182,7 @@ def resumed(
     Parameters
     ----------
     path : str or path
-    fit : Fit
+    fit : FitSpec
         It must be of.
     keep, resume_from
         As in `dnmf.storage.checkpoint.checkpoint.open_checkpoint`.

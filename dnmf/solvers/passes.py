@@ -12,10 +12,10 @@ from dnmf.engine.executors import side_by_side
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.numerics.block import Block
 from dnmf.numerics.h_update import Step, StepColumns, joined, steps
-from dnmf.numerics.holdout import Resample, Resampled
+from dnmf.numerics.holdout import HeldOutBlock, Holdout
 from dnmf.numerics.objective import Objective
 from dnmf.numerics.state import WeightSink
-from dnmf.numerics.statistics import Basis, Several, Stats
+from dnmf.numerics.statistics import Basis, StatsPerModel, SufficientStats
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Point:
         In the place of H.
     sink : callable, optional
         Given the weights of each block.
-    resample : Resample, optional
+    resample : Holdout, optional
         What of X the model is shown.
     """
 
     objective: Objective
     Y: Array
     sink: WeightSink | None = None
-    resample: Resample | None = None
+    resample: Holdout | None = None
 
 
 def run_passes(blocks: Blocks, points: Sequence[Point], group: int | None = None) -> list[Step]:
@@ -74,7 +74,7 @@ def measure(
     Y: Array,
     sink: WeightSink | None = None,
     only: list[int] | None = None,
-) -> Stats:
+) -> SufficientStats:
     """Run one pass over X at Y: a read of X, and its sums.
 
     Parameters
@@ -96,25 +96,25 @@ class OfModel:
     index: int
     end: StepColumns
 
-    def cut(self, sums: Several) -> Several:
+    def cut(self, sums: StatsPerModel) -> StatsPerModel:
         """Take the sums of this model and these columns."""
-        return Several((self.end.cut(sums.each[self.index]),))
+        return StatsPerModel((self.end.cut(sums.each[self.index]),))
 
-    def __call__(self, sums: Several) -> Step:
+    def __call__(self, sums: StatsPerModel) -> Step:
         """Improve H on the sums of a whole pass."""
         return self.end(sums.each[0])
 
 
-def _task(blocks: Blocks, points: Sequence[Point]) -> Callable[[Block], Several]:
+def _task(blocks: Blocks, points: Sequence[Point]) -> Callable[[Block], StatsPerModel]:
     """Say what is done to a block; models that are shown the same of it follow each other."""
     bases = [Basis.for_pixels(point.Y, blocks.dtype) for point in points]
     slim = [replace(point, Y=point.Y[:0]) for point in points]  # the basis has it
     return partial(_evaluate, points=slim, bases=bases)
 
 
-def _evaluate(block: Block, *, points: Sequence[Point], bases: Sequence[Basis]) -> Several:
-    sums: list[Stats] = []
-    shown: Resampled | None = None
+def _evaluate(block: Block, *, points: Sequence[Point], bases: Sequence[Basis]) -> StatsPerModel:
+    sums: list[SufficientStats] = []
+    shown: HeldOutBlock | None = None
     for i, (point, basis) in enumerate(zip(points, bases, strict=True)):
         if point.resample is None:
             sums.append(_evaluate_whole(block, point, basis))
@@ -123,10 +123,10 @@ def _evaluate(block: Block, *, points: Sequence[Point], bases: Sequence[Basis]) 
             shown = None  # before there is another
             shown = point.resample(block)
         sums.append(_evaluate_part(shown, point, basis))
-    return Several(tuple(sums))
+    return StatsPerModel(tuple(sums))
 
 
-def _evaluate_whole(block: Block, point: Point, basis: Basis) -> Stats:
+def _evaluate_whole(block: Block, point: Point, basis: Basis) -> SufficientStats:
     sink = point.sink
     stats, W = point.objective.measure(block, basis, weights=sink is not None)
     if sink is None or W is None:
@@ -134,7 +134,7 @@ def _evaluate_whole(block: Block, point: Point, basis: Basis) -> Stats:
     return replace(stats, written=((block.start, sink(W, block.start) or 0),))
 
 
-def _evaluate_part(shown: Resampled, point: Point, basis: Basis) -> Stats:
+def _evaluate_part(shown: HeldOutBlock, point: Point, basis: Basis) -> SufficientStats:
     stats, W = point.objective.measure(shown.visible, basis)
     assert W is not None
     return replace(stats, held_out=shown.held_out(W, basis, point.objective.beta))

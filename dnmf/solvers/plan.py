@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dnmf._format import clock, size
+from dnmf._format import format_bytes, format_duration
 from dnmf.engine.blocks import Blocks
 from dnmf.numerics.objective import Objective
 from dnmf.solvers.calibrate import Trial, try_fit
@@ -132,20 +132,20 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     where = f"{plan.workers} workers" if plan.workers else "this process"
     yield (
         "fit",
-        f"{plan.images:,} images of {plan.pixels:,} pixels, {size(plan.bytes_per_pass)}, to "
+        f"{plan.images:,} images of {plan.pixels:,} pixels, {format_bytes(plan.bytes_per_pass)}, to "
         f"{plan.components:,} components on {plan.threads} threads of {where}",
     )
     yield (
         "pass",
-        f"{plan.blocks:,} blocks of {size(plan.block_bytes)} in {plan.tasks:,} tasks; "
+        f"{plan.blocks:,} blocks of {format_bytes(plan.block_bytes)} in {plan.tasks:,} tasks; "
         f"{plan.flops_per_pass:.2g} flops",
     )
-    task = f"a task {size(plan.task_memory)}"
+    task = f"a task {format_bytes(plan.task_memory)}"
     if plan.workers:
-        yield "worker", f"{size(plan.worker_memory)}{_of(plan.worker_limit)}; {task}"
+        yield "worker", f"{format_bytes(plan.worker_memory)}{_of(plan.worker_limit)}; {task}"
         task = "H and the sums"
-    yield "driver", f"{size(plan.driver_memory)}{_of(plan.driver_limit)}; {task}"
-    yield "disk", f"{size(plan.checkpoint_bytes)} at most, for a checkpoint"
+    yield "driver", f"{format_bytes(plan.driver_memory)}{_of(plan.driver_limit)}; {task}"
+    yield "disk", f"{format_bytes(plan.checkpoint_bytes)} at most, for a checkpoint"
     if plan.lack is not None:
         yield "lacking", f"this fit needs {plan.lack}"
     if plan.trial is not None:
@@ -157,16 +157,16 @@ def _times(plan: Plan, trial: Trial) -> Iterator[tuple[str, str]]:
     rest = (READS - plan.reads) * trial.pass_seconds
     yield (
         "time",
-        f"{clock(trial.pass_seconds)} a pass, {plan.images / trial.pass_seconds:,.0f} images/s, "
-        f"{clock(trial.task_seconds)} a task; reads alone {clock(trial.read_seconds)}, products "
-        f"alone {clock(trial.gemm_seconds)} at {trial.gemm_rate / 1e9:,.0f} GFLOP/s",
+        f"{format_duration(trial.pass_seconds)} a pass, {plan.images / trial.pass_seconds:,.0f} images/s, "
+        f"{format_duration(trial.task_seconds)} a task; reads alone {format_duration(trial.read_seconds)}, products "
+        f"alone {format_duration(trial.gemm_seconds)} at {trial.gemm_rate / 1e9:,.0f} GFLOP/s",
     )
     yield (
         "start",
-        f"{plan.reads:.2g} reads, {clock(least)} to {clock(most)}; with passes up to {READS} reads "
-        f"at most {clock(most + rest)}",
+        f"{plan.reads:.2g} reads, {format_duration(least)} to {format_duration(most)}; with passes up to {READS} reads "
+        f"at most {format_duration(most + rest)}",
     )
 
 
 def _of(limit: float) -> str:
-    return f" of {size(limit)}" if limit < math.inf else ""
+    return f" of {format_bytes(limit)}" if limit < math.inf else ""

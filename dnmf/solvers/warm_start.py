@@ -13,7 +13,7 @@ from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import CPU_COUNT, one_blas_thread, side_by_side
 from dnmf.numerics.block import Block, alike, compute_dtype
-from dnmf.numerics.holdout import Resample
+from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import SHARED, MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
 from dnmf.numerics.online import Running, batches_of, follow
@@ -34,7 +34,7 @@ class Start:
     seed : int
     init : str
         ``"random"`` or one of the ``"nndsvd"`` family.
-    resample : Resample, optional
+    resample : Holdout, optional
         What of X the model is shown.
     """
 
@@ -42,7 +42,7 @@ class Start:
     n_components: int
     seed: int
     init: str = "random"
-    resample: Resample | None = None
+    resample: Holdout | None = None
 
 
 def start(

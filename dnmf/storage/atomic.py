@@ -19,7 +19,7 @@ from typing import Any
 
 import zarr
 
-from dnmf._format import size
+from dnmf._format import format_bytes
 from dnmf.errors import OutputExistsError, SpaceError
 from dnmf.storage.metadata import read_metadata
 from dnmf.storage.store import Objects, RefusedError, sync_folder, sync_tree
@@ -157,7 +157,7 @@ def require_space(path: str | os.PathLike[str], needed: float, what: str) -> Non
     free = shutil.disk_usage(place).free
     if free < needed:
         raise SpaceError(
-            f"{what} at {target} takes up to {size(needed)}, and the disk has {size(free)} free: "
+            f"{what} at {target} takes up to {format_bytes(needed)}, and the disk has {format_bytes(free)} free: "
             "make room, or choose a path on another disk"
         )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnmf._format import size, times
+from dnmf._format import format_bytes, format_shape
 from dnmf.errors import BlockError, CorpusError
 from dnmf.storage.atomic import RECORD, absolute
 from dnmf.storage.corpus_writer import FORMAT, VERSION
@@ -213,15 +213,15 @@ class Corpus:
 
     def __repr__(self) -> str:
         return (
-            f"<Corpus {self.path}: {len(self):,} images of {times(self.image_shape)} "
-            f"{self.dtype}, {size(self.nbytes)} in {self.n_blocks} blocks>"
+            f"<Corpus {self.path}: {len(self):,} images of {format_shape(self.image_shape)} "
+            f"{self.dtype}, {format_bytes(self.nbytes)} in {self.n_blocks} blocks>"
         )
 
     def _repr_html_(self) -> str:
         rows = {
             "Corpus": self.path,
-            "Images": f"{len(self):,} of {times(self.image_shape)} {self.dtype}",
-            "Pixels": f"{size(self.nbytes)} ({size(self.stored_bytes)} stored)",
+            "Images": f"{len(self):,} of {format_shape(self.image_shape)} {self.dtype}",
+            "Pixels": f"{format_bytes(self.nbytes)} ({format_bytes(self.stored_bytes)} stored)",
             "Blocks": f"{self.n_blocks} of up to {self.block_rows:,} images",
         }
         cells = "".join(

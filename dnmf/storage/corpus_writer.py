@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
-from dnmf._format import size
+from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import CorpusError, ParameterError
 from dnmf.storage.atomic import RECORD
@@ -86,7 +86,7 @@ def create_corpus(path: str, layout: Layout) -> None:
     block_bytes = layout.block_rows * layout.n_pixels * np.dtype(layout.dtype).itemsize
     if block_bytes > CHUNK_BYTES:
         raise ParameterError(
-            f"blocks of {layout.block_rows} images of {layout.dtype} take {size(block_bytes)}; at "
+            f"blocks of {layout.block_rows} images of {layout.dtype} take {format_bytes(block_bytes)}; at "
             "most 2 GiB are possible: use fewer images per block (--block-rows, block_rows)"
         )
     group = zarr.open_group(path, mode="w", zarr_format=3)

@@ -14,7 +14,7 @@ import math
 import reprlib
 from typing import Any
 
-from dnmf._format import size
+from dnmf._format import format_bytes
 from dnmf.errors import CorpusError, DnmfError
 from dnmf.storage.store import METADATA, Objects, RefusedError
 
@@ -142,7 +142,7 @@ def _array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
             "positive integers, equally long"
         )
     if (nbytes := math.prod(chunks) * DTYPES[dtype]) > CHUNK_BYTES:
-        raise RefusedError(f"{key} has chunks of {size(nbytes)}; the largest are 2 GiB")
+        raise RefusedError(f"{key} has chunks of {format_bytes(nbytes)}; the largest are 2 GiB")
     encoding = metadata.get("chunk_key_encoding")
     separator = _configured(encoding, "default", key).get("separator", "/")
     if separator not in ("/", "."):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs.blosc import Blosc
 
-from dnmf._format import size
+from dnmf._format import format_bytes
 from dnmf.errors import BlockError, CorpusError
 from dnmf.storage.metadata import checked_metadata
 from dnmf.storage.store import METADATA, Objects, RefusedError, crc32c
@@ -125,7 +125,7 @@ class StoredArray:
         try:
             whole = np.empty(self.shape, self.dtype)
         except (MemoryError, ValueError) as error:
-            nbytes = size(math.prod(self.shape) * self.dtype.itemsize)
+            nbytes = format_bytes(math.prod(self.shape) * self.dtype.itemsize)
             raise RefusedError(f"takes {nbytes}, which are not there ({error})") from error
         for place in product(*map(range, counts)):
             starts = [i * chunk for i, chunk in zip(place, self.chunks, strict=True)]

@@ -17,7 +17,7 @@ from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import even_ranges
 from dnmf.errors import CapacityError
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.holdout import Resample
+from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED
 from dnmf.solvers.memory_model import Room, Sizes, Together, groups_that_fit
@@ -107,7 +107,7 @@ class TestTogether:
         blocks.ranges = even_ranges(80, 20)
         objective = MaskedQuadratic() if hidden else SQUARED
         starts = np.random.default_rng(1).random((count, 60, 5000))
-        shown = Resample(0, 0.1) if hidden else None
+        shown = Holdout(0, 0.1) if hidden else None
         task = _task(blocks, [Point(objective, Y, resample=shown) for Y in starts])
         blocks.map_sum(task, group=4)  # compiles
         tracemalloc.start()

@@ -91,12 +91,12 @@ class TestTheChoice:
         assert lines[-1] == sweep.reason_
 
     def test_the_held_out_error_is_that_of_hidden_cells(self, X):
-        from dnmf.numerics.holdout import Resample
+        from dnmf.numerics.holdout import Holdout
 
         seen = []
         dnmf.rank_sweep(X, [4], n_init=1, on_pass=lambda progress: seen.append(progress.states))
         state = seen[-1][1]  # the model that cells were hidden from
-        shown = Resample(0, 0.1)(dnmf.estimators.inputs.blocks_of(X).map_sum(list_of)[0])
+        shown = Holdout(0, 0.1)(dnmf.estimators.inputs.blocks_of(X).map_sum(list_of)[0])
         hidden, visible = ~shown.visible.observed, shown.visible.X
         assert state.held_out[:, 1].sum() == hidden.sum()
         weights = solved(visible, shown.visible.observed, state.H)

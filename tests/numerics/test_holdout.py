@@ -12,7 +12,7 @@ from scipy.stats import poisson
 
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.block import Block
-from dnmf.numerics.holdout import BUCKETS, GROUPS, Resample
+from dnmf.numerics.holdout import BUCKETS, GROUPS, Holdout
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.sample import take_sample
 
@@ -48,7 +48,7 @@ class TestWhatIsHidden:
     @given(cut_images(), seeds, shares)
     def test_does_not_depend_on_blocks(self, cut, seed, share):
         X, parts = cut
-        resample = Resample(seed, share)
+        resample = Holdout(seed, share)
         whole = resample(Block(X))
         expected = {
             "hidden": in_order(whole, hidden_in(whole)),
@@ -70,7 +70,7 @@ class TestWhatIsHidden:
     @given(cut_images(), seeds)
     def test_nor_on_where_X_is_cut(self, cut, seed):
         X, parts = cut
-        resample, start = Resample(seed, 0.25), 0
+        resample, start = Holdout(seed, 0.25), 0
         whole = resample(Block(X))
         for rows in parts:
             part = resample(Block(X[start : start + len(rows)], start))
@@ -82,21 +82,21 @@ class TestWhatIsHidden:
 
     @given(st.integers(1, 300), seeds, shares)
     def test_is_the_same_share_of_every_image_and_every_pixel(self, p, seed, share):
-        table = Resample(seed, share).table(p)
+        table = Holdout(seed, share).table(p)
         assert table.shape == (GROUPS, p)
         assert (np.abs(table.sum(axis=1) - share * p) < 1).all()
         assert (table.sum(axis=0) == round(share * GROUPS)).all()
 
     @given(st.integers(2, 19), seeds, shares)
     def test_is_never_all_of_an_image(self, p, seed, share):
-        assert not Resample(seed, share).table(p).all(axis=1).any()
+        assert not Holdout(seed, share).table(p).all(axis=1).any()
 
     def test_is_another_for_another_seed(self):
         X, p = images(2000, 400), 400
-        one, other = (Resample(seed, 0.2)(Block(X)) for seed in (3, 4))
+        one, other = (Holdout(seed, 0.2)(Block(X)) for seed in (3, 4))
         both = in_order(one, hidden_in(one)) & in_order(other, hidden_in(other))
         assert both.mean() == pytest.approx(0.04, abs=0.002)
-        again = Resample(3, 0.2)(Block(X))
+        again = Holdout(3, 0.2)(Block(X))
         assert (hidden_in(again) == hidden_in(one)).all()
         assert not (one.table[0] == other.table[0]).all()
         # All groups of images are there, and none has more than its share by more than chance.
@@ -107,7 +107,7 @@ class TestWhatIsHidden:
     @given(cut_images(), seeds, shares)
     def test_leaves_no_trace(self, cut, seed, share):
         X, _ = cut
-        resample = Resample(seed, share)
+        resample = Holdout(seed, share)
         known = resample(Block(X))
         order = known.whole.numbers
         other = X.copy()
@@ -122,8 +122,8 @@ class TestWhatIsHidden:
         X, _ = cut
         rng = np.random.default_rng(seed)
         seen, weights = rng.random(X.shape) > 0.3, rng.random(len(X))
-        plain = Resample(seed, share)(Block(X))
-        found = Resample(seed, share)(Block(X * seen, 0, seen, weights))
+        plain = Holdout(seed, share)(Block(X))
+        found = Holdout(seed, share)(Block(X * seen, 0, seen, weights))
         order = found.whole.numbers
         assert (order == plain.whole.numbers).all()
         assert (found.whole.observed == seen[order]).all()
@@ -137,7 +137,7 @@ class TestDraws:
     N = 40_000
 
     def draws(self, seed):
-        resampled = Resample(seed, 0.1)(Block(np.zeros((self.N, 2), np.uint8)))
+        resampled = Holdout(seed, 0.1)(Block(np.zeros((self.N, 2), np.uint8)))
         return tuple(
             in_order(resampled, values)
             for values in (resampled.visible.weights, resampled.groups, resampled.buckets)
@@ -175,7 +175,7 @@ class TestHeldOut:
         if aside:
             seen, weights = rng.random(X.shape) > 0.3, rng.random(len(X))
         block = Block(X * seen, 0, seen, weights) if aside else Block(X)
-        resampled = Resample(seed, share)(block)
+        resampled = Holdout(seed, share)(block)
         order = resampled.whole.numbers
         found = resampled.held_out(W[order], Basis.of(H, np.dtype(float)), beta)
 
@@ -191,14 +191,14 @@ class TestHeldOut:
 
     def test_the_cap_is_what_was_visible_of_the_image(self):
         X = np.array([[5.0] * 40, [7.0] * 40])
-        resampled = Resample(0, 0.1)(Block(X))
+        resampled = Holdout(0, 0.1)(Block(X))
         wild = resampled.held_out(np.full((2, 1), 1e9), Basis.of(np.ones((1, 40)), X.dtype), 2)
         assert wild.sum(axis=0).tolist() == [0, 8]
 
     @given(cut_images(), seeds, st.sampled_from([1, 2]))
     def test_adds_up_over_blocks(self, cut, seed, beta):
         X, parts = cut
-        resample, rng = Resample(seed, 0.25), np.random.default_rng(seed)
+        resample, rng = Holdout(seed, 0.25), np.random.default_rng(seed)
         W, weights = rng.random((len(X), 2)), rng.random(len(X))
         basis = Basis.of(255 * rng.random((2, X.shape[1])), np.dtype(float))
 
@@ -231,7 +231,7 @@ class TestNumbers:
         assert len(sample) > 10
         assert (sample.numbers == sample.X[:, 0]).all()
         # The warm-up is shown the same cells as the passes.
-        resample = Resample(5, 0.2)
+        resample = Holdout(5, 0.2)
         shown, whole = resample(sample), resample(Block(X, 0, None, weights))
         order = shown.visible.numbers
         for name in ("X", "observed", "weights"):

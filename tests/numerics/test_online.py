@@ -18,7 +18,7 @@ from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic, quadratic_loss
 from dnmf.numerics.online import REFRESH, WORTH_PARTS, Running, batches_of, follow, follow_block
-from dnmf.numerics.statistics import Stats
+from dnmf.numerics.statistics import SufficientStats
 
 OBJECTIVES = [
     SQUARED,
@@ -48,7 +48,7 @@ def sums(d, p, seed):
     """Sums as a pass may bring them home."""
     rng = np.random.default_rng(seed)
     W, X = rng.random((20, d)), rng.random((20, p))
-    return Stats(W.T @ W, W.T @ X, (X**2).sum(axis=0), *rng.random(3))
+    return SufficientStats(W.T @ W, W.T @ X, (X**2).sum(axis=0), *rng.random(3))
 
 
 def same(a: Running, b: Running) -> bool:

@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from dnmf.numerics import masked, objective
 from dnmf.numerics.block import Block
-from dnmf.numerics.holdout import GROUPS, Resample
+from dnmf.numerics.holdout import GROUPS, Holdout
 from dnmf.numerics.masked import SHARED, MaskedQuadratic
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.warm_start import _share_masks, _shuffled
@@ -162,7 +162,7 @@ class TestBatches:
 
     def test_parts_are_those_that_share_a_mask(self):
         X = np.ones((GROUPS * 40, P), np.uint8)
-        shown = Resample(0, 0.2)(Block(X)).visible
+        shown = Holdout(0, 0.2)(Block(X)).visible
         parts = _share_masks(shown)
         assert len(parts) == GROUPS
         assert (np.concatenate(parts) == np.arange(len(X))).all()
@@ -170,7 +170,7 @@ class TestBatches:
             assert (shown.observed[rows] == shown.observed[rows[0]]).all()
 
     def test_few_images_for_a_mask_are_one_part(self):
-        few = Resample(0, 0.2)(Block(np.ones((100, P), np.uint8))).visible
+        few = Holdout(0, 0.2)(Block(np.ones((100, P), np.uint8))).visible
         own = Block(np.ones((50, P)), 0, np.random.default_rng(0).random((50, P)) > 0.5)
         plain = Block(np.ones((50, P)))
         for block in (few, own, plain):

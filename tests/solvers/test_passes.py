@@ -17,7 +17,7 @@ from dnmf.engine.tree_reduce import even_ranges
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import Multiplicative
-from dnmf.numerics.holdout import BUCKETS, Resample
+from dnmf.numerics.holdout import BUCKETS, Holdout
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
 from dnmf.numerics.statistics import Basis
@@ -45,10 +45,10 @@ def start_of(d, seed=0):
 POINTS = {
     "whole": Point(SQUARED, start_of(3)),
     "larger": Point(Quadratic(l1_W=0.1, l2_H=0.1), start_of(5)),
-    "part": Point(MaskedQuadratic(), start_of(3), resample=Resample(0, 0.1)),
-    "same part": Point(MaskedQuadratic(), start_of(4), resample=Resample(0, 0.1)),
-    "other part": Point(MaskedQuadratic(), start_of(3), resample=Resample(1, 0.1)),
-    "another loss": Point(Multiplicative(1.0), start_of(2), resample=Resample(1, 0.1)),
+    "part": Point(MaskedQuadratic(), start_of(3), resample=Holdout(0, 0.1)),
+    "same part": Point(MaskedQuadratic(), start_of(4), resample=Holdout(0, 0.1)),
+    "other part": Point(MaskedQuadratic(), start_of(3), resample=Holdout(1, 0.1)),
+    "another loss": Point(Multiplicative(1.0), start_of(2), resample=Holdout(1, 0.1)),
     "whole, too": Point(Multiplicative(1.0), start_of(2)),
 }
 
@@ -114,7 +114,7 @@ def test_what_is_hidden_is_counted_once(X, columns, monkeypatch):
 def test_the_images_that_are_drawn_are_as_many_as_they_weigh(X):
     steps = run_passes(local(X), [POINTS["whole"], POINTS["part"], POINTS["other part"]])
     shown = [
-        Resample(seed, 0.1)(dnmf.numerics.block.Block(X)).visible.weights.sum() for seed in (0, 1)
+        Holdout(seed, 0.1)(dnmf.numerics.block.Block(X)).visible.weights.sum() for seed in (0, 1)
     ]
     assert [step.rows for step in steps] == [N, *shown]
 

@@ -15,7 +15,7 @@ from dnmf.numerics.beta_divergence import Multiplicative
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
-from dnmf.solvers import nndsvd as initialization
+from dnmf.solvers import warm_start
 from dnmf.solvers.sample import take_sample
 from dnmf.solvers.warm_start import (
     COARSE_TOL,
@@ -78,7 +78,7 @@ class TestRounds:
             counted.append(args[-1])
             return online_round(*args)
 
-        monkeypatch.setattr(initialization, "online_round", counting)
+        monkeypatch.setattr(warm_start, "online_round", counting)
         return counted
 
     def run(self, digits, tol, objective=SQUARED, d=10, seed=0):
@@ -101,7 +101,7 @@ class TestRounds:
 
     def test_they_go_on_while_one_gains(self, digits, rounds, monkeypatch):
         falling = iter(np.geomspace(1, 0.5, MAX_ROUNDS + 1))
-        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
+        monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(falling))
         self.run(digits, 1e-4)
         assert len(rounds) == MAX_ROUNDS
 
@@ -111,7 +111,7 @@ class TestRounds:
         fine, coarse = [1, 0.9, little, much, little, little], [1, 0.9, much, little]
         falls = fine if tol < COARSE_TOL else coarse
         falling = iter(np.cumprod(falls))
-        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(falling))
+        monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(falling))
         self.run(digits, tol)
         assert len(rounds) == len(falls)
         assert next(falling, None) is None
@@ -119,15 +119,15 @@ class TestRounds:
     def test_the_best_of_them_counts(self, digits, monkeypatch):
         made, losses = [], iter([3, 1, 2, 2])
         monkeypatch.setattr(
-            initialization, "online_round", lambda *args: made.append(args[1] + 1) or made[-1]
+            warm_start, "online_round", lambda *args: made.append(args[1] + 1) or made[-1]
         )
-        monkeypatch.setattr(initialization, "loss_of", lambda *args: next(losses))
+        monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(losses))
         H = self.run(digits, 1e-4)
         assert len(made) == 4
         assert (made[1] == H).all()
 
     def test_the_passes_are_left_what_is_dear(self, digits, rounds, monkeypatch):
-        monkeypatch.setattr(initialization, "MAX_FLOPS", 1.0)
+        monkeypatch.setattr(warm_start, "MAX_FLOPS", 1.0)
         self.run(digits, 1e-6)
         assert len(rounds) == 1
 
@@ -146,7 +146,7 @@ class TestRounds:
         monkeypatch.setattr(online, "WORTH_PARTS", 1)
         runs = []
         for threads in (1, 2):
-            monkeypatch.setattr(initialization, "CPU_COUNT", threads)
+            monkeypatch.setattr(warm_start, "CPU_COUNT", threads)
             runs.append(self.run(digits, 1e-2))
         assert (runs[0] == runs[1]).all()
 

@@ -19,7 +19,7 @@ from reference import loss
 import dnmf
 from dnmf.errors import CheckpointError, DataError, OutputExistsError
 from dnmf.numerics.objective import SQUARED
-from dnmf.numerics.statistics import Stats
+from dnmf.numerics.statistics import SufficientStats
 from dnmf.solvers.warm_start import LEAST_TOL
 from dnmf.storage.atomic import remove_store
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint, verify_checkpoint
@@ -319,7 +319,8 @@ def test_everything_works_at_a_url(digits, tmp_path, whole):
 
 def test_sums_remember_what_was_written_of_all_blocks():
     one, other = (
-        Stats(np.ones((1, 1)), np.ones((1, 2)), np.ones(2), written=((row, 7),)) for row in (0, 4)
+        SufficientStats(np.ones((1, 1)), np.ones((1, 2)), np.ones(2), written=((row, 7),))
+        for row in (0, 4)
     )
     assert (one + other).written == ((0, 7), (4, 7))
     assert one.scaled(0.5).written == ((0, 7),)

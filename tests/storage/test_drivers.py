@@ -22,7 +22,7 @@ import dnmf
 from dnmf.errors import CheckpointError, ClaimError, SpaceError
 from dnmf.storage.atomic import bytes_at
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint, verify_checkpoint
-from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.lock import claimed
 
 
@@ -130,7 +130,7 @@ class TestAnotherFit:
     def test_another_version_of_the_code(self, corpus, tmp_path):
         fit(corpus, tmp_path / "m", max_iter=2)
         found = open_checkpoint(tmp_path / "m")
-        found.fit = Fit(**{**vars(found.fit), "dnmf": "0.0"})
+        found.fit = FitSpec(**{**vars(found.fit), "dnmf": "0.0"})
         found.finish("interrupted by an update")
         assert dnmf.load(tmp_path / "m").n_iter_ == 2
         with pytest.raises(CheckpointError, match=r"dnmf was 0\.0, is 0\.1"):

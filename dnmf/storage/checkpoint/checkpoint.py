@@ -43,7 +43,7 @@ from dnmf.storage.checkpoint.commit import (
 )
 from dnmf.storage.checkpoint.prune import KEEP, tidy
 from dnmf.storage.checkpoint.schema import STATE, described, fit_of
-from dnmf.storage.checkpoint.spec import Fit
+from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.checkpoint.weights import ArraySink, find_weights, new_weights, read_weights
 from dnmf.storage.lock import claimed
 from dnmf.storage.store import METADATA, Objects
@@ -59,7 +59,7 @@ class Checkpoint:
     Attributes
     ----------
     path : str
-    fit : Fit
+    fit : FitSpec
     state : State
     stop_reason : str or None
         None while the fit goes on.
@@ -76,7 +76,7 @@ class Checkpoint:
     """
 
     path: str
-    fit: Fit
+    fit: FitSpec
     state: State
     stop_reason: str | None = None
     name: str = ""
@@ -224,7 +224,7 @@ class Checkpoint:
 
 
 def create_checkpoint(
-    path: str | os.PathLike[str], fit: Fit, state: State, keep: int = KEEP
+    path: str | os.PathLike[str], fit: FitSpec, state: State, keep: int = KEEP
 ) -> Checkpoint:
     """Begin a checkpoint at a free place, which is claimed, with the first state of a fit."""
     location = os.fspath(path)
@@ -235,14 +235,14 @@ def create_checkpoint(
 
 
 def save_model(
-    path: str | os.PathLike[str], fit: Fit, state: State, stop_reason: str, *, force: bool
+    path: str | os.PathLike[str], fit: FitSpec, state: State, stop_reason: str, *, force: bool
 ) -> None:
     """Write a model without weights."""
     with claimed(path), new_store(path, FORMAT, force=force) as building:
         _begin(building, fit, state, stop_reason)
 
 
-def _begin(path: str, fit: Fit, state: State, stop_reason: str | None = None) -> Checkpoint:
+def _begin(path: str, fit: FitSpec, state: State, stop_reason: str | None = None) -> Checkpoint:
     with faults_named(path, "a model"):
         if is_url(path):
             zarr.open_group(path, mode="w", zarr_format=3)  # without what an unfinished one left

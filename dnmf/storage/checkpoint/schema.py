@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.storage.checkpoint.spec import BOUND, FREE, Fit
+from dnmf.storage.checkpoint.spec import BOUND, FREE, FitSpec
 from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape
 from dnmf.storage.store import RefusedError, crc32c
 
@@ -85,9 +85,9 @@ def shapes_of(fit: Mapping[str, Any], *, weights: bool) -> dict[str, list[int]]:
     return {**shapes, "checksums": [-(-n // fit["X"]["block_rows"])]} if weights else shapes
 
 
-def fit_of(record: dict[str, Any]) -> Fit:
+def fit_of(record: dict[str, Any]) -> FitSpec:
     """Give the fit of a checked record."""
-    return Fit(**record["fit"])
+    return FitSpec(**record["fit"])
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ FREE = ("tol", "max_iter", "forget_factor", "batch_size")
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitSpec:
     """What makes two fits the same fit: a checkpoint continues only the fit it belongs to.
 
     Attributes
@@ -39,7 +39,7 @@ class Fit:
     settings: dict[str, Any] = field(default_factory=dict)
     dnmf: str = ".".join(__version__.split(".")[:2])
 
-    def differences(self, other: Fit) -> list[str]:
+    def differences(self, other: FitSpec) -> list[str]:
         """List what differs from another fit, in words."""
         mine, theirs = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
         groups = ("X", "parameters", "settings")
