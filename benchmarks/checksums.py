@@ -10,6 +10,8 @@ with one set of library builds.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import inspect
 import json
 import sys
 import tempfile
@@ -31,7 +33,7 @@ PIXELS = 64
 
 
 def checksum(*arrays: Any) -> str:
-    """Give the crc32 of the bytes of arrays, one after the other."""
+    """Return the crc32 of the bytes of arrays, one after the other."""
     value = 0
     for array in arrays:
         whole = np.ascontiguousarray(array)
@@ -41,8 +43,8 @@ def checksum(*arrays: Any) -> str:
     return f"{value:08x}"
 
 
-def of_model(model: dnmf.NMF, X: Any = None, **aside: Any) -> str:
-    """Give the checksum of H, the losses and, with X, W."""
+def of_model(model: dnmf.NMF, X: Any = None, **beside: Any) -> str:
+    """Return the checksum of H, the losses and, with X, W."""
     parts = [model.components_]
     if hasattr(model, "loss_history_"):
         parts += [
@@ -51,7 +53,7 @@ def of_model(model: dnmf.NMF, X: Any = None, **aside: Any) -> str:
             [model.reconstruction_err_, model.n_reads_],
         ]
     if X is not None:
-        parts.append(np.asarray(model.transform(X, **aside)))
+        parts.append(np.asarray(model.transform(X, **beside)))
     return checksum(*parts)
 
 
@@ -160,12 +162,16 @@ def engines(data: Data, where: str) -> Iterator[tuple[str, str]]:
     yield f"{where}: partial_fit", of_model(stream)
 
 
-def sweep(X: Any, ranks: list[int], estimator: dnmf.NMF, **aside: Any) -> Any:
-    return dnmf.rank_sweep(X, ranks, estimator, **aside)
+def sweep(X: Any, ranks: list[int], estimator: dnmf.NMF, **more: Any) -> Any:
+    """Compare numbers of components of an estimator, also where the sweep takes its parameters."""
+    if "estimator" in inspect.signature(dnmf.rank_sweep).parameters:
+        return dnmf.rank_sweep(X, ranks, estimator, **more)
+    names = ("solver", "beta_loss", "tol", "max_iter", "random_state")
+    return dnmf.rank_sweep(X, ranks, **{name: getattr(estimator, name) for name in names}, **more)
 
 
 def of_sweep(found: Any) -> str:
-    """Give the checksum of the models of a sweep and of its table."""
+    """Return the checksum of the models of a sweep and of its table."""
     models = [of_model(model) for model in found.models_.values()]
     words = json.dumps([found.table, found.reason_, found.n_reads_], sort_keys=True)
     return checksum(np.frombuffer("".join([*models, words]).encode(), np.uint8))
@@ -189,22 +195,14 @@ def sweeps(data: Data) -> Iterator[tuple[str, str]]:
 def checkpoints(data: Data) -> Iterator[tuple[str, str]]:
     """Interrupt fits and go on with them; digest what is on disk."""
 
-    class Killed(Exception):
-        pass
-
-    def killed_after(passes: int) -> Any:
-        def told(state: Any) -> None:
-            if state.n_iter == passes:
-                raise Killed
-
-        return told
+    def stop_after_two(state: Any) -> None:
+        if state.n_iter == 2:
+            raise KeyboardInterrupt
 
     for name, more in (("checkpoint", {}), ("checkpoint_every=3", {"checkpoint_every": 3})):
         place = data.folder / f"{name}.model"
-        try:
-            nmf(tol=0, checkpoint=place, on_pass=killed_after(2), **more).fit(data.corpus)
-        except Killed:
-            pass
+        with contextlib.suppress(KeyboardInterrupt):
+            nmf(tol=0, checkpoint=place, on_pass=stop_after_two, **more).fit(data.corpus)
         yield f"{name}: unfinished", of_model(dnmf.load(place))
         model = nmf(tol=0, checkpoint=place, **more).fit(data.corpus)
         yield name, of_model(model, data.corpus)
@@ -223,7 +221,7 @@ def checkpoints(data: Data) -> Iterator[tuple[str, str]]:
 
 
 def of_stored(path: Path) -> str:
-    """Give the checksum of all files of a store, names of weights and what names them apart."""
+    """Return the checksum of all files of a store, names of weights and what names them apart."""
     parts = []
     for file in sorted(path.rglob("*")):
         if not file.is_file():
