@@ -327,7 +327,7 @@ def many_blocks(store: Path) -> None:
 def opening(path: str):
     """Open and read a store, and check it; by its name, what it is said to be."""
     import dnmf
-    from dnmf.cli.info import describe
+    from dnmf.cli.describe import describe
     from dnmf.errors import DnmfError
     from dnmf.io.verify import verify
     from dnmf.storage.checkpoint.checkpoint import open_checkpoint

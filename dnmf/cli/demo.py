@@ -1,80 +1,48 @@
-"""The whole flow on 10,000 real digits, with what each step is on the command line."""
+"""The command ``dnmf demo``."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable
-from importlib.resources import as_file, files
 from pathlib import Path
 
-from dnmf import plot
-from dnmf.cli.progress import PassReport, end_live, number
-from dnmf.engine.client import cluster
+import click
+
+import dnmf
+from dnmf.cli.options import force_option
+from dnmf.cli.progress import PassProgress, end_live_line, format_error
 from dnmf.errors import OutputExistsError
-from dnmf.estimators.nmf import NMF
-from dnmf.io.export import write_reconstruction, write_weights
-from dnmf.io.ingest import ingest
-from dnmf.storage.atomic import remove_store
-from dnmf.storage.checkpoint.checkpoint import open_checkpoint
-from dnmf.storage.checkpoint.commit import FORMAT
 
-K = 49
+N_COMPONENTS = 49
 DIGITS = "t10k-images-idx3-ubyte.gz"
+"""File in ``dnmf/data``: the test images of MNIST."""
 
 
-def run_demo(out: str | os.PathLike[str], *, force: bool, say: Callable[[str], None]) -> None:
-    """Ingest, fit on two worker processes, transform, reconstruct and draw.
+@click.command()
+@click.option(
+    "--out", default="dnmf-demo", show_default=True, metavar="DIR", help="Folder for the results."
+)
+@force_option
+def demo(out: str, force: bool) -> None:
+    """Run the whole flow on 10,000 bundled digits, pictures included."""
+    from importlib.resources import as_file, files
 
-    Parameters
-    ----------
-    out : path
-        Folder for everything.
-    force : bool
-        Write over an earlier demo.
-    say : callable
-        Takes a line of text.
-    """
+    from dnmf.engine.client import cluster
+
     began = time.monotonic()
     folder = Path(out)
-    _check_folder(folder, force)
+    _require_free(folder, force)
     folder.mkdir(parents=True, exist_ok=True)
-    corpus_path, model_path = folder / "digits.zarr", folder / "digits.model"
-    say(f"dnmf demo: 10,000 handwritten digits (MNIST test images) -> {folder}/\n")
-
+    corpus_path = folder / "digits.zarr"
+    click.echo(f"dnmf demo: 10,000 handwritten digits (MNIST test images) -> {folder}/\n")
     with as_file(files("dnmf") / "data" / DIGITS) as source:
-        corpus = ingest(source, corpus_path, force=force)
-        say(f"1 ingest       dnmf ingest {source} {corpus_path}")
-    say(f"               {len(corpus):,} images of 28 x 28 in {corpus.n_blocks} blocks\n")
-
-    say(f"2 fit          dnmf fit {corpus_path} {model_path} -k {K} --seed 0 --workers 2")
-    remove_store(model_path, FORMAT)
-    model = NMF(
-        n_components=K,
-        random_state=0,
-        checkpoint=model_path,
-        on_pass=PassReport(len(corpus), 1e-4, 200),
-    )
+        corpus = dnmf.ingest(source, corpus_path, force=force)
+        click.echo(f"1 ingest       dnmf ingest {source} {corpus_path}")
+    click.echo(f"               {len(corpus):,} images of 28 x 28 in {corpus.n_blocks} blocks\n")
     with cluster(workers=2):
-        model.fit(corpus)
-        end_live()
-        state = open_checkpoint(model_path).state
-        say(
-            f"               error {number(state.error)} ({state.relative_error:.1%} of the "
-            f"images' norm) after {state.n_iter} passes: {model.stop_reason_}\n"
-        )
-        write_weights(model, corpus, folder / "weights.zarr", force=force)
-        say(f"3 transform    dnmf transform {model_path} {corpus_path} {folder / 'weights.zarr'}")
-        write_reconstruction(model, corpus, folder / "reconstructed.zarr", force=force)
-        say(
-            f"4 reconstruct  dnmf reconstruct {model_path} {corpus_path} "
-            f"{folder / 'reconstructed.zarr'}"
-        )
-    written = plot.write_plots(model, folder, corpus)
-    say(f"5 plot         dnmf plot {model_path} --corpus {corpus_path} --out {folder}")
-    for path in written:
-        say(f"               {path}")
-    say(
+        model = _fit(corpus, folder)
+        _apply(model, corpus, folder, force)
+    _draw(model, corpus, folder)
+    click.echo(
         f"\nDone in {time.monotonic() - began:.0f} s. Look at the pictures, then try your own "
         "images:\n\n"
         "  dnmf ingest FOLDER images.zarr --size 64x64 --color gray\n"
@@ -83,7 +51,46 @@ def run_demo(out: str | os.PathLike[str], *, force: bool, say: Callable[[str], N
     )
 
 
-def _check_folder(folder: Path, force: bool) -> None:
+def _fit(corpus: dnmf.Corpus, folder: Path) -> dnmf.NMF:
+    from dnmf.cli.describe import describe
+    from dnmf.storage.atomic import remove_store
+    from dnmf.storage.checkpoint.commit import FORMAT
+
+    path = folder / "digits.model"
+    click.echo(
+        f"2 fit          dnmf fit {corpus.path} {path} -k {N_COMPONENTS} --seed 0 --workers 2"
+    )
+    remove_store(path, FORMAT)
+    model = dnmf.NMF(N_COMPONENTS, random_state=0, checkpoint=path)
+    model.set_params(on_pass=PassProgress(len(corpus), model.tol, model.max_iter))
+    model.fit(corpus)
+    end_live_line()
+    facts = describe(path)
+    click.echo(
+        f"               error {format_error(facts['error'])} ({facts['relative_error']:.1%} of "
+        f"the images' norm) after {facts['passes']} passes: {facts['stop_reason']}\n"
+    )
+    return model
+
+
+def _apply(model: dnmf.NMF, corpus: dnmf.Corpus, folder: Path, force: bool) -> None:
+    from dnmf.io.export import write_reconstruction, write_weights
+
+    weights, reconstruction = folder / "weights.zarr", folder / "reconstructed.zarr"
+    write_weights(model, corpus, weights, force=force)
+    click.echo(f"3 transform    dnmf transform {model.checkpoint} {corpus.path} {weights}")
+    write_reconstruction(model, corpus, reconstruction, force=force)
+    click.echo(f"4 reconstruct  dnmf reconstruct {model.checkpoint} {corpus.path} {reconstruction}")
+
+
+def _draw(model: dnmf.NMF, corpus: dnmf.Corpus, folder: Path) -> None:
+    paths = dnmf.plot.write_plots(model, folder, corpus)
+    click.echo(f"5 plot         dnmf plot {model.checkpoint} --corpus {corpus.path} --out {folder}")
+    for path in paths:
+        click.echo(f"               {path}")
+
+
+def _require_free(folder: Path, force: bool) -> None:
     if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputExistsError(
             f"{folder} already exists; choose another folder with --out, or pass --force"

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a live line on a terminal, a dated line per step in a log."""
+"""What commands print on stderr while they run: a live line on a terminal, dated lines in a log."""
 
 from __future__ import annotations
 
@@ -9,93 +9,101 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from dnmf._format import format_duration
-from dnmf.estimators.beginning import starts_of
-from dnmf.numerics.state import State
-from dnmf.solvers.multi_fit import Progress
-from dnmf.storage.atomic import is_absent
 
-WHY = {
+if TYPE_CHECKING:
+    from dnmf.numerics.state import State
+    from dnmf.solvers.multi_fit import Progress
+
+STOP_REASONS = {
     "converged": "converged: the last gained less than --tol (a smaller one goes on)",
     "max_iter": "stopped by --max-iter (a larger one goes on)",
 }
 
 
-class PassReport:
-    """Prints a pass, its error, relative change, images per second and the time left.
+class BlockProgress:
+    """Progress over blocks: a bar on a terminal, a line per block in a log."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __enter__(self) -> BlockProgress:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        """Report how many blocks are done."""
+        if not sys.stderr.isatty():
+            print_line(f"block {done} of {total}")
+            return
+        if self.bar is None:
+            self.bar = click.progressbar(length=total, label="blocks", file=sys.stderr)
+        self.bar.update(1)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()
+
+
+class PassProgress:
+    """Progress of a fit: error, relative change, images per second and time left for each pass.
 
     Parameters
     ----------
     n_images : int
-    tol : float
-    max_iter : int
-        As given to the fit; they bound the time left.
-    out : file, optional
-        stderr by default.
+    tol, max_iter : float, int
+        Parameters of the fit; they bound the time left.
     """
 
-    def __init__(self, n_images: int, tol: float, max_iter: int, out: TextIO | None = None) -> None:
+    def __init__(self, n_images: int, tol: float, max_iter: int) -> None:
         self.n_images, self.tol, self.max_iter = n_images, tol, max_iter
-        self.out = out or sys.stderr
-        self.since = time.monotonic()
-        self.first: int | None = None
+        self.previous = time.monotonic()
+        self.is_timed = False
 
     def __call__(self, state: State) -> None:
-        """Report a state after its pass."""
+        """Report the state after a pass."""
         now = time.monotonic()
-        seconds, self.since = now - self.since, now
+        seconds, self.previous = now - self.previous, now
         change = relative_change(state.losses)
-        left = passes_left(state.losses, self.tol, self.max_iter)
-        line = f"pass {state.n_iter:3d}   error {number(state.error)}"
+        line = f"pass {state.n_iter:3d}   error {format_error(state.error)}"
         if change is not None:
             line += f"   change {change:.1e}" if state.accepted else "   step back     "
-        if self.first is not None:  # the first pass is timed with the start before it
+        if self.is_timed:
+            left = passes_left(state.losses, self.tol, self.max_iter)
             line += f"   {self.n_images / max(seconds, 1e-9):,.0f} images/s"
             word = "at most" if state.n_iter + left == self.max_iter else "about"
             line += f"   {word} {format_duration(left * seconds)} left" if left else "   done"
-        self.first = state.n_iter
-        say(line, self.out, live=True)
+        self.is_timed = True  # the time of the first pass includes the start before it
+        print_line(line, live=True)
 
 
-class SweepReport:
-    """Prints a pass of many models: how many go on, and its time."""
+class SweepProgress:
+    """Progress of a sweep: how many models go on and the time of each pass."""
 
     def __init__(self) -> None:
-        self.since = time.monotonic()
-        self.first: int | None = None
+        self.previous = time.monotonic()
+        self.timed_group: int | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Report a pass."""
         now = time.monotonic()
-        seconds, self.since = now - self.since, now
+        seconds, self.previous = now - self.previous, now
         line = f"pass {progress.n_pass:3d}   {progress.going} of {progress.models} models go on"
         if progress.groups > 1:
             line += f"   (group {progress.group} of {progress.groups})"
-        if self.first == progress.group:  # the first pass is timed with the starts before it
+        if self.timed_group == progress.group:
             line += f"   {format_duration(seconds)} a pass"
-        self.first = progress.group
-        say(line, live=True)
+        self.timed_group = progress.group  # the first pass includes the starts before it
+        print_line(line, live=True)
 
 
-def say(line: str, out: TextIO | None = None, *, live: bool = False) -> None:
-    """Print a line: on a terminal a live one replaces itself, in a log each has its time."""
-    out = out or sys.stderr
-    on_terminal = f"\r\x1b[K{line}" if live else f"{line}\n"
-    out.write(on_terminal if out.isatty() else dated(line))
-    out.flush()
+class LogPrinter(logging.Handler):
+    """Logging handler that prints dnmf's log records on stderr while its ``with`` block runs."""
 
-
-def dated(line: str) -> str:
-    """Write a line of a log."""
-    return f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {line}\n"
-
-
-class Warnings(logging.Handler):
-    """Says what dnmf logs, such as that a cluster has lost its workers, while it is entered."""
-
-    def __enter__(self) -> Warnings:
+    def __enter__(self) -> LogPrinter:
         logging.getLogger("dnmf").addHandler(self)
         logging.getLogger("dnmf").setLevel(logging.INFO)
         return self
@@ -105,74 +113,111 @@ class Warnings(logging.Handler):
         logging.getLogger("dnmf").setLevel(logging.NOTSET)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say a record."""
-        end_live()
-        say(record.getMessage())
+        """Print a record."""
+        end_live_line()
+        print_line(record.getMessage())
 
 
 @contextmanager
-def resumable(path: str, *, force: bool = False) -> Iterator[None]:
-    """Say that what is at a path is gone on from, and how to, once it is interrupted."""
+def explain_resume(path: str, *, anew: bool = False) -> Iterator[None]:
+    """Print that a run continues from its checkpoint and, if interrupted, how to continue it.
 
-    def is_there() -> bool:
+    Parameters
+    ----------
+    path : str
+        Checkpoint of a fit or of a sweep.
+    anew : bool, default False
+        Whether the run replaces its checkpoint instead.
+    """
+    from dnmf.estimators.beginning import starts_of
+    from dnmf.storage.atomic import is_absent
+
+    def exists() -> bool:
         return not (is_absent(path) and is_absent(starts_of(path)))
 
-    if is_there() and not force:
-        say(f"{path} is there: going on from its last commit")
+    if exists() and not anew:
+        print_line(f"{path} is there: going on from its last commit")
     try:
         yield
     except KeyboardInterrupt:
-        end_live()
-        if is_there():
-            say(f"run the same line again to continue {path} from its last commit")
+        end_live_line()
+        if exists():
+            print_line(f"run the same line again to continue {path} from its last commit")
         raise
 
 
-def end_live(out: TextIO | None = None) -> None:
-    """Close the live line."""
-    out = out or sys.stderr
-    if out.isatty():
-        out.write("\n")
+def print_line(line: str, *, live: bool = False) -> None:
+    """Print a line on stderr: on a terminal a live one is replaced by the next, a log is dated."""
+    on_terminal = f"\r\x1b[K{line}" if live else f"{line}\n"
+    sys.stderr.write(on_terminal if sys.stderr.isatty() else dated_line(line))
+    sys.stderr.flush()
 
 
-def outcome(facts: dict[str, Any]) -> str:
-    """Say how a fit ended, from what `describe` gives of its model."""
+def dated_line(line: str) -> str:
+    """Return a line of a log, which begins with date and time."""
+    return f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {line}\n"
+
+
+def end_live_line() -> None:
+    """Move below the live line of a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+
+
+def summary_of_fit(facts: dict[str, Any]) -> str:
+    """Return the last line of a fit: its error, its passes and why it stopped.
+
+    Parameters
+    ----------
+    facts : dict
+        Facts about the model, from `dnmf.cli.describe.describe`.
+    """
     share = f"sqrt(2 D), {facts['loss']}"
     if facts["relative_error"] is not None:
         share = f"{facts['relative_error']:.1%} of the images' norm"
     line = (
-        f"{facts['path']}: error {number(facts['error'])} ({share}) after {facts['passes']} "
-        f"passes, {WHY[facts['stop_reason']]}"
+        f"{facts['path']}: error {format_error(facts['error'])} ({share}) after {facts['passes']} "
+        f"passes, {STOP_REASONS[facts['stop_reason']]}"
     )
     empty = facts["empty_components"]
     return line + (f"; {empty} of {facts['components']} components are empty" if empty else "")
 
 
-def number(value: float) -> str:
+def format_error(error: float) -> str:
     """Write an error with eight digits, so that passes differ, and without an exponent."""
-    digits = math.floor(math.log10(value)) + 1 if value > 0 else 1
-    return f"{value:,.{max(0, 8 - max(digits, 1))}f}"
+    digits = math.floor(math.log10(error)) + 1 if error > 0 else 1
+    return f"{error:,.{max(0, 8 - max(digits, 1))}f}"
 
 
 def relative_change(losses: Sequence[float]) -> float | None:
-    """Compute the share by which the last pass lowered the loss; None after the first."""
+    """Compute the share by which the last pass lowered the loss; None after the first pass."""
     if len(losses) < 2 or losses[-2] == 0:
         return None
     return (losses[-2] - losses[-1]) / losses[-2]
 
 
 def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:
-    """Guess the passes still to come: the change shrinks as it did over the last few passes."""
-    most = max_iter - len(losses)
+    """Estimate the number of passes left.
+
+    Assumes that the relative change goes on shrinking as it did over the last three passes.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Loss after each pass so far.
+    tol, max_iter : float, int
+        Parameters of the fit.
+    """
+    at_most = max_iter - len(losses)
     recent = [relative_change(losses[: len(losses) - back]) for back in (2, 1, 0)]
     changes = [change for change in recent if change]  # a step back changes nothing
     if tol > 0 and losses[-1] == 0:
         return 0
     if tol <= 0 or not recent[-1]:
-        return most
+        return at_most
     if recent[-1] <= tol:
         return 0
     ratio = (changes[-1] / changes[0]) ** (1 / (len(changes) - 1)) if len(changes) > 1 else 1.0
     if ratio >= 1:
-        return most
-    return min(most, math.ceil(math.log(tol / changes[-1]) / math.log(ratio)))
+        return at_most
+    return min(at_most, math.ceil(math.log(tol / changes[-1]) / math.log(ratio)))

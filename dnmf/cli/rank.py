@@ -1,15 +1,15 @@
-"""The command that compares numbers of components."""
+"""The command ``dnmf rank``."""
 
 from __future__ import annotations
 
-import json as json_
+import json
 import time
 from typing import Any
 
 import click
 
+import dnmf
 from dnmf.cli.options import (
-    CLUSTER,
     Ranks,
     cluster_options,
     fit_options,
@@ -17,8 +17,11 @@ from dnmf.cli.options import (
     grace_option,
     json_option,
     mask_option,
+    open_images,
     solver_of,
 )
+from dnmf.cli.progress import SweepProgress, end_live_line, explain_resume, print_line
+from dnmf.cli.signals import StopRequest
 
 
 @click.command()
@@ -61,7 +64,8 @@ def rank(
     grace: float,
     force: bool,
     as_json: bool,
-    **options: Any,
+    where: dict[str, Any],
+    **parameters: Any,
 ) -> None:
     """Compare numbers of components for CORPUS, in the reads of one fit, and recommend one.
 
@@ -70,38 +74,29 @@ def rank(
     interrupted sweep and ends with the same bits; with other numbers it adds to those there.
     SIGTERM and SIGUSR1 end it as they end a fit.
     """
-    from dnmf import open_corpus, rank_sweep
-    from dnmf.cli.progress import SweepReport, end_live, resumable, say
-    from dnmf.cli.signals import StopRequest
     from dnmf.engine.client import cluster
-    from dnmf.estimators.inputs import open_mask
 
     began = time.monotonic()
-    where = {name: options.pop(name) for name in CLUSTER}
-    images = open_corpus(corpus)
+    images, pixel_mask = open_images(corpus, mask)
     stop = StopRequest(grace)
-    hidden = open_mask(mask, images.shape) if mask is not None else None
     with stop, cluster(**where) as place:
-        say(f"fit {repr(images)[1:-1]} to {_listed(n_components)} components on {place}")
-        with resumable(out, force=force):
-            stop.check()
-            sweep = rank_sweep(
+        ranks = ", ".join(map(str, n_components))
+        print_line(f"fit {repr(images)[1:-1]} to {ranks} components on {place}")
+        with explain_resume(out, anew=force):
+            stop.raise_if_requested()
+            sweep = dnmf.rank_sweep(
                 images,
                 n_components,
-                solver=solver_of(options["beta_loss"]),
-                mask=hidden,
+                solver=solver_of(parameters["beta_loss"]),
+                mask=pixel_mask,
                 checkpoint=out,
                 force=force,
-                on_pass=stop.after(SweepReport()),
-                **options,
+                on_pass=stop.wrap(SweepProgress()),
+                **parameters,
             )
-    end_live()
+    end_live_line()
     seconds = round(time.monotonic() - began, 3)
     if as_json:
-        click.echo(json_.dumps({"path": out, **sweep.as_dict(), "seconds": seconds}))
+        click.echo(json.dumps({"path": out, **sweep.as_dict(), "seconds": seconds}))
         return
     click.echo(f"{sweep}\n\n{out}: {sweep.n_reads_:.3g} reads of the corpus for all models")
-
-
-def _listed(ranks: list[int]) -> str:
-    return ", ".join(map(str, ranks))

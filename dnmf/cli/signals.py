@@ -1,4 +1,4 @@
-"""Signals that ask a fit to stop: its time on a machine is up, or somebody else needs it."""
+"""Signals that stop a fit, because its time on a machine is up or the machine is needed."""
 
 from __future__ import annotations
 
@@ -11,80 +11,87 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from dnmf._format import format_duration
-from dnmf.cli.progress import dated
+from dnmf.cli.progress import dated_line
 
-Told = TypeVar("Told")
-STATUS = 75
-"""Exit status of a fit that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later"."""
+Argument = TypeVar("Argument")
+
+EXIT_STATUS = 75
+"""Exit status of a fit that a signal has stopped: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
-class Stopped(KeyboardInterrupt):
-    """A fit was asked to stop. Like Ctrl-C, it passes whatever catches mere errors."""
+class StoppedBySignal(KeyboardInterrupt):
+    """A signal has stopped a fit; like Ctrl-C, not an `Exception`."""
 
 
 class StopRequest:
-    """Inside its ``with`` block, SIGTERM and SIGUSR1 stop a fit.
+    """Context in which SIGTERM and SIGUSR1 stop a fit.
 
-    The first signal lets the pass that runs come to its end and be committed, if that takes no
-    longer than the grace. After it, or at a second signal, the pass is abandoned where it is:
-    nothing that is committed is harmed by that. Only the main thread hears signals.
+    The first signal lets the current pass finish and be committed, if that takes no longer than
+    the grace period. After it, or at a second signal, the pass is abandoned where it is: nothing
+    that is committed is harmed by that. Only the main thread receives signals; on other threads
+    the context does nothing.
 
     Parameters
     ----------
     grace : float
-        In seconds.
+        Grace period in seconds.
     """
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
-        self.asked = self.over = False
-        self.before: dict[int, Any] = {}
+        self.is_requested = self.is_raised = False
+        self.previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            handlers = {**dict.fromkeys(SIGNALS, self._ask), signal.SIGALRM: self._abandon}
-            self.before = {which: signal.signal(which, do) for which, do in handlers.items()}
+            handlers = {**dict.fromkeys(SIGNALS, self._request), signal.SIGALRM: self._abandon}
+            self.previous_handlers = {
+                number: signal.signal(number, handler) for number, handler in handlers.items()
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.before:
+        if self.previous_handlers:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for which, handler in self.before.items():
-            signal.signal(which, handler)
+        for number, handler in self.previous_handlers.items():
+            signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise Stopped if a signal has asked for it."""
-        if self.asked:
-            self.over = True
-            raise Stopped
+    def raise_if_requested(self) -> None:
+        """Raise StoppedBySignal if a signal has come."""
+        if self.is_requested:
+            self.is_raised = True
+            raise StoppedBySignal
 
-    def after(self, tell: Callable[[Told], None]) -> Callable[[Told], None]:
-        """Check after each pass, which then is committed, and has been told of."""
+    def wrap(self, on_pass: Callable[[Argument], None]) -> Callable[[Argument], None]:
+        """Return a callback that calls `on_pass` and then `raise_if_requested`.
 
-        def told(state: Told) -> None:
-            tell(state)
-            self.check()
+        A fit calls it after each pass that it has committed.
+        """
 
-        return told
+        def call(argument: Argument) -> None:
+            on_pass(argument)
+            self.raise_if_requested()
 
-    def _ask(self, which: int, frame: FrameType | None) -> None:
-        if self.asked:
-            self._abandon(which, frame)
+        return call
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.is_requested:
+            self._abandon(number, frame)
             return
-        self.asked = True
+        self.is_requested = True
         signal.setitimer(signal.ITIMER_REAL, max(self.grace, 1e-3))
-        name = signal.Signals(which).name
+        name = signal.Signals(number).name
         # Not through sys.stderr: the signal may have come while that writes a line.
         line = (
             f"{name}: the fit ends after this pass, or without it in {format_duration(self.grace)}"
         )
-        os.write(2, dated(line).encode())
+        os.write(2, dated_line(line).encode())
 
-    def _abandon(self, which: int, frame: FrameType | None) -> None:
-        if not self.over:  # once: what cleans up is left in peace
-            self.over = True
-            # What Dask waited for is cancelled, and asyncio would tell of each that nobody asked.
+    def _abandon(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_raised:  # only once: the cleaning up after it is not interrupted
+            self.is_raised = True
+            # Dask cancels what it waited for, and asyncio would log each of these as an error.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-            raise Stopped
+            raise StoppedBySignal

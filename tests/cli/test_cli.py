@@ -17,8 +17,9 @@ from PIL import Image
 from reference import loss
 
 import dnmf
+from dnmf._format import format_duration
 from dnmf.cli.main import main
-from dnmf.cli.progress import PassReport, clock, number, passes_left
+from dnmf.cli.progress import PassProgress, format_error, passes_left
 from dnmf.numerics.state import State
 
 
@@ -64,7 +65,7 @@ def test_fit_logs_a_line_per_pass_and_ends_with_the_error(corpus, tmp_path):
     assert "done" in lines[3]
     assert lines[0][:2] == "20", "a log line begins with its date"
     model = dnmf.load(tmp_path / "m")
-    assert f"error {number(model.reconstruction_err_)}" in result.stdout
+    assert f"error {format_error(model.reconstruction_err_)}" in result.stdout
     assert "after 4 passes, stopped by --max-iter" in result.stdout
 
 
@@ -367,12 +368,12 @@ def test_runs_as_a_module():
 
 
 def test_on_a_terminal_the_line_replaces_itself(corpus, tmp_path):
-    ours, theirs = pty.openpty()
+    terminal, stderr = pty.openpty()
     command = [sys.executable, "-m", "dnmf", "fit", corpus.path, str(tmp_path / "m"), "-k", "3"]
-    subprocess.run([*command, "--max-iter", "3", "--tol", "0"], stderr=theirs, check=True)
-    os.close(theirs)
-    text = os.read(ours, 100_000).decode()
-    os.close(ours)
+    subprocess.run([*command, "--max-iter", "3", "--tol", "0"], stderr=stderr, check=True)
+    os.close(stderr)
+    text = os.read(terminal, 100_000).decode()
+    os.close(terminal)
     assert text.count("\r\x1b[Kpass") == 3
     assert text.endswith("\n")
     assert "T20" not in text.split("pass")[1]
@@ -400,15 +401,15 @@ class TestTimeLeft:
         assert passes_left([0.0, 0.0], tol=1e-4, max_iter=50) == 0
 
     def test_errors_have_eight_digits_and_no_exponent(self):
-        found = [number(x) for x in (0, 0.25, 51830.3, 1478520.25, 3e12)]
+        found = [format_error(x) for x in (0, 0.25, 51830.3, 1478520.25, 3e12)]
         assert found == ["0.0000000", "0.2500000", "51,830.300", "1,478,520.2", "3,000,000,000,000"]
 
     def test_in_words(self):
-        assert [clock(s) for s in (3.2, 600, 40_000)] == ["3.2 s", "10 min", "11.1 h"]
+        assert [format_duration(s) for s in (3.2, 600, 40_000)] == ["3.2 s", "10 min", "11.1 h"]
 
     def test_a_step_back_is_said(self, capsys):
         state = State(*[np.ones((1, 1))] * 3, losses=(2.0, 2.0), divergence=2.0, accepted=False)
-        PassReport(10, 1e-4, 200)(state)
+        PassProgress(10, 1e-4, 200)(state)
         assert "step back" in capsys.readouterr().err
 
 
@@ -495,9 +496,9 @@ class TestRank:
         assert facts["clear"] is False
         assert [row["n_components"] for row in facts["table"]] == [2, 4]
         assert facts["path"] == str(path)
-        told = json.loads(run("info", path, "--json").stdout)
-        assert told["kind"] == "sweep"
-        assert told["table"] == facts["table"]
+        described = json.loads(run("info", path, "--json").stdout)
+        assert described["kind"] == "sweep"
+        assert described["table"] == facts["table"]
 
     def test_info_for_people(self, swept):
         lines = run("info", swept[0]).stdout.splitlines()

@@ -26,7 +26,7 @@ from processes import (
 )
 
 import dnmf
-from dnmf.cli.signals import STATUS, Stopped, StopRequest
+from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal, StopRequest
 from dnmf.io.sources import open_source
 from dnmf.model_selection.sweep_store import models_in
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "deploy/slurm/fit.sbatch"
 
 
-def passes_told(log):
+def passes_in(log):
     return [int(n) for n in re.findall(r"pass +(\d+) ", log)]
 
 
@@ -49,13 +49,13 @@ def test_a_signal_ends_after_the_pass_and_the_same_line_goes_on(corpus, tmp_path
     with started(*fit_command(corpus, model, *workers, "--max-iter", 100_000)) as fit:
         fit.wait_for_pass(3)
         fit.signal(which)
-        assert fit.end() == STATUS == 75, fit.log
+        assert fit.end() == EXIT_STATUS == 75, fit.log
     assert f"{which.name}: the fit ends after this pass" in fit.log
     assert "run the same line again to continue" in fit.log
     assert fit.log.endswith("stopped by a signal\n")
     assert "Traceback" not in fit.log
     assert dnmf.load(model).stop_reason_ == "unfinished"
-    assert committed(model) == passes_told(fit.log)[-1], "the pass that ran is not lost"
+    assert committed(model) == passes_in(fit.log)[-1], "the pass that ran is not lost"
     further = committed(model) + 3
     with started(*fit_command(corpus, model, *workers, "--max-iter", further)) as fit:
         assert fit.end() == 0, fit.log
@@ -68,15 +68,15 @@ def test_a_sweep_ends_after_its_pass_and_the_same_line_goes_on(corpus, tmp_path)
     with started(*line, "--max-iter", 100_000) as sweep:
         sweep.wait_for_pass(3)
         sweep.signal(signal.SIGTERM)
-        assert sweep.end() == STATUS, sweep.log
+        assert sweep.end() == EXIT_STATUS, sweep.log
     assert "run the same line again to continue" in sweep.log
     assert "Traceback" not in sweep.log
-    told = passes_told(sweep.log)[-1]
-    assert {committed(model) for model in models_in(str(out))} == {told}
-    with started(*line, "--max-iter", told + 2) as sweep:
+    last = passes_in(sweep.log)[-1]
+    assert {committed(model) for model in models_in(str(out))} == {last}
+    with started(*line, "--max-iter", last + 2) as sweep:
         assert sweep.end() == 0, sweep.log
     other = [*line[:3], tmp_path / "other", *few]
-    with started(*other, "--max-iter", told + 2) as sweep:
+    with started(*other, "--max-iter", last + 2) as sweep:
         assert sweep.end() == 0, sweep.log
     one, two = dnmf.load_sweep(out), dnmf.load_sweep(tmp_path / "other")
     assert one.table == two.table
@@ -94,9 +94,9 @@ def test_a_pass_that_does_not_end_is_abandoned_after_the_grace(corpus, tmp_path)
         fit.signal(signal.SIGTERM)
         fit.wait_for("or without it in 0.5 s")
         fit.wait_for("run the same line again")
-        assert fit.end() == STATUS, fit.log
+        assert fit.end() == EXIT_STATUS, fit.log
     assert "Traceback" not in fit.log
-    assert committed(model) == passes_told(fit.log)[-1]
+    assert committed(model) == passes_in(fit.log)[-1]
 
 
 def test_a_second_signal_abandons_the_pass_at_once(tmp_path):
@@ -109,11 +109,11 @@ def test_a_second_signal_abandons_the_pass_at_once(tmp_path):
         fit.wait_for_pass(1)
         fit.signal(signal.SIGUSR1)
         fit.wait_for("SIGUSR1: the fit ends after this pass")
-        told = len(passes_told(fit.log))
+        n_passes = len(passes_in(fit.log))
         fit.signal(signal.SIGTERM)
-        assert fit.end() == STATUS
-    assert len(passes_told(fit.log)) == told, "the pass was not waited for"
-    assert committed(model) == told
+        assert fit.end() == EXIT_STATUS
+    assert len(passes_in(fit.log)) == n_passes, "the pass was not waited for"
+    assert committed(model) == n_passes
     assert "run the same line again" in fit.log
 
 
@@ -132,8 +132,8 @@ class TestInPython:
         options = {"random_state": 0, "tol": 0, "max_iter": 4, "checkpoint": tmp_path / "model"}
         with StopRequest(60) as stop:
             os.kill(os.getpid(), signal.SIGUSR1)
-            with pytest.raises(Stopped):
-                dnmf.NMF(6, **options, on_pass=stop.after(lambda state: None)).fit(corpus)
+            with pytest.raises(StoppedBySignal):
+                dnmf.NMF(6, **options, on_pass=stop.wrap(lambda state: None)).fit(corpus)
         assert committed(tmp_path / "model") == 1
         assert same(dnmf.NMF(6, **options).fit(corpus), whole(corpus, 4))
 

@@ -109,7 +109,7 @@ def test_odd_images_are_factorised_without_a_warning(loss, images):
 @BY_LOSS
 def test_empty_components_are_counted(loss, tmp_path):
     """A penalty empties components, and then they stay so: how many is said."""
-    from dnmf.cli.info import describe
+    from dnmf.cli.describe import describe
 
     model = fit(PLAIN, 6, loss, alpha_W=0.2 if loss == "frobenius" else 0.05, l1_ratio=1.0)
     model.save(tmp_path / "m")

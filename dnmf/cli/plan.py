@@ -1,0 +1,53 @@
+"""The command ``dnmf plan``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+import dnmf
+from dnmf.cli.options import (
+    cluster_options,
+    components_option,
+    json_option,
+    loss_option,
+    mask_option,
+    open_images,
+    solver_of,
+    tol_option,
+)
+
+
+@click.command()
+@click.argument("corpus")
+@components_option
+@tol_option
+@loss_option
+@mask_option
+@click.option("--trial/--no-trial", default=True, help="Run parts of it, to predict its time.")
+@json_option
+@cluster_options
+def plan(
+    corpus: str,
+    mask: str | None,
+    trial: bool,
+    as_json: bool,
+    where: dict[str, Any],
+    **parameters: Any,
+) -> None:
+    """Say what a fit of CORPUS would take: memory, tasks, reads and, after ten seconds, time.
+
+    Give the cluster as to fit. Exit status 1 means that the fit would not fit, and be refused.
+    """
+    from dnmf.engine.client import cluster
+
+    images, pixel_mask = open_images(corpus, mask)
+    model = dnmf.NMF(solver=solver_of(parameters["beta_loss"]), random_state=0, **parameters)
+    model.check_parameters()
+    with cluster(**where):
+        result = model.plan(images, pixel_mask, trial=trial)
+    click.echo(json.dumps(result.as_dict()) if as_json else str(result))
+    sys.exit(result.lack is not None)
