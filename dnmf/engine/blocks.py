@@ -61,7 +61,7 @@ class Blocks(Protocol):
 
     def map_sum(
         self,
-        task: Task[Result],
+        task: BlockFunction[Result],
         only: Sequence[int] | None = None,
         *,
         check: bool = True,
@@ -86,12 +86,12 @@ class Blocks(Protocol):
         """
         ...
 
-    def map_parts(self, task: Task[Result], only: Sequence[int]) -> list[Result]:
+    def map_parts(self, task: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
         """Apply `task` to some blocks, unchecked, and bring home what it returns, not added up."""
         ...
 
     def map_finish(
-        self, task: Task[Result], finish: Sequence[Finish[Result]], *, group: int = 1
+        self, task: BlockFunction[Result], finish: Sequence[Finish[Result]], *, group: int = 1
     ) -> list[Any]:
         """Do as `map_sum`, and bring home what each of some functions makes of the sum.
 
@@ -101,7 +101,7 @@ class Blocks(Protocol):
         ...
 
 
-Task = Callable[[Block], Result]
+BlockFunction = Callable[[Block], Result]
 """What is done to a block: a picklable function, pure but for writes that are safe to repeat; its
 results support ``+``."""
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
+from dask.base import is_dask_collection
+from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
+from dask.typing import Key
 
 from dnmf._typing import Array
-from dnmf.engine.blocks import Aside, Finish, Task
+from dnmf.engine.blocks import Aside, BlockFunction, Finish
 from dnmf.engine.executors import active_client, one_blas_thread
 from dnmf.engine.retry import GROUP, compute_with
 from dnmf.engine.tree_reduce import (
@@ -62,7 +64,7 @@ class DaskBlocks:
 
     def map_sum(
         self,
-        task: Task[Result],
+        task: BlockFunction[Result],
         only: Sequence[int] | None = None,
         *,
         check: bool = True,
@@ -71,25 +73,25 @@ class DaskBlocks:
         """Apply a task to every block on the active Dask scheduler; see `Blocks.map_sum`."""
         wanted = range(len(self.ranges)) if only is None else only
 
-        def ends(graph: Graph, work: Any) -> list[Any]:
+        def ends(graph: Graph, work: TaskRef) -> list[TaskRef]:
             return [_tree(graph, self._leaves(graph, work, wanted, group))]
 
         work = self._work(task, replace(self.rules, check=check))
         total: Outcome[Result] = _compute(work, ends)[0]
         return value_of(total, self.image)
 
-    def map_parts(self, task: Task[Result], only: Sequence[int]) -> list[Result]:
+    def map_parts(self, task: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
         """Apply a task to some blocks on the active scheduler; see `Blocks.map_parts`."""
         work = self._work(task, replace(self.rules, check=False))
         outcomes = _compute(work, lambda graph, work: self._leaves(graph, work, only, 1))
         return [value_of(outcome, self.image) for outcome in outcomes]
 
     def map_finish(
-        self, task: Task[Result], finish: Sequence[Finish[Result]], *, group: int = 1
+        self, task: BlockFunction[Result], finish: Sequence[Finish[Result]], *, group: int = 1
     ) -> list[Any]:
         """Apply a task to every block and functions to the sum; see `Blocks.map_finish`."""
 
-        def ends(graph: Graph, work: Any, *finish: Any) -> list[Any]:
+        def ends(graph: Graph, work: TaskRef, *finish: TaskRef) -> list[TaskRef]:
             leaves = self._leaves(graph, work, range(len(self.ranges)), group)
             return [
                 graph.add(
@@ -101,26 +103,27 @@ class DaskBlocks:
         outcomes = _compute(self._work(task, self.rules), ends, finish)
         return [value_of(outcome, self.image) for outcome in outcomes]
 
-    def _work(self, task: Task[Result], rules: PixelRules) -> Work:
+    def _work(self, task: BlockFunction[Result], rules: PixelRules) -> Work:
         read = (part if callable(part) else None for part in (self.load, self.weights, self.masks))
         return Work(task, rules, tuple(read))
 
-    def _leaves(self, graph: Graph, work: Any, wanted: Sequence[int], group: int) -> list[Any]:
+    def _leaves(
+        self, graph: Graph, work: TaskRef, wanted: Sequence[int], group: int
+    ) -> list[TaskRef]:
         # Blocks that are results of other tasks must all be there before a task can start.
         together = group if callable(self.load) else 1
         leaves = []
         for some in groups_of(wanted, together):
-            run = partial(_run_group, some, [self.ranges[i][0] for i in some])
-            leaves.append(graph.add(run, work, self._given(graph, some)))
+            starts = [self.ranges[i][0] for i in some]
+            leaves.append(graph.add(_run_group, work, some, starts, *self._given(graph, some)))
         if together < group:
-            leaves = [graph.add(add, some) for some in groups_of(leaves, group)]
+            leaves = [graph.add(add, *some) for some in groups_of(leaves, group)]
         return leaves
 
-    def _given(self, graph: Graph, some: Sequence[int]) -> list[Any]:
-        parts = (self.load, self.weights, self.masks)
+    def _given(self, graph: Graph, some: Sequence[int]) -> list[List | None]:
         return [
-            None if part is None or callable(part) else [graph.key_of(part[i]) for i in some]
-            for part in parts
+            None if part is None or callable(part) else List(*(graph.use(part[i]) for i in some))
+            for part in (self.load, self.weights, self.masks)
         ]
 
 
@@ -136,64 +139,70 @@ class Work:
         Read a block of X, its weights, its mask; None for what a task is given, or there is none.
     """
 
-    task: Task[Any]
+    task: BlockFunction[Any]
     rules: PixelRules
     read: tuple[Callable[[int], Array] | None, ...]
 
 
 @dataclass
 class Graph:
-    """A Dask graph that grows.
+    """Tasks of one computation.
 
     Attributes
     ----------
     name : str
-        Its own; the part of its keys before it is what dashboards and statistics show.
-    tasks : dict
-    others : list of Delayed
-        Computed elsewhere, and used here.
+        Unique; the part of the keys before it is what dashboards and statistics show.
+    nodes : dict
+        Tasks and values by their keys.
+    inputs : list of Delayed
+        Results of other graphs that tasks of this one use.
     """
 
     name: str = field(default_factory=lambda: uuid4().hex)
-    tasks: dict[Any, Any] = field(default_factory=dict)
-    others: list[Any] = field(default_factory=list)
+    nodes: dict[Key, GraphNode] = field(default_factory=dict)
+    inputs: list[Any] = field(default_factory=list)
 
-    def add(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Add a task and return its key; keys among the arguments stand for results."""
-        return self.put((function, *arguments))
+    def add(self, function: Callable[..., Any], *arguments: Any) -> TaskRef:
+        """Add a task; references among the arguments stand for results."""
+        key = self._next_key()
+        self.nodes[key] = Task(key, function, *arguments)
+        return TaskRef(key)
 
-    def put(self, value: Any) -> Any:
-        """Add a value and return its key."""
-        key = (GROUP, self.name, len(self.tasks))
-        self.tasks[key] = value
-        return key
+    def put(self, value: Any) -> TaskRef:
+        """Add a value."""
+        key = self._next_key()
+        self.nodes[key] = DataNode(key, value)
+        return TaskRef(key)
 
-    def key_of(self, value: Any) -> Any:
-        """Give what stands for a value that may be a ``Delayed``."""
-        if not hasattr(value, "__dask_graph__"):
+    def use(self, value: Any) -> Any:
+        """Return a reference to a ``Delayed``, and any other value as it is."""
+        if not is_dask_collection(value):
             return value
-        self.others.append(value)
-        return value.key
+        self.inputs.append(value)
+        return TaskRef(value.key)
 
     def describe(self, key: Any) -> str:
         """Name a task, for errors, by the blocks it is for."""
-        run = self.tasks.get(key, (None,))[0]
-        if not isinstance(run, partial):
+        task = self.nodes.get(key)
+        if not isinstance(task, Task) or task.func is not _run_group:
             return f"task {key}"
-        some, starts = run.args
+        _, some, starts, *_ = task.args
         blocks = f"block {some[0]}" if len(some) == 1 else f"blocks {some[0]} to {some[-1]}"
         return f"the task for {blocks} (images from {starts[0]:,} on)"
 
-    def delayed(self, keys: Sequence[Any]) -> list[Any]:
-        """Give the results of keys as Dask's lazy values."""
+    def delayed(self, ends: Sequence[TaskRef]) -> list[Any]:
+        """Return the results of tasks as Dask's lazy values."""
         from dask.delayed import Delayed
         from dask.highlevelgraph import HighLevelGraph
 
-        whole = HighLevelGraph.from_collections(self.name, self.tasks, dependencies=self.others)
-        return [Delayed(key, whole, layer=self.name) for key in keys]
+        whole = HighLevelGraph.from_collections(self.name, self.nodes, dependencies=self.inputs)
+        return [Delayed(end.key, whole, layer=self.name) for end in ends]
+
+    def _next_key(self) -> Key:
+        return (GROUP, self.name, len(self.nodes))
 
 
-def _compute(work: Work, ends: Callable[..., list[Any]], apart: Sequence[Any] = ()) -> Any:
+def _compute(work: Work, ends: Callable[..., list[TaskRef]], apart: Sequence[Any] = ()) -> Any:
     """Compute the ends of a graph, around one copy of the work per worker."""
     from dask.base import compute
 
@@ -210,10 +219,10 @@ def _compute(work: Work, ends: Callable[..., list[Any]], apart: Sequence[Any] = 
     return compute(*graph.delayed(ends(graph, *map(graph.put, (work, *apart)))))
 
 
-def _tree(graph: Graph, keys: list[Any]) -> Any:
-    while len(keys) > 1:
-        keys = [graph.add(add, some) for some in groups_of(keys, FAN_IN)]
-    return keys[0]
+def _tree(graph: Graph, leaves: Sequence[TaskRef]) -> TaskRef:
+    while len(leaves) > 1:
+        leaves = [graph.add(add, *some) for some in groups_of(leaves, FAN_IN)]
+    return leaves[0]
 
 
 def _cut(outcome: Outcome[Any], end: Finish[Any]) -> Outcome[Any]:
@@ -225,14 +234,14 @@ def _finished(outcome: Outcome[Any], end: Finish[Any]) -> Outcome[Any]:
 
 
 def _run_group(
-    some: Sequence[int], starts: Sequence[int], work: Work, given: Sequence[Any]
+    work: Work, some: Sequence[int], starts: Sequence[int], *given: Sequence[Any] | None
 ) -> Outcome[Any]:
     with one_blas_thread():
-        return run_blocks(_read_ahead(some, starts, work, given), work.rules, work.task)
+        return run_blocks(_read_ahead(work, some, starts, given), work.rules, work.task)
 
 
 def _read_ahead(
-    some: Sequence[int], starts: Sequence[int], work: Work, given: Sequence[Any]
+    work: Work, some: Sequence[int], starts: Sequence[int], given: Sequence[Sequence[Any] | None]
 ) -> Iterator[tuple[Array, int, Aside]]:
     """Read blocks, the next one while the caller computes with one."""
 

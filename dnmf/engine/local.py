@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.engine.blocks import Aside, Finish, Result, Task
+from dnmf.engine.blocks import Aside, BlockFunction, Finish, Result
 from dnmf.engine.executors import CPU_COUNT, one_blas_thread
 from dnmf.engine.tree_reduce import (
     Outcome,
@@ -51,7 +51,7 @@ class LocalBlocks:
 
     def map_sum(
         self,
-        task: Task[Result],
+        task: BlockFunction[Result],
         only: Sequence[int] | None = None,
         *,
         check: bool = True,
@@ -67,14 +67,14 @@ class LocalBlocks:
         total: Outcome[Result] = add_up(self._each(run, groups_of(wanted, group)))
         return value_of(total, image_number)
 
-    def map_parts(self, task: Task[Result], only: Sequence[int]) -> list[Result]:
+    def map_parts(self, task: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
         """Apply a task to some blocks on threads; see `Blocks.map_parts`."""
         rules = replace(self.rules, check=False)
         outcomes = self._each(lambda block: run_task(*self._part(block), rules, task), only)
         return [value_of(outcome, image_number) for outcome in outcomes]
 
     def map_finish(
-        self, task: Task[Result], finish: Sequence[Finish[Result]], *, group: int = 1
+        self, task: BlockFunction[Result], finish: Sequence[Finish[Result]], *, group: int = 1
     ) -> list[Any]:
         """Apply a task to every block, and functions to the sum; see `Blocks.map_finish`."""
         total = self.map_sum(task, group=group)

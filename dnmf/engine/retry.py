@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from dask.base import annotate
+from dask.task_spec import TaskRef
 
 from dnmf.errors import ClusterError, TaskError
 
@@ -52,7 +53,7 @@ def compute_with(
     client : Client
     shared : object
     graph : callable
-        Makes the Delayed to compute from the futures of the object and of those apart. Their keys
+        Makes the Delayed to compute from references to the object and to those apart. Their keys
         end in a number that is the same each time.
     apart : sequence
         Objects that some worker gets, each any.
@@ -105,8 +106,9 @@ def _attempt(
 ) -> list[Any]:
     """Compute once; the futures go when it ends, however it ends, and with them the graph."""
     copies = scatter(client, [shared, *apart])
+    references = [TaskRef(copy.key) for copy in copies]
     with annotate(span={"name": (GROUP,), "ids": (GROUP,)}):
-        futures = client.compute(graph(*copies))
+        futures = client.compute(graph(*references))
     try:
         return list(client.gather(futures))
     except BaseException:

@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.engine.blocks import Aside, Blocks, Task
+from dnmf.engine.blocks import Aside, BlockFunction, Blocks
 from dnmf.errors import DataError
 from dnmf.numerics.block import Block, Invalid, PixelRules, assemble
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 FAN_IN = 8
 """Results summed by one task: of a block's sums, which are d x p, no more are in one place."""
@@ -30,10 +31,10 @@ def add_up(results: Iterable[Result]) -> Result:
             levels[level].append(carry)
             if len(levels[level]) < FAN_IN:
                 break
-            carry, levels[level], level = add(levels[level]), [], level + 1
+            carry, levels[level], level = add(*levels[level]), [], level + 1
     rest: list[Result] = []
     for waiting in levels:
-        rest = [add(waiting + rest)] if waiting or rest else []
+        rest = [add(*waiting, *rest)] if waiting or rest else []
     return rest[0]
 
 
@@ -60,7 +61,7 @@ class Outcome(Generic[Result]):
 
 
 def run_task(
-    X: Array, start: int, aside: Aside, rules: PixelRules, task: Task[Result]
+    X: Array, start: int, aside: Aside, rules: PixelRules, task: BlockFunction[Result]
 ) -> Outcome[Result]:
     """Apply a task to a block, unless one of its pixels forbids it."""
     block = assemble(X, start, *aside, rules)
@@ -68,7 +69,7 @@ def run_task(
 
 
 def run_blocks(
-    parts: Iterable[tuple[Array, int, Aside]], rules: PixelRules, task: Task[Result]
+    parts: Iterable[tuple[Array, int, Aside]], rules: PixelRules, task: BlockFunction[Result]
 ) -> Outcome[Result]:
     """Apply a task to a group of blocks, one after the other, and add up."""
     total: Outcome[Result] | None = None
@@ -121,9 +122,8 @@ def image_number(row: int) -> str:
     return f"image {row}"
 
 
-def add(results: Sequence[Any]) -> Any:
+def add(first: Any, *rest: Any) -> Any:
     """Add results up; theirs are not touched, one sum is made and filled."""
-    first, *rest = results
     if not rest:
         return first
     total = first + rest[0]
@@ -156,9 +156,9 @@ def blocks_per_task(blocks: Blocks, *components: int) -> int:
     return max(1, min(round(max(work, weight)), n // LEAST_TASKS), -(-n // MOST_TASKS))
 
 
-def groups_of(blocks: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Cut a list of blocks into groups."""
-    return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+def groups_of(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cut a sequence, of blocks or of results, into groups of so many."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def even_ranges(n: int, rows: int) -> list[tuple[int, int]]:

@@ -191,6 +191,23 @@ def test_a_dask_array_is_read_once_per_pass(digits):
     assert sorted(reads) == [(i, 0) for i in range(len(sizes))]
 
 
+def test_a_persisted_array_is_fitted_as_the_same_array(digits, client):
+    cut = (slice(0, 300), slice(300, 400))
+    X, mask = (da.from_array(part[cut], chunks=(ROWS, -1)) for part in (digits, MASK))
+    weights = da.from_array(WEIGHTS[:300], chunks=50)
+
+    def fit(X, mask, weights):
+        model = dnmf.NMF(3, random_state=0, max_iter=2, tol=0)
+        model.fit(X, mask=mask, sample_weight=weights)
+        return model.components_.tobytes(), model.loss_history_.tobytes()
+
+    expected = fit(X, None, None)
+    assert fit(X.persist(), None, None) == expected
+    expected = fit(X, mask, weights)
+    assert fit(X, mask.persist(), weights.persist()) == expected
+    assert fit(*client.persist((X, mask, weights))) == expected
+
+
 def test_the_scheduler_forgets_every_pass(corpus, client):
     def records(dask_scheduler):
         return len(dask_scheduler.tasks)
@@ -312,7 +329,7 @@ def graph_of(blocks, group):
     graph = Graph()
     leaves = blocks._leaves(graph, graph.put(None), range(len(blocks.ranges)), group)
     _tree(graph, leaves)
-    return graph.tasks
+    return graph.nodes
 
 
 class TestBadInput:
