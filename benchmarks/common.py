@@ -17,7 +17,7 @@ import numpy as np
 import threadpoolctl
 from dask.system import CPU_COUNT
 
-from dnmf.io.sources import open_source
+from dnmf.io.sources.source import open_source
 
 PACKAGES = (
     "dnmf",

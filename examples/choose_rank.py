@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dnmf import rank_sweep
-from dnmf.io.sources import open_source
+from dnmf.io.sources.source import open_source
 from dnmf.plot.sweep import reconstruction_sheet, write_sweep_plots
 
 

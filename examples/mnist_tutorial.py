@@ -23,7 +23,7 @@ def load_mnist(folder: Path | None) -> np.ndarray:
 
         X, _ = fetch_openml("mnist_784", return_X_y=True, as_frame=False)
         return X.astype(np.uint8)
-    from dnmf.io.sources import open_source
+    from dnmf.io.sources.source import open_source
 
     files = [
         next(folder.glob(f"{part}-images-idx3-ubyte*"), folder / f"{part}-images-idx3-ubyte.gz")

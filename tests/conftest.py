@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import dnmf
-from dnmf.io.sources import open_source
+from dnmf.io.sources.source import open_source
 
 settings.register_profile(
     "dnmf", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]

@@ -11,7 +11,7 @@ from conftest import DIGITS
 from processes import PATIENCE, scheduler, wait_until, worker
 
 import dnmf
-from dnmf.io.sources import open_source
+from dnmf.io.sources.source import open_source
 
 pytestmark = pytest.mark.slow
 

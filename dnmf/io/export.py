@@ -1,4 +1,4 @@
-"""What a fitted model makes of a corpus, written block by block from the tasks that make it."""
+"""Write weights and reconstructions of a corpus, each block from the task that computes it."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def write_weights(
     mask: Any = None,
     force: bool = False,
 ) -> int:
-    """Compute the weights of a corpus into a Zarr array of shape (n, d), in its blocks.
+    """Write the weights of a corpus to a Zarr array of shape (n, d), in the blocks of the corpus.
 
     Parameters
     ----------
     model : NMF
     corpus : Corpus
     path : str or path
-        Of the array.
+        Path of the new array.
     mask : array of shape (n, p), bool, optional
         True where a pixel is to be ignored.
     force : bool, default False
-        Replace what dnmf wrote there before.
+        Whether to replace weights that are already there.
 
     Returns
     -------
     int
-        Images.
+        Number of images.
     """
     with (
         full_disk_named(path, "the weights"),
@@ -86,18 +86,23 @@ def write_reconstruction(
     mask: Any = None,
     force: bool = False,
 ) -> Corpus:
-    """Reconstruct a corpus into a corpus of floating-point images with the same ids.
+    """Write the reconstruction of a corpus: a corpus of floating-point images with the same ids.
 
     Parameters
     ----------
     model : NMF
     corpus : Corpus
     path : str or path
-        Of the new corpus.
+        Path of the new corpus.
     mask : array of shape (n, p), bool, optional
-        True where a pixel is to be ignored, and is filled in by the model.
+        True where a pixel is to be ignored; the model fills it in.
     force : bool, default False
-        Replace what dnmf wrote there before.
+        Whether to replace a corpus that is already there.
+
+    Returns
+    -------
+    Corpus
+        The reconstruction.
     """
     if absolute(os.fspath(path)) == absolute(corpus.path):
         raise OutputExistsError(f"{path} is the corpus itself; choose another path")
@@ -128,7 +133,7 @@ def write_pngs(
     mask: Any = None,
     force: bool = False,
 ) -> int:
-    """Reconstruct some images into PNG files named by their row numbers.
+    """Write reconstructions of some images as PNG files, named by their row numbers.
 
     Values are rounded and clipped to the corpus's integer type; floating-point images are scaled
     so that the brightest pixel of the originals is white.
@@ -140,14 +145,14 @@ def write_pngs(
     rows : slice
     folder : str or path
     mask : array of shape (n, p), bool, optional
-        True where a pixel is to be ignored, and is filled in by the model.
+        True where a pixel is to be ignored; the model fills it in.
     force : bool, default False
-        Write into a folder that is not empty.
+        Whether to write into a folder that is not empty.
 
     Returns
     -------
     int
-        Images written.
+        Number of files.
     """
     numbers = np.arange(len(corpus))[rows]
     if not len(numbers):
@@ -161,29 +166,29 @@ def write_pngs(
         raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
     require_same_pixels(model, corpus)
     originals = corpus.images(rows)
-    hidden = None if mask is None else np.asarray(mask[rows])
-    weights = model.transform(originals.reshape(len(numbers), -1), hidden)
-    again = model.inverse_transform(weights)
-    pictures = [_to_image(x, originals) for x in again.reshape(originals.shape)]
+    pixel_mask = None if mask is None else np.asarray(mask[rows])
+    weights = model.transform(originals.reshape(len(numbers), -1), pixel_mask)
+    reconstructed = model.inverse_transform(weights).reshape(originals.shape)
+    pictures = [_to_image(pixels, originals) for pixels in reconstructed]
     with full_disk_named(target, "pictures"):
         _save_all(target, [f"{number:06d}.png" for number in numbers], pictures)
     return len(numbers)
 
 
 def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
-    """Save pictures into a folder, which may have to be made; all of them or none."""
-    made = not folder.exists()
+    """Save pictures into a folder, which is created if need be; all of them or none."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as aside:
+    with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as temporary:
         try:
             for name, picture in zip(names, pictures, strict=True):
-                picture.save(Path(aside) / name)
+                picture.save(Path(temporary) / name)
         except BaseException:
-            if made:
+            if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         for name in names:
-            os.replace(Path(aside) / name, folder / name)
+            os.replace(Path(temporary) / name, folder / name)
 
 
 def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, Basis]:
@@ -203,14 +208,15 @@ def _reconstruct_block(
     block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
 ) -> tuple[Line, ...]:
     index = block.start // corpus.block_rows
-    again = objective.project_block(block, basis) @ basis.H
-    return (write_block(path, index, again, corpus.block_ids(index)),)
+    pixels = objective.project_block(block, basis) @ basis.H
+    return (write_block(path, index, pixels, corpus.block_ids(index)),)
 
 
 def _to_image(pixels: Array, originals: Array) -> Image.Image:
+    """Convert a reconstruction to integer pixels; see `write_pngs`."""
     if originals.dtype.kind in "ui":
-        kind = originals.dtype if originals.dtype in (np.uint8, np.uint16) else np.dtype(np.uint16)
-        pixels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max).astype(kind)
+        dtype = originals.dtype if originals.dtype in (np.uint8, np.uint16) else np.dtype("u2")
+        pixels = np.clip(np.rint(pixels), 0, np.iinfo(dtype).max).astype(dtype)
     else:
         top = float(originals.max()) or 1.0
         pixels = np.rint(np.clip(pixels / top, 0, 1) * 255).astype(np.uint8)

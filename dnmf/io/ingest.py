@@ -1,4 +1,4 @@
-"""Images to a corpus: one task per block reads, checks and writes it; a record at the end."""
+"""Ingest images into a corpus: one task per block reads, checks and writes it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 from dnmf.engine.executors import each_block
 from dnmf.engine.tree_reduce import choose_block_rows, invalid_pixel
 from dnmf.errors import BadImagesError, IngestError, ParameterError
-from dnmf.io.sources import Size, Source, open_source
+from dnmf.io.sources.image_files import Size
+from dnmf.io.sources.source import Source, open_source
 from dnmf.numerics.block import find_invalid
 from dnmf.storage.atomic import full_disk_named, new_store, require_space
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
 
 Line = tuple[int, int, int, int]
-MOST_BAD = 1000
-"""Bad images after which no more are looked for."""
+MAX_BAD_IMAGES = 1000
+"""Number of bad images after which an ingest stops looking for more."""
 
 
 def ingest(
@@ -31,7 +32,7 @@ def ingest(
     force: bool = False,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> Corpus:
-    """Turn images into a corpus.
+    """Ingest images into a corpus.
 
     Blocks are read and written in parallel: on the active Dask client if there is one, else on
     threads. The corpus appears at `path` when all of it is written, and not at all on an error.
@@ -41,17 +42,17 @@ def ingest(
     source : path, sequence of paths, or Source
         Folders of PNG, JPEG, TIFF or PGM images, such files, IDX (``.gz`` too) or ``.npy`` files.
     path : str or path
-        Of the new corpus; a URL is written in place.
+        Path of the new corpus; at a URL it is written in place.
     size : (h, w), optional
-        Resize every image.
+        Size to which every image is resized.
     color : "gray" or "rgb", optional
-        Convert every image; without it all must be alike, grey or RGB.
+        Colours to which every image is converted; without it all must be alike, grey or RGB.
     block_rows : int, optional
-        Images per block; by default about 16 MiB of them.
+        Number of images per block; by default about 16 MiB of them.
     force : bool, default False
-        Replace a corpus that is already there.
+        Whether to replace a corpus that is already there.
     on_block : callable
-        Told of blocks done and blocks in all after each.
+        Called after each block with the number of blocks done and of all blocks.
 
     Returns
     -------
@@ -60,14 +61,14 @@ def ingest(
     Raises
     ------
     IngestError
-        No images, unreadable ones, or ones that differ in size or colour: as BadImagesError, with
-        all that there are, up to a thousand.
+        There are no images; or, as BadImagesError, which names up to a thousand of them, some are
+        unreadable or differ in size or colour.
     DataError
         A floating-point or signed image has a negative, NaN or infinite pixel.
     OutputExistsError
-        Something is at `path`.
+        There is something at `path`.
     SpaceError
-        The disk has not the room for all pixels uncompressed, or is full before the end.
+        The disk has no room for all pixels uncompressed, or is full before the end.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def ingest(
         new_store(location, FORMAT, force=force) as building,
     ):
         images = _as_source(source, size, color)
-        layout = _plan(images, block_rows)
+        layout = _layout_of(images, block_rows)
         require_space(location, layout.most_bytes, "the corpus")
         create_corpus(building, layout)
         manifest: list[Line | None] = [None] * layout.n_blocks
@@ -91,7 +92,7 @@ def ingest(
         for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
             if isinstance(line, BadImagesError):
                 bad[index] = line.errors
-                if sum(map(len, bad.values())) >= MOST_BAD:
+                if sum(map(len, bad.values())) >= MAX_BAD_IMAGES:
                     break
             else:
                 manifest[index] = line
@@ -111,7 +112,7 @@ def _as_source(source: Any, size: Size | None, color: str | None) -> Source:
     return open_source(paths, size=size, color=color)
 
 
-def _plan(source: Source, block_rows: int | None) -> Layout:
+def _layout_of(source: Source, block_rows: int | None) -> Layout:
     if (n := len(source)) == 0:
         raise IngestError("the source holds no images")
     image_bytes = source.dtype.itemsize
@@ -127,7 +128,10 @@ def _plan(source: Source, block_rows: int | None) -> Layout:
 def _ingest_block(
     source: Source, index: int, *, path: str, layout: Layout
 ) -> Line | BadImagesError:
-    """Read, check and write a block; give bad images back, since those of others are wanted too."""
+    """Read, check and write a block; return its line of the manifest.
+
+    Bad images are returned, not raised: the ingest goes on, and names those of other blocks too.
+    """
     start = index * layout.block_rows
     stop = min(start + layout.block_rows, layout.n_images)
     ids = source.ids(start, stop)

@@ -1,4 +1,4 @@
-"""Read all of a corpus, weights, a model or a sweep, and say what is damaged."""
+"""Find damage: read all of a corpus, of weights, of a model or of a sweep."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dnmf.storage.weights import Weights, open_weights
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is damaged.
+    """Damage to a block or to the metadata.
 
     Attributes
     ----------
     what : str
-        In words, with what to do.
+        Description of the damage, and what to do about it.
     block : int or None
-        None where it is not in a block.
+        Number of the damaged block; None if it is not a block that is damaged.
     first, last : int or None
-        Images of the block.
+        First and last image of the block.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes
     ----------
@@ -51,9 +51,9 @@ class Verification:
         ``"corpus"``, ``"weights"``, ``"model"`` or ``"sweep"``.
     path : str
     blocks : int
-        Blocks that were read.
+        Number of blocks that were checked.
     findings : list of Finding
-        Empty where all is as it was written.
+        Empty if nothing is damaged.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class Verification:
     findings: list[Finding]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the facts in JSON types."""
+        """Return the result in JSON types."""
         return {**asdict(self), "intact": not self.findings}
 
     def __str__(self) -> str:
@@ -77,15 +77,15 @@ def verify(
 ) -> Verification:
     """Check a corpus, weights, a model or a sweep, block by block.
 
-    Blocks of a corpus and of weights are read in parallel: on the active Dask client if there is
-    one, else on threads. A model is read in order, its newest passes last, and so are those of a
-    sweep.
+    Blocks of a corpus and of weights are checked in parallel: on the active Dask client if there is
+    one, else on threads. Passes of a model are checked from the oldest to the newest, the models of
+    a sweep one after the other.
 
     Parameters
     ----------
     path : str or path
     on_block : callable
-        Told of blocks done and blocks in all after each.
+        Called after each block with the number of blocks done and of all blocks.
 
     Returns
     -------
@@ -94,17 +94,17 @@ def verify(
     Raises
     ------
     CorpusError
-        The path holds nothing of dnmf's, or a store whose ``zarr.json`` says no more what it is.
+        The path holds nothing that dnmf wrote, or the ``zarr.json`` that says so is damaged.
     """
     location = os.fspath(path)
     kind = str((read_record(location) or {}).get("format"))
     if kind == MODEL:
         return Verification("model", location, 0, list(map(Finding, verify_checkpoint(location))))
     if kind == SWEEP:
-        each = chain.from_iterable(map(verify_checkpoint, models_in(location)))
-        return Verification("sweep", location, 0, list(map(Finding, each)))
+        damage = chain.from_iterable(map(verify_checkpoint, models_in(location)))
+        return Verification("sweep", location, 0, list(map(Finding, damage)))
     if kind not in (CORPUS, WEIGHTS):
-        return _unknown(location)
+        raise _unknown(location)
     name = kind.removeprefix("dnmf-")
     try:
         store = open_corpus(location) if kind == CORPUS else open_weights(location)
@@ -123,10 +123,10 @@ def _check_block(store: Corpus | Weights, index: int) -> list[Finding]:
     return [Finding(str(error), index, first, stop - 1) for error in store.check_block(index)]
 
 
-def _unknown(path: str) -> Verification:
+def _unknown(path: str) -> CorpusError:
     if is_absent(path):
-        raise CorpusError(f"{path}: nothing is there")
-    raise CorpusError(
+        return CorpusError(f"{path}: nothing is there")
+    return CorpusError(
         f"{path} is neither a corpus nor weights, a model or a sweep of dnmf's, or its zarr.json "
         "is damaged: restore that from a copy"
     )

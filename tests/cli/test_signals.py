@@ -27,7 +27,7 @@ from processes import (
 
 import dnmf
 from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal, StopRequest
-from dnmf.io.sources import open_source
+from dnmf.io.sources.source import open_source
 from dnmf.model_selection.sweep_store import models_in
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,8 @@ from PIL import Image
 
 import dnmf
 from dnmf.errors import BadImagesError, IngestError
-from dnmf.io.sources import MOST_PIXELS, open_source
+from dnmf.io.sources.image_files import MAX_PIXELS
+from dnmf.io.sources.source import open_source
 
 GRAY = np.random.default_rng(0).integers(0, 256, (8, 6), dtype=np.uint8)
 
@@ -76,7 +77,7 @@ FILES = {
     "flipped.png": (lambda: flipped(encoded("PNG")), "cannot be read|not an image"),
     "of-no-pixels.png": (lambda: png_of(0, 8), "cannot be read|not an image"),
     "a-bomb-by-its-header.png": (lambda: png_of(30_000, 30_000), "67,108,864 pixels"),
-    "a-wide-one.png": (lambda: png_of(MOST_PIXELS + 1, 1), "67,108,864 pixels"),
+    "a-wide-one.png": (lambda: png_of(MAX_PIXELS + 1, 1), "67,108,864 pixels"),
     "a-bomb.png": (bomb, "67,108,864 pixels"),
 }
 

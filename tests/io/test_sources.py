@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from dnmf.errors import IngestError
-from dnmf.io.sources import open_source, read_image
+from dnmf.io.sources.image_files import read_image
+from dnmf.io.sources.source import open_source
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (12, 10), dtype=np.uint8)
