@@ -46,7 +46,7 @@ def sgemm_flops(threads: int) -> float:
 def excess(X: np.ndarray, H: np.ndarray) -> float:
     """Give the share by which the loss of some images is above the exact one."""
     few = X[:: len(X) // 512][:512].astype(float)
-    W = SQUARED.project_block(Block(few.astype(np.float32)), Basis.for_pixels(H, FLOAT))
+    W = SQUARED.solve_W_block(Block(few.astype(np.float32)), Basis.for_pixels(H, FLOAT))
     mine = np.sum((few - W.astype(float) @ H) ** 2)
     exact = sum(nnls(H.T, x)[1] ** 2 for x in few)
     return float(mine / exact - 1)
@@ -55,11 +55,11 @@ def excess(X: np.ndarray, H: np.ndarray) -> float:
 def parts(strips: list[Strip], basis: Basis) -> dict[str, float]:
     """Time the products and the W solves on one thread."""
     with one_blas_thread():
-        W = [SQUARED.project(strip, basis) for strip in strips]
+        W = [SQUARED.solve_W(strip, basis) for strip in strips]
         pairs = list(zip(strips, W, strict=True))
         products = best_of(lambda: [(s.X @ basis.H.T, w.T @ s.X) for s, w in pairs])
         first = best_of(lambda: [s.X @ basis.H.T for s in strips])
-        projected = best_of(lambda: [SQUARED.project(s, basis) for s in strips])
+        projected = best_of(lambda: [SQUARED.solve_W(s, basis) for s in strips])
     zero = float(np.mean([np.mean(w == 0) for w in W]))
     return {"two products": products, "W solves": projected - first, "zero weights": zero}
 

@@ -215,14 +215,14 @@ def measure_share(path: str, H: np.ndarray, seconds: float, processes: int, k: i
 
     def measure(index: int) -> Any:
         block = Block(corpus.read_block(index), corpus.block_range(index)[0])
-        return SQUARED.measure(block, basis)[0]
+        return SQUARED.block_stats(block, basis)[0]
 
     with one_blas_thread():
         total, images = measure(0), 0.0  # not timed: loads the compiled kernels
         began = time.perf_counter()
         for index in range(k, corpus.n_blocks, processes):
             stats = measure(index)
-            total, images = total + stats, images + stats.rows
+            total, images = total + stats, images + stats.total_weight
             if time.perf_counter() - began > seconds:
                 break
         return images / (time.perf_counter() - began)

@@ -67,12 +67,12 @@ def a_pass(pixels: np.ndarray, k: int) -> tuple[float, float]:
     shown = Holdout(0, 0.1)(block)
 
     def with_hidden_cells() -> None:
-        _, W = MaskedQuadratic().measure(shown.visible, basis)
+        _, W = MaskedQuadratic().block_stats(shown.visible, basis)
         assert W is not None
-        shown.held_out(W, basis, 2.0)
+        shown.held_out_sums(W, basis, 2.0)
 
     def without() -> None:
-        Quadratic().measure(block, basis)
+        Quadratic().block_stats(block, basis)
 
     with one_blas_thread():
         return best_of(with_hidden_cells), best_of(without)

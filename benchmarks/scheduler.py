@@ -137,7 +137,7 @@ def measure_broadcast(a: Any, client: Client, calls: list[float], load: list[Any
     for d, p in BASES:
         H = np.random.default_rng(0).random((d, p), np.float32)
         for _ in range(REPEATS):
-            blocks_of(1).map_sum(partial(carry, Basis.of(H, H.dtype)))
+            blocks_of(1).map_sum(partial(carry, Basis.from_H(H, H.dtype)))
             tasks_left(client)
         seconds = min(np.diff(calls[-4 * REPEATS :])[::4])
         row = {"d": d, "p": p, "mb": H.nbytes / 1e6, "seconds": seconds}

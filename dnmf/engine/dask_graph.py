@@ -31,7 +31,7 @@ from dnmf.engine.tree_reduce import (
     run_blocks,
     value_of,
 )
-from dnmf.numerics.block import PLAIN, PixelRules
+from dnmf.numerics.block import DEFAULT_RULES, PixelRules
 
 Result = TypeVar("Result")
 Part = Callable[[int], Array] | Sequence[Any] | None
@@ -60,7 +60,7 @@ class DaskBlocks:
     image: Callable[[int], str] = image_number
     weights: Part = None
     masks: Part = None
-    rules: PixelRules = PLAIN
+    rules: PixelRules = DEFAULT_RULES
 
     def map_sum(
         self,

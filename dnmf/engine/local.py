@@ -24,7 +24,7 @@ from dnmf.engine.tree_reduce import (
     run_task,
     value_of,
 )
-from dnmf.numerics.block import PLAIN, PixelRules
+from dnmf.numerics.block import DEFAULT_RULES, PixelRules
 
 
 @dataclass
@@ -34,7 +34,7 @@ class LocalBlocks:
     array: Array
     weights: Array | None = None
     masks: Array | None = None
-    rules: PixelRules = PLAIN
+    rules: PixelRules = DEFAULT_RULES
     threads: int = CPU_COUNT
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.engine.blocks import Aside, BlockFunction, Blocks
 from dnmf.errors import DataError
-from dnmf.numerics.block import Block, Invalid, PixelRules, assemble
+from dnmf.numerics.block import Block, InvalidPixel, PixelRules, assemble
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ class Outcome(Generic[Result]):
     """What a task made of a block, or the pixel that kept it from running; adds up."""
 
     value: Result | None
-    invalid: Invalid | None = None
+    invalid: InvalidPixel | None = None
 
     def __add__(self, other: Outcome[Result]) -> Outcome[Result]:
         invalid = min((x for x in (self.invalid, other.invalid) if x is not None), default=None)
@@ -65,7 +65,7 @@ def run_task(
 ) -> Outcome[Result]:
     """Apply a task to a block, unless one of its pixels forbids it."""
     block = assemble(X, start, *aside, rules)
-    return Outcome(None, block) if isinstance(block, Invalid) else Outcome(task(block))
+    return Outcome(None, block) if isinstance(block, InvalidPixel) else Outcome(task(block))
 
 
 def run_blocks(
@@ -88,7 +88,7 @@ def checked_block(
 ) -> Block:
     """Assemble a block, or raise DataError for the first pixel that cannot be factorised."""
     block = assemble(X, start, weights, mask, rules)
-    if isinstance(block, Invalid):
+    if isinstance(block, InvalidPixel):
         raise invalid_pixel(block, image_number)
     return block
 
@@ -100,7 +100,7 @@ def value_of(outcome: Outcome[Result], image: Callable[[int], str]) -> Result:
     return cast(Result, outcome.value)
 
 
-def invalid_pixel(invalid: Invalid, image: Callable[[int], str]) -> DataError:
+def invalid_pixel(invalid: InvalidPixel, image: Callable[[int], str]) -> DataError:
     """Say which image cannot be factorised, in words that scikit-learn's callers look for."""
     row, pixel, value = invalid
     where = f"the first is {value:g} at pixel {pixel} of {image(row)}"

@@ -175,7 +175,9 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def basis(self, dtype: np.dtype[Any]) -> Basis:
         """Give the components for pixels of a dtype."""
-        return Basis.of(self.components_, np.result_type(compute_dtype(dtype), self.components_))
+        return Basis.from_H(
+            self.components_, np.result_type(compute_dtype(dtype), self.components_)
+        )
 
     @property
     def _n_features_out(self) -> int:
@@ -212,7 +214,7 @@ def add_losses(block: Block, *, objective: Objective, basis: Basis) -> Losses:
     total = images.sum() if block.weights is None else block.weights @ images
     n = len(block)
     seen = np.full(len(pixels), n) if block.observed is None else block.observed.sum(axis=0)
-    return Losses(float(total), pixels, block.effective_rows, seen)
+    return Losses(float(total), pixels, block.total_weight, seen)
 
 
 def put_losses(block: Block, *, objective: Objective, basis: Basis, sink: WeightSink) -> int:
@@ -223,7 +225,7 @@ def put_losses(block: Block, *, objective: Objective, basis: Basis, sink: Weight
 
 def project_rows(block: Block, *, objective: Objective, basis: Basis, sink: WeightSink) -> int:
     """Solve a block's weights into a sink; a task that counts rows."""
-    sink(objective.project_block(block, basis), block.start)
+    sink(objective.solve_W_block(block, basis), block.start)
     return len(block)
 
 

@@ -25,7 +25,7 @@ from dnmf.estimators.parameters import (
 )
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Objective
-from dnmf.numerics.online import Running
+from dnmf.numerics.online import OnlineState
 from dnmf.numerics.state import State
 from dnmf.solvers.memory_model import checkpoint_bytes
 from dnmf.solvers.multi_fit import Progress, Run, resumed, run_together
@@ -172,41 +172,43 @@ def remove_starts(checkpoint: str | os.PathLike[str]) -> None:
 
 def begin_stream(
     model: Any, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
-) -> tuple[FitSpec, Running]:
+) -> tuple[FitSpec, OnlineState]:
     """Say where `partial_fit` goes on from: its last call, a fit, or a start on the first block."""
     if hasattr(model, "components_"):
         return model._fit, _resumed(model, blocks, objective)
     fit = describe_fit(model, X, blocks, H)
     k, p = fit.n_components, blocks.shape[1]
     if model.init == "custom":
-        return fit, Running(check_start(H, W, blocks, k))
+        return fit, OnlineState(check_start(H, W, blocks, k))
     some, sample = first_block(blocks)
     first, _ = initial_H(some, sample, k, fit.seed, model.init or "random")
     if not first.any():  # a dark block has no scale to start from: the first lit one will set it
         first = random_H(Block(np.ones((1, p))), k, fit.seed)
-    return fit, Running(first)
+    return fit, OnlineState(first)
 
 
-def _resumed(model: Any, blocks: Blocks, objective: Objective) -> Running:
+def _resumed(model: Any, blocks: Blocks, objective: Objective) -> OnlineState:
     """Go on with a stream; after a fit, as if its images had been just what H makes of them."""
     if model.n_components not in ("auto", None, model.n_components_):
         raise ParameterError(
             f"n_components is {model.n_components!r}, but the components that partial_fit goes on "
             f"from are {model.n_components_}; clone the model to start afresh"
         )
-    running: Running | None = getattr(model, "_running", None)
+    running: OnlineState | None = getattr(model, "_running", None)
     if running is not None and _same_sums(running.objective, objective):
         return running
     H = model.components_.astype(np.float64)
     some = measure(blocks, objective, H, only=[0])
-    if not some.rows:
-        return Running(H, settled=True)
-    before = objective.implied(H, some.scaled(model._fit.X["shape"][0] / some.rows))
-    return Running(H, before, settled=True, objective=objective)
+    if not some.total_weight:
+        return OnlineState(H, settled=True)
+    before = objective.stats_of_exact_fit(
+        H, some.scaled(model._fit.X["shape"][0] / some.total_weight)
+    )
+    return OnlineState(H, before, settled=True, objective=objective)
 
 
 def _same_sums(one: Objective | None, other: Objective) -> bool:
-    return one is not None and one.sums_are(other)
+    return one is not None and one.has_same_sums(other)
 
 
 def _json(value: Any) -> Any:

@@ -16,7 +16,7 @@ from dnmf.engine.dask_graph import DaskBlocks, Part
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
-from dnmf.numerics.block import NO_WEIGHT, PLAIN, Block, PixelRules
+from dnmf.numerics.block import ALL_WEIGHTS_ZERO, DEFAULT_RULES, Block, PixelRules
 from dnmf.storage.corpus import Corpus
 from dnmf.storage.store import crc32c
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 from dnmf._typing import Array
 
 
-def blocks_of(X: Any, weights: Any = None, mask: Any = None, rules: PixelRules = PLAIN) -> Blocks:
+def blocks_of(
+    X: Any, weights: Any = None, mask: Any = None, rules: PixelRules = DEFAULT_RULES
+) -> Blocks:
     """Cut X into blocks.
 
     Parameters
@@ -121,7 +123,7 @@ def weights_beside(X: Any, weights: Any) -> Any:
         weights = np.array(np.broadcast_to(weights, X.shape[:1]) if weights.ndim == 0 else weights)
         weights = weights.astype(np.float64)
         if weights.size and not weights.any():
-            raise DataError(NO_WEIGHT)
+            raise DataError(ALL_WEIGHTS_ZERO)
     if weights is not None:
         _same_shape("sample_weight", weights, X.shape[:1])
     return weights

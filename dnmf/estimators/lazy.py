@@ -53,7 +53,7 @@ def image_losses(objective: Objective, block: Block, basis: Basis) -> tuple[Arra
     """Compute D(x | w H) of a block: of each image and, over the images, of each pixel."""
     images, pixels = np.empty(len(block)), np.zeros(basis.H.shape[1])
     for rows, strip in block.strips(basis.H.dtype):
-        W = objective.project(strip, basis)
+        W = objective.solve_W(strip, basis)
         images[rows], more = objective.divergence(strip, W, basis.H)
         pixels += more
     return images, pixels
@@ -116,7 +116,7 @@ def _checked(
 
 
 def _project(objective: Objective, block: Block, basis: Basis) -> Array:
-    return objective.project_block(block, basis)
+    return objective.solve_W_block(block, basis)
 
 
 def _losses(objective: Objective, block: Block, basis: Basis) -> Array:

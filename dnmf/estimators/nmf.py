@@ -16,7 +16,7 @@ from dnmf.estimators.base import FittedNMF
 from dnmf.estimators.beginning import begin_stream, describe_fit, recorded
 from dnmf.estimators.inputs import blocks_of, validated
 from dnmf.estimators.parameters import check_parameters, components_of, objective_of, require
-from dnmf.numerics.online import Running, follow_block
+from dnmf.numerics.online import OnlineState, update_on_block
 from dnmf.numerics.state import MAX_ITER, State
 from dnmf.solvers.loop import solve
 from dnmf.solvers.memory_model import checkpoint_bytes, require_memory
@@ -129,7 +129,7 @@ class NMF(FittedNMF):
     ((100, 4), (4, 16))
     """
 
-    _running: Running | None
+    _running: OnlineState | None
 
     def __init__(
         self,
@@ -296,16 +296,16 @@ class NMF(FittedNMF):
         fit, running = begin_stream(self, X, blocks, objective, H, W)
         for i in range(len(blocks.ranges)):
             task = partial(
-                follow_block,
+                update_on_block,
                 objective=objective,
                 running=running,
                 forget=self.forget_factor,
                 n_rows=blocks.shape[0],
-                batch_rows=self.batch_size,
+                batch_size=self.batch_size,
             )
             running = blocks.map_sum(task, only=[i])
         self._set_fitted(fit, State.at(running.H), "partial_fit")
-        self._running, self.n_steps_ = running, running.updates
+        self._running, self.n_steps_ = running, running.n_updates
         return self
 
     def plan(self, X: Any, mask: Any = None, *, trial: bool = True) -> Plan:

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, DtypeError, ParameterError
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import PixelRules
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
@@ -111,7 +111,7 @@ def objective_of(model: Any, n_pixels: int, masked: bool) -> Objective:
     on_W, on_H = n_pixels * float(model.alpha_W), float(alpha_H)
     penalties = (l1 * on_W, l2 * on_W, l1 * on_H, l2 * on_H)
     if model.solver == "mu":
-        return Multiplicative(beta, *penalties)
+        return BetaDivergence(beta, *penalties)
     return (MaskedQuadratic if masked else Quadratic)(2.0, *penalties)
 
 

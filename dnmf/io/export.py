@@ -201,14 +201,14 @@ def _weigh_block(
     block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
 ) -> tuple[tuple[int, int, int], ...]:
     index = block.start // corpus.block_rows
-    return (write_weights_block(path, index, objective.project_block(block, basis)),)
+    return (write_weights_block(path, index, objective.solve_W_block(block, basis)),)
 
 
 def _reconstruct_block(
     block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
 ) -> tuple[Line, ...]:
     index = block.start // corpus.block_rows
-    pixels = objective.project_block(block, basis) @ basis.H
+    pixels = objective.solve_W_block(block, basis) @ basis.H
     return (write_block(path, index, pixels, corpus.block_ids(index)),)
 
 

@@ -348,7 +348,7 @@ def _fits(ended: Sequence[Ended]) -> Fits:
 
 def _hidden_share(fit: FitSpec) -> float:
     """Give the share of the cells that was hidden from a model."""
-    return Holdout(fit.seed, fit.parameters["hidden"]).hidden_groups / GROUPS
+    return Holdout(fit.seed, fit.parameters["hidden"]).n_hidden_groups / GROUPS
 
 
 def _lines(table: Sequence[dict[str, Any]], best: int) -> Iterator[str]:

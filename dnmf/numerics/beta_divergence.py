@@ -11,7 +11,14 @@ from dnmf._typing import Array
 from dnmf.numerics.beta import divergences, solve_beta, solve_kl
 from dnmf.numerics.block import Strip
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import H_SWEEPS, Objective, Quadratic, floors, reconstruct, total
+from dnmf.numerics.objective import (
+    H_SWEEPS,
+    Objective,
+    Quadratic,
+    floors,
+    reconstruct,
+    weighted_sum,
+)
 from dnmf.numerics.statistics import Basis, SufficientStats
 
 TOLERANCE, SWEEPS = 1e-4, 100
@@ -22,11 +29,11 @@ LIFT = 1e-4
 
 
 @dataclass(frozen=True)
-class Multiplicative(Objective):
+class BetaDivergence(Objective):
     """Any beta divergence over observed pixels, by majorise-minimise steps on H."""
 
-    keeps: ClassVar[float] = 0.2
-    batch: ClassVar[int] = 64
+    extrapolation_floor: ClassVar[float] = 0.2
+    default_batch_size: ClassVar[int] = 64
 
     @property
     def exponent(self) -> float:
@@ -35,11 +42,11 @@ class Multiplicative(Objective):
             return 1 / (2 - self.beta)
         return 1 / (self.beta - 1) if self.beta > 2 else 1.0
 
-    def project(self, strip: Strip, basis: Basis) -> Array:
+    def solve_W(self, strip: Strip, basis: Basis) -> Array:
         """Start from least squares; then coordinate descent, image by image."""
         if self.beta == 2:
-            return MaskedQuadratic(2.0, self.l1_W, self.l2_W).project(strip, basis)
-        W, H = np.ascontiguousarray(Quadratic().project(strip, basis)), basis.H
+            return MaskedQuadratic(2.0, self.l1_W, self.l2_W).solve_W(strip, basis)
+        W, H = np.ascontiguousarray(Quadratic().solve_W(strip, basis)), basis.H
         if self.beta == 1:
             seen = None if strip.observed is None else strip.observed.astype(H.dtype)
             sums = H.sum(axis=1) if seen is None else seen @ H.T
@@ -53,7 +60,9 @@ class Multiplicative(Objective):
         solve_beta(X, H, seen, self.beta, self.l1_W, self.l2_W, least, W, TOLERANCE, SWEEPS)
         return W.astype(basis.H.dtype)
 
-    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+    def strip_sums(
+        self, strip: Strip, W: Array, V: Array, basis: Basis
+    ) -> tuple[Array, Array, float]:
         """Form the two halves of the gradient, ``W^T Y^(beta-1)`` and ``W^T (X Y^(beta-2))``."""
         H = basis.H
         if self.beta not in (1, 2):  # powers of bright or dark pixels leave the range of float32
@@ -62,11 +71,11 @@ class Multiplicative(Objective):
         images, _ = divergences(strip.X, Y, least, self.beta)
         down, up = self._halves(strip, np.maximum(Y, least.astype(Y.dtype)[:, None]))
         carried = basis.H.astype(np.float64) ** (1 / self.exponent) * (V.T @ up)
-        return V.T @ down, carried, total(images, strip.weights)
+        return V.T @ down, carried, weighted_sum(images, strip.weights)
 
-    def improve(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
+    def update_H(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
         """Take one multiplicative step; what no image has used stays as it is."""
-        down = stats.S + stats.rows * (self.l1_H + self.l2_H * H)
+        down = stats.S + stats.total_weight * (self.l1_H + self.l2_H * H)
         step: Array = np.divide(stats.T, down, out=H ** (1 / self.exponent), where=down > 0)
         return step**self.exponent
 
@@ -74,15 +83,15 @@ class Multiplicative(Objective):
         """Compute each component's share, over observed pixels; see `Objective.energies`."""
         return np.asarray(np.einsum("jp,jp->j", stats.S, H))
 
-    def implied(self, H: Array, stats: SufficientStats) -> SufficientStats:
+    def stats_of_exact_fit(self, H: Array, stats: SufficientStats) -> SufficientStats:
         """Give sums like these of images that H explains to the last."""
         return replace(stats, T=stats.S * H ** (1 / self.exponent))
 
-    def batch_rows(self, n_components: int, most: int | None = None) -> int:
+    def batch_size(self, n_components: int, most: int | None = None) -> int:
         """Choose the images of a batch: any number will do."""
-        return min(self.batch, most or self.batch)
+        return min(self.default_batch_size, most or self.default_batch_size)
 
-    def alive(self, H: Array) -> Array:
+    def raise_zeros(self, H: Array) -> Array:
         """Raise zeros, which multiplicative steps cannot leave.
 
         A pixel that is dark in every image so far need not be in the others.

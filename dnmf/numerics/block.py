@@ -17,13 +17,13 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.errors import DataError
 
-NO_WEIGHT = "all sample weights are zero; at least one image needs a positive weight"
+ALL_WEIGHTS_ZERO = "all sample weights are zero; at least one image needs a positive weight"
 STRIP_PIXELS, STRIP_ROWS = 2**23, (128, 1024)
 """Pixels that become floating point at a time, and the images that these may be: a strip stays in
 cache, or in 32 MiB of float32, where a block would not."""
 
 
-class Invalid(NamedTuple):
+class InvalidPixel(NamedTuple):
     """An entry of X that cannot be factorised; the smallest comes first in X."""
 
     row: int
@@ -79,18 +79,18 @@ class Block:
         return len(self.X)
 
     @property
-    def effective_rows(self) -> float:
+    def total_weight(self) -> float:
         """Images, each as often as its weight says."""
         return float(len(self.X) if self.weights is None else self.weights.sum())
 
     @property
-    def numbers(self) -> Array:
+    def row_numbers(self) -> Array:
         """Row of each image in the whole of X."""
         return self.start + np.arange(len(self)) if self.rows is None else self.rows
 
-    def numbered(self) -> Block:
+    def with_row_numbers(self) -> Block:
         """Give images their numbers, which they keep when some are selected."""
-        return replace(self, rows=self.numbers)
+        return replace(self, rows=self.row_numbers)
 
     def take(self, rows: Any) -> Block:
         """Select rows; `start` loses its meaning, unless the block is numbered."""
@@ -120,7 +120,7 @@ def strip_rows(n_pixels: int) -> int:
     return min(max(STRIP_PIXELS // n_pixels, STRIP_ROWS[0]), STRIP_ROWS[1])
 
 
-def alike(observed: Array) -> list[slice]:
+def equal_mask_slices(observed: Array) -> list[slice]:
     """Cut images where one has another mask than the image before it.
 
     Parameters
@@ -151,13 +151,13 @@ class PixelRules:
     check: bool = True
 
 
-PLAIN = PixelRules()
+DEFAULT_RULES = PixelRules()
 """Non-negative, finite pixels."""
 
 
 def assemble(
     X: Array, start: int, weights: Array | None, mask: Array | None, rules: PixelRules
-) -> Block | Invalid:
+) -> Block | InvalidPixel:
     """Put a block together and find the first pixel that keeps it from being factorised.
 
     Parameters
@@ -211,7 +211,7 @@ def valid_pixels(X: Array, observed: Array | None, positive: bool) -> Array:
 
 def find_invalid(
     X: Array, first_row: int, observed: Array | None = None, positive: bool = False
-) -> Invalid | None:
+) -> InvalidPixel | None:
     """Find the first negative, NaN or infinite entry in reading order.
 
     Parameters
@@ -233,7 +233,7 @@ def find_invalid(
     if valid.all():
         return None
     row, pixel = np.argwhere(~valid)[0]
-    return Invalid(first_row + int(row), int(pixel), float(X[row, pixel]))
+    return InvalidPixel(first_row + int(row), int(pixel), float(X[row, pixel]))
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.numerics.objective import Objective
-from dnmf.numerics.statistics import NOTHING_HIDDEN, SufficientStats
+from dnmf.numerics.statistics import NO_HELD_OUT, SufficientStats
 
 COLUMNS = 2**16
 """Pixels of a block of columns, a multiple of those that are solved side by side: the bits of a
@@ -29,7 +29,7 @@ class Step:
     H : ndarray of shape (d, p), float64
         Improved.
     divergence, loss : float
-        Of the H that the pass knows them of (see `Objective.outcome`), without penalties and with.
+        Those of the H of `Objective.known_loss`, without penalties and with them.
     rows : float
         Images behind the pass.
     xx : float
@@ -47,7 +47,7 @@ class Step:
     xx: float
     energies: Array
     written: tuple[tuple[int, int], ...] = ()
-    held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
+    held_out: Array = field(default_factory=lambda: NO_HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ class StepColumns:
         """Improve H on the sums of a whole pass."""
         # Arrays that came in a message may lie unaligned, and round otherwise.
         Y = np.require(self.Y, requirements=["C", "A", "W"])
-        H = self.objective.improve(Y, stats)
-        known, divergence, loss = self.objective.outcome(stats, Y, H)
+        H = self.objective.update_H(Y, stats)
+        known, divergence, loss = self.objective.known_loss(stats, Y, H)
         with np.errstate(over="ignore", invalid="ignore"):  # then so is the loss, and refused
             energies = self.objective.energies(stats, known)
         return Step(
             H,
             divergence,
             loss,
-            stats.rows,
+            stats.total_weight,
             float(stats.xx.sum()),
             energies,
             stats.written,

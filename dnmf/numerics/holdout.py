@@ -47,41 +47,41 @@ class Holdout:
     share: float
 
     @cached_property
-    def hidden_groups(self) -> int:
+    def n_hidden_groups(self) -> int:
         """Of the groups of pixels, how many are hidden from an image."""
         return max(1, round(self.share * GROUPS))
 
-    def table(self, n_pixels: int) -> Array:
+    def hidden_pixels(self, n_pixels: int) -> Array:
         """Tell which pixels are hidden from the images of each group, (GROUPS, p), bool."""
-        order = np.argsort(hashed(self.seed, _PIXELS, np.arange(n_pixels)), kind="stable")
+        order = np.argsort(hash_numbers(self.seed, _PIXELS, np.arange(n_pixels)), kind="stable")
         groups = np.empty(n_pixels, np.int64)
         groups[order] = np.arange(n_pixels) * GROUPS // n_pixels
         shifted: Array = (np.arange(GROUPS)[:, None] + groups) % GROUPS
-        return shifted < self.hidden_groups
+        return shifted < self.n_hidden_groups
 
     def __call__(self, block: Block) -> HeldOutBlock:
         """Resample a block; its images are put in the order of their groups."""
-        block = block.numbered()  # before it is sorted
+        block = block.with_row_numbers()  # before it is sorted
         groups = self._groups(block)
         order = np.argsort(groups, kind="stable")
         whole, groups = block.take(order), groups[order]
-        table = self.table(block.X.shape[1])
-        hidden = table[groups]
-        observed = ~hidden if whole.observed is None else whole.observed & ~hidden
+        hidden_pixels = self.hidden_pixels(block.X.shape[1])
+        visible = ~hidden_pixels[groups]
+        observed = visible if whole.observed is None else whole.observed & visible
         draws = self._draws(whole)
-        visible = replace(
+        shown = replace(
             whole,
             X=np.where(observed, whole.X, whole.X.dtype.type(0)),
             observed=observed,
             weights=draws if whole.weights is None else draws * whole.weights,
         )
-        return HeldOutBlock(visible, whole, groups, table, self._buckets(whole))
+        return HeldOutBlock(shown, whole, groups, hidden_pixels, self._buckets(whole))
 
     def _groups(self, block: Block) -> Array:
-        return _below(GROUPS, hashed(self.seed, _IMAGES, block.numbers))
+        return _below(GROUPS, hash_numbers(self.seed, _IMAGES, block.row_numbers))
 
     def _buckets(self, block: Block) -> Array:
-        return _below(BUCKETS, hashed(0, _BUCKETS, block.numbers))
+        return _below(BUCKETS, hash_numbers(0, _BUCKETS, block.row_numbers))
 
     def _draws(self, block: Block) -> Array:
         """Draw how often an image is in the bootstrap sample: of many images, Poisson's law.
@@ -89,7 +89,7 @@ class Holdout:
         Each image for itself, so no block needs to know of the others (Oza and Russell, Online
         bagging and boosting, AISTATS 2001).
         """
-        uniform = hashed(self.seed, _DRAWS, block.numbers) / 2.0**64
+        uniform = hash_numbers(self.seed, _DRAWS, block.row_numbers) / 2.0**64
         counts: Array = np.searchsorted(_POISSON, uniform, side="right").astype(np.float64)
         return counts
 
@@ -110,17 +110,17 @@ class HeldOutBlock:
         The same images, as they were.
     groups, buckets : ndarray of shape (b,), int64
         Of the images; groups ascend.
-    table : ndarray of shape (GROUPS, p), bool
+    hidden_pixels : ndarray of shape (GROUPS, p), bool
         Pixels hidden from each group.
     """
 
     visible: Block
     whole: Block
     groups: Array
-    table: Array
+    hidden_pixels: Array
     buckets: Array
 
-    def held_out(self, W: Array, basis: Basis, beta: float) -> Array:
+    def held_out_sums(self, W: Array, basis: Basis, beta: float) -> Array:
         """Sum up how far the hidden cells are from what the model says they are.
 
         It is taken at its word up to the brightest pixel that it was shown of an image: where
@@ -153,7 +153,7 @@ class HeldOutBlock:
         """Give the images that share their hidden pixels, and these."""
         edges = np.searchsorted(self.groups, np.arange(GROUPS + 1))
         for group in np.flatnonzero(np.diff(edges)):
-            yield slice(edges[group], edges[group + 1]), np.flatnonzero(self.table[group])
+            yield slice(edges[group], edges[group + 1]), np.flatnonzero(self.hidden_pixels[group])
 
     def _errors(
         self, rows: slice, pixels: Array, W: Array, basis: Basis, beta: float
@@ -171,14 +171,14 @@ class HeldOutBlock:
         return divergences(X, Y, np.where(means > 0, FLOOR * means, 1.0), beta)[0], cells
 
 
-def hashed(seed: int, stream: int, numbers: Array) -> Array:
+def hash_numbers(seed: int, stream: int, numbers: Array) -> Array:
     """Hash numbers to 64 bits by the mixing of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     start = (4 * seed + stream + 1) * 0x9E3779B97F4A7C15 % 2**64
-    x = _mixed(np.asarray(numbers).astype(np.uint64) + np.uint64(start))
-    return _mixed(x ^ np.uint64(start))
+    x = _mix(np.asarray(numbers).astype(np.uint64) + np.uint64(start))
+    return _mix(x ^ np.uint64(start))
 
 
-def _mixed(x: Array) -> Array:
+def _mix(x: Array) -> Array:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)))

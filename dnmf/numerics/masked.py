@@ -9,12 +9,12 @@ import numba
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.numerics.block import Strip, alike
-from dnmf.numerics.nnls import INVISIBLE, solve_nnls_masked
-from dnmf.numerics.objective import W_TOLERANCE, Quadratic, gram_of_weights, total
+from dnmf.numerics.block import Strip, equal_mask_slices
+from dnmf.numerics.nnls import MIN_OBSERVED_SHARE, solve_nnls_masked
+from dnmf.numerics.objective import W_TOLERANCE, Quadratic, weighted_gram, weighted_sum
 from dnmf.numerics.statistics import Basis, gram
 
-SHARED = 8
+MIN_IMAGES_PER_MASK = 8
 """Images in a row that share their mask, on average, from which they are solved together."""
 
 
@@ -24,38 +24,41 @@ class MaskedQuadratic(Quadratic):
 
     exact: ClassVar[bool] = False
 
-    def project(self, strip: Strip, basis: Basis) -> Array:
+    def solve_W(self, strip: Strip, basis: Basis) -> Array:
         """Solve each image with the Gram matrix of its own observed pixels."""
         if strip.observed is None:
-            return super().project(strip, basis)
-        together = alike(strip.observed)
-        if len(strip.X) >= SHARED * len(together):
-            return self._project_together(strip, basis, together)
+            return super().solve_W(strip, basis)
+        together = equal_mask_slices(strip.observed)
+        if len(strip.X) >= MIN_IMAGES_PER_MASK * len(together):
+            return self._solve_together(strip, basis, together)
         A = (strip.X @ basis.H.T).astype(np.float64) - self.l1_W
         H, W = basis.H.astype(np.float64), np.zeros_like(A)
         energy = 0.5 * strip.norms
-        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, W_TOLERANCE, self.sweeps)
+        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, W_TOLERANCE, self.max_sweeps)
         return W.astype(basis.H.dtype)
 
-    def _project_together(self, strip: Strip, basis: Basis, together: list[slice]) -> Array:
+    def _solve_together(self, strip: Strip, basis: Basis, together: list[slice]) -> Array:
         """Solve images that share their mask as if there were no other pixels."""
-        A, W = self.linear(strip, basis), np.empty((len(strip.X), len(basis.H)), basis.H.dtype)
+        A = self.linear_terms(strip, basis)
+        W = np.empty((len(strip.X), len(basis.H)), basis.H.dtype)
         assert strip.observed is not None
         for rows in together:
             G = gram(np.ascontiguousarray(basis.H[:, strip.observed[rows.start]]))
-            unseen = G.diagonal() <= INVISIBLE * basis.G.diagonal()
+            unseen = G.diagonal() <= MIN_OBSERVED_SHARE * basis.G.diagonal()
             G[unseen], G[:, unseen] = 0, 0
             some = np.ascontiguousarray(A[:, rows])
-            W[rows] = self.solve(some, G, strip.norms[rows], basis.guess).T
+            W[rows] = self.solve(some, G, strip.norms[rows], basis.ridge_inverse).T
             W[rows, unseen] = 0
         return W
 
-    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+    def strip_sums(
+        self, strip: Strip, W: Array, V: Array, basis: Basis
+    ) -> tuple[Array, Array, float]:
         """Form ``W^T W`` and ``W^T X`` with W H where X is missing."""
         Y = np.ascontiguousarray(W @ basis.H)
         seen = np.ones(Y.shape, bool) if strip.observed is None else strip.observed
         lost = fill_in(strip.X, seen, Y)
-        return gram_of_weights(strip, W), V.T @ Y, total(lost, strip.weights)
+        return weighted_gram(strip, W), V.T @ Y, weighted_sum(lost, strip.weights)
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)

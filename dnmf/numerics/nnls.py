@@ -16,7 +16,7 @@ import scipy.linalg.cython_blas  # noqa: F401
 ROUNDING = 1e-7
 """Share of ``||x||^2`` below which a loss cannot be told from rounding in float32."""
 
-INVISIBLE = 1e-9
+MIN_OBSERVED_SHARE = 1e-9
 """Share of a component's energy that must lie in observed pixels for it to get a weight."""
 
 LANES = 512
@@ -236,7 +236,7 @@ def solve_nnls_masked(A, H, observed, energy, l2, W, tolerance, max_sweeps):  # 
             if not few:
                 G[:] = whole - G
             for j in range(d):
-                if G[j, j] <= INVISIBLE * whole[j, j]:
+                if G[j, j] <= MIN_OBSERVED_SHARE * whole[j, j]:
                     G[j], G[:, j] = 0, 0
                 else:
                     G[j, j] += l2

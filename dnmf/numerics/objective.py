@@ -12,7 +12,7 @@ sums over images (`SufficientStats`). Three kinds of objective differ in what th
 - `masked.MaskedQuadratic`: squared error, some pixels missing. W is exact; the H step is the same
   one on X with the missing pixels filled in from W H, which bounds the loss from above (Kim and
   Choi, ICASSP 2009).
-- `divergence.Multiplicative`: any beta divergence. The H step is multiplicative, which also
+- `divergence.BetaDivergence`: any beta divergence. The H step is multiplicative, which also
   minimises an upper bound (Fevotte and Idier, Neural Computation 2011); W is solved by coordinate
   descent where the divergence is Kullback-Leibler, else by multiplicative steps from the
   least-squares solution.
@@ -33,7 +33,7 @@ from dnmf.errors import DataError
 from dnmf.numerics.beta import FLOOR, divergences
 from dnmf.numerics.block import Block, Strip
 from dnmf.numerics.nnls import solve_nnls
-from dnmf.numerics.statistics import NOTHING_HIDDEN, Basis, SufficientStats, gram
+from dnmf.numerics.statistics import NO_HELD_OUT, Basis, SufficientStats, gram
 
 OVERFLOW = (
     "the squares of the pixels are too large or too small for the type they are computed in, "
@@ -47,7 +47,7 @@ or four are usual."""
 W_RELAXATION = 1.1
 """Of the steps on W: one sweep in four less."""
 
-ROUND_ROWS = 192
+WARM_UP_BATCH_SIZE = 192
 """Images of a batch in the warm-up: the fewest that do not make its products slow."""
 
 H_TOLERANCE, H_SWEEPS = 1e-6, 10
@@ -66,7 +66,7 @@ class Objective(ABC):
         Penalties on the weights of one image.
     l1_H, l2_H : float
         Penalties on H, per image behind it.
-    sweeps : int
+    max_sweeps : int
         Over the weights of an image at most, where the loss is squared error.
     """
 
@@ -75,27 +75,29 @@ class Objective(ABC):
     l2_W: float = 0.0
     l1_H: float = 0.0
     l2_H: float = 0.0
-    sweeps: int = W_SWEEPS
+    max_sweeps: int = W_SWEEPS
 
     exact: ClassVar[bool] = False
     """Whether the loss after an H step is known from the sums it was made of."""
 
-    keeps: ClassVar[float] = 0.0
+    extrapolation_floor: ClassVar[float] = 0.0
     """Share of an entry of H that extrapolation must leave."""
 
-    batch: ClassVar[int] = 128
+    default_batch_size: ClassVar[int] = 128
     """Images per online update."""
 
     @abstractmethod
-    def project(self, strip: Strip, basis: Basis) -> Array:
+    def solve_W(self, strip: Strip, basis: Basis) -> Array:
         """Solve for the weights of a strip of images, (b, d)."""
 
     @abstractmethod
-    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+    def strip_sums(
+        self, strip: Strip, W: Array, V: Array, basis: Basis
+    ) -> tuple[Array, Array, float]:
         """Form S, T and the divergence of a strip; V is W with its rows weighted."""
 
     @abstractmethod
-    def improve(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
+    def update_H(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
         """Lower the objective over H for fixed weights.
 
         Parameters
@@ -113,7 +115,7 @@ class Objective(ABC):
         part = replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
         if pixels.start == 0:
             return part
-        return replace(part, divergence=0.0, penalty=0.0, written=(), held_out=NOTHING_HIDDEN)
+        return replace(part, divergence=0.0, penalty=0.0, written=(), held_out=NO_HELD_OUT)
 
     def energies(self, stats: SufficientStats, H: Array) -> Array:
         """Compute each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``.
@@ -131,35 +133,35 @@ class Objective(ABC):
         """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""
         return np.dtype(np.float64)
 
-    def implied(self, H: Array, stats: SufficientStats) -> SufficientStats:
+    def stats_of_exact_fit(self, H: Array, stats: SufficientStats) -> SufficientStats:
         """Give sums like these of images that H explains to the last."""
         return replace(stats, T=stats.S @ H, xx=np.einsum("jp,jp->p", H, stats.S @ H))
 
-    def sums_are(self, other: Objective) -> bool:
+    def has_same_sums(self, other: Objective) -> bool:
         """Tell whether sums of one may be added to those of the other."""
         return self.beta == other.beta and self._shape_of_S(1, 2) == other._shape_of_S(1, 2)
 
-    def batch_rows(self, n_components: int, most: int | None = None) -> int:
+    def batch_size(self, n_components: int, most: int | None = None) -> int:
         """Choose the images of a batch for online updates.
 
         Small batches learn more per image. For squared error fewer than half as many as there are
         components would leave the running sums without rank, and H without bounds.
         """
-        return max(min(self.batch, most or self.batch), n_components // 2)
+        return max(min(self.default_batch_size, most or self.default_batch_size), n_components // 2)
 
-    def round_rows(self, n_components: int) -> int:
+    def warm_up_batch_size(self, n_components: int) -> int:
         """Choose the images of a batch where the same ones come again: as in a stream."""
-        return self.batch_rows(n_components)
+        return self.batch_size(n_components)
 
-    def alive(self, H: Array) -> Array:
+    def raise_zeros(self, H: Array) -> Array:
         """Raise entries of H that no later step could."""
         return H
 
-    def balance(self, H: Array, stats: SufficientStats) -> Array:
+    def normalize_components(self, H: Array, stats: SufficientStats) -> Array:
         """Choose the scale of each component, where any will do; the sums follow, in place."""
         return H
 
-    def project_block(self, block: Block, basis: Basis) -> Array:
+    def solve_W_block(self, block: Block, basis: Basis) -> Array:
         """Solve for the weights of a block of any real dtype, strip by strip.
 
         Returns
@@ -174,12 +176,12 @@ class Objective(ABC):
         W = np.empty((len(block), len(basis.H)), basis.H.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # checked below
             for rows, strip in block.strips(basis.H.dtype):
-                W[rows] = self.project(strip, basis)
+                W[rows] = self.solve_W(strip, basis)
         if not np.isfinite(W).all():
             raise DataError(OVERFLOW)
         return W
 
-    def measure(
+    def block_stats(
         self, block: Block, basis: Basis, *, weights: bool = True, dtype: Any = np.float64
     ) -> tuple[SufficientStats, Array | None]:
         """Solve for the weights of a block and form its share of the pass's sums.
@@ -206,24 +208,24 @@ class Objective(ABC):
         divergence = penalty = 0.0
         with np.errstate(over="ignore", invalid="ignore"):  # the loss is checked after the pass
             for rows, strip in block.strips(basis.H.dtype):
-                part = self.project(strip, basis)
+                part = self.solve_W(strip, basis)
                 if W is not None:
                     W[rows] = part
                 V = part if strip.weights is None else _weighted(part, strip.weights)
-                more = self.sums(strip, part, V, basis)
+                more = self.strip_sums(strip, part, V, basis)
                 S, T = _added(S, more[0], dtype), _added(T, more[1], dtype)
                 xx += strip.pixel_norms
                 divergence += more[2]
                 penalty += self._penalty_of_W(part, V)
         if S is None or T is None:
             S, T = np.zeros(self._shape_of_S(d, p), dtype), np.zeros((d, p), dtype)
-        return SufficientStats(S, T, xx, block.effective_rows, divergence, penalty), W
+        return SufficientStats(S, T, xx, block.total_weight, divergence, penalty), W
 
     def divergence(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
         """Compute D(x | w H) over the observed pixels: of each image and of each pixel, float64."""
         return divergences(strip.X, reconstruct(strip, W, H), floors(strip), self.beta)  # type: ignore[no-any-return]
 
-    def outcome(
+    def known_loss(
         self, stats: SufficientStats, Y: Array, improved: Array
     ) -> tuple[Array, float, float]:
         """Say which H the sums of a pass at Y know the loss of.
@@ -240,7 +242,7 @@ class Objective(ABC):
             H, divergence = improved, quadratic_loss(stats, improved)
         else:
             H, divergence = Y, stats.divergence
-        return H, divergence, divergence + stats.penalty + self._penalty_of_H(H, stats.rows)
+        return H, divergence, divergence + stats.penalty + self._penalty_of_H(H, stats.total_weight)
 
     def _shape_of_S(self, d: int, p: int) -> tuple[int, int]:
         return (d, d)
@@ -261,25 +263,27 @@ class Quadratic(Objective):
 
     exact: ClassVar[bool] = True
 
-    def project(self, strip: Strip, basis: Basis) -> Array:
+    def solve_W(self, strip: Strip, basis: Basis) -> Array:
         """Solve non-negative least squares by coordinate descent."""
-        return self.solve(self.linear(strip, basis), basis.G, strip.norms, basis.guess).T
+        return self.solve(
+            self.linear_terms(strip, basis), basis.G, strip.norms, basis.ridge_inverse
+        ).T
 
-    def linear(self, strip: Strip, basis: Basis) -> Array:
+    def linear_terms(self, strip: Strip, basis: Basis) -> Array:
         """Form the linear terms of the problems of a strip, (d, b)."""
         A: Array = basis.H @ strip.X.T
         if self.l1_W:
             A -= basis.H.dtype.type(self.l1_W)
         return A
 
-    def solve(self, A: Array, G: Array, norms: Array, guess: Array | None) -> Array:
+    def solve(self, A: Array, G: Array, norms: Array, ridge_inverse: Array | None) -> Array:
         """Solve problems with one Gram matrix; gives the weights, (d, b)."""
-        W: Array = np.zeros_like(A) if guess is None else np.maximum(guess @ A, 0)
-        G = _ridge(G, self.l2_W)
-        solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.sweeps, W_RELAXATION)
+        W: Array = np.zeros_like(A) if ridge_inverse is None else np.maximum(ridge_inverse @ A, 0)
+        G = _add_ridge(G, self.l2_W)
+        solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.max_sweeps, W_RELAXATION)
         return W
 
-    def balance(self, H: Array, stats: SufficientStats) -> Array:
+    def normalize_components(self, H: Array, stats: SufficientStats) -> Array:
         """Give components length 1: running sums mix weights of many H, and scales would drift.
 
         Raises
@@ -299,25 +303,27 @@ class Quadratic(Objective):
         balanced: Array = H / sizes[:, None]
         return balanced
 
-    def sums(self, strip: Strip, W: Array, V: Array, basis: Basis) -> tuple[Array, Array, float]:
+    def strip_sums(
+        self, strip: Strip, W: Array, V: Array, basis: Basis
+    ) -> tuple[Array, Array, float]:
         """Form ``W^T W`` and ``W^T X``."""
-        return gram_of_weights(strip, W), V.T @ strip.X, 0.0
+        return weighted_gram(strip, W), V.T @ strip.X, 0.0
 
-    def round_rows(self, n_components: int) -> int:
+    def warm_up_batch_size(self, n_components: int) -> int:
         """Choose the images of a batch where the same ones come again: more than in a stream."""
-        return max(ROUND_ROWS, n_components)
+        return max(WARM_UP_BATCH_SIZE, n_components)
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Choose that of the pixels: sums that forget need no more."""
         return dtype
 
-    def improve(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
+    def update_H(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
         """Solve for H, with the kernel of W on pixels instead of images."""
         improved = np.array(H, order="C")
-        S = _ridge(stats.S, stats.rows * self.l2_H)
+        S = _add_ridge(stats.S, stats.total_weight * self.l2_H)
         A = np.ascontiguousarray(stats.T)
         if self.l1_H:
-            A = A - A.dtype.type(stats.rows * self.l1_H)
+            A = A - A.dtype.type(stats.total_weight * self.l1_H)
         solve_nnls(A, S, 0.5 * stats.xx, improved, H_TOLERANCE, sweeps, 1.0)
         return improved
 
@@ -347,18 +353,18 @@ def _weighted(W: Array, weights: Array) -> Array:
     return weights.astype(W.dtype)[:, None] * W
 
 
-def total(images: Array, weights: Array | None) -> float:
+def weighted_sum(images: Array, weights: Array | None) -> float:
     """Sum over images, weighted if they have weights."""
     return float(images.sum() if weights is None else weights @ images)
 
 
-def gram_of_weights(strip: Strip, W: Array) -> Array:
+def weighted_gram(strip: Strip, W: Array) -> Array:
     """Form ``W^T W``, images weighted."""
     V = W if strip.weights is None else _weighted(W, np.sqrt(strip.weights))
     return gram(np.ascontiguousarray(V.T))
 
 
-def _ridge(G: Array, l2: float) -> Array:
+def _add_ridge(G: Array, l2: float) -> Array:
     if not l2:
         return G
     ridged: Array = G + G.dtype.type(l2) * np.eye(len(G), dtype=G.dtype)

@@ -21,18 +21,18 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Objective
-from dnmf.numerics.statistics import Basis, SufficientStats, gram, guess_from
+from dnmf.numerics.statistics import Basis, SufficientStats, compute_ridge_inverse, gram
 
 REFRESH = 4
 """Updates after which components get their scale, and weights a new guess of where they start."""
 
-PARTS, WORTH_PARTS = 2, 2**16
+PARTS, MIN_SPLIT_SIZE = 2, 2**16
 """Parts that a batch, and the pixels of H, are worked on in, and the entries of H from which it is
 worth it. However many threads there are: sums over other parts have other bits."""
 
 
 @dataclass(frozen=True)
-class Running:
+class OnlineState:
     """Where a stream of images has got to.
 
     Attributes
@@ -40,7 +40,7 @@ class Running:
     H : ndarray of shape (d, p), float64
     stats : SufficientStats or None
         Running sums; None before the first batch.
-    updates : int
+    n_updates : int
         Batches so far.
     settled : bool
         Whether the first sums came from a good H, and need not be forgotten sooner than others.
@@ -50,29 +50,29 @@ class Running:
 
     H: Array
     stats: SufficientStats | None = None
-    updates: int = 0
+    n_updates: int = 0
     settled: bool = False
     objective: Objective | None = None
 
 
-def batches_of(rows: Array, size: int) -> list[Array]:
+def split_batches(rows: Array, size: int) -> list[Array]:
     """Split rows into batches of that size or a little more."""
     return np.array_split(rows, max(len(rows) // size, 1))
 
 
-def follow(
+def update_on_batches(
     objective: Objective,
-    running: Running,
+    running: OnlineState,
     block: Block,
     batches: Iterable[tuple[Array, float]],
     threads: int = 1,
-) -> Running:
+) -> OnlineState:
     """Take a block's batches one after the other.
 
     Parameters
     ----------
     objective : Objective
-    running : Running
+    running : OnlineState
         Sums are kept in the dtype of its H.
     block : Block
     batches : iterable of (rows, keep)
@@ -82,34 +82,34 @@ def follow(
     """
     dtype = compute_dtype(block.X.dtype)
     # Copies: arrays that came in a message may lie anywhere, and round otherwise, or be another's.
-    H, total, updates = running.H.copy(order="C"), copy.deepcopy(running.stats), running.updates
+    H, total, updates = running.H.copy(order="C"), copy.deepcopy(running.stats), running.n_updates
     G: Array | None = None
     guess: Array | None = None
-    parts = PARTS if H.size >= WORTH_PARTS else 1
+    parts = PARTS if H.size >= MIN_SPLIT_SIZE else 1
     pixels = [slice(*bounds) for bounds in _cut(H.shape[1], parts)]
     with ThreadPoolExecutor(1) as pool:
         each = partial(_both, pool) if parts > 1 and threads > 1 else _one_by_one
         for rows, keep in batches:
             if total is not None and updates % REFRESH == 0:
-                H, G = objective.balance(H, total), None
-            basis = Basis.of(H, dtype) if G is None else Basis(H.astype(dtype, copy=False), G)
+                H, G = objective.normalize_components(H, total), None
+            basis = Basis.from_H(H, dtype) if G is None else Basis(H.astype(dtype, copy=False), G)
             if guess is None or updates % REFRESH == 0:
-                guess = guess_from(basis.G)
-            basis = replace(basis, guess=guess)
+                guess = compute_ridge_inverse(basis.G)
+            basis = replace(basis, ridge_inverse=guess)
             measure = partial(_sums, objective, block, basis, H.dtype)
             new = each(measure, [rows[a:b] for a, b in _cut(len(rows), parts)])
             if not any(part.T.any() for part in new):
                 continue  # nothing but dark or missing pixels: nothing to learn
             if total is None:
-                total, new, keep = new[0].blend(1, new[1:]), [], 1.0
-            total = total.blend(keep, new, of=("S",))
+                total, new, keep = new[0].scale_and_add(1, new[1:]), [], 1.0
+            total = total.scale_and_add(keep, new, names=("S",))
             improve = partial(_improved, objective, H, total, new, keep, dtype)
             columns, grams = zip(*each(improve, pixels), strict=True)
             improved = np.concatenate(columns, axis=1)
-            H = objective.alive(improved)
+            H = objective.raise_zeros(improved)
             G = sum(grams[1:], grams[0]) if H is improved else None
             updates += 1
-    return replace(running, H=H, stats=total, updates=updates, objective=objective)
+    return replace(running, H=H, stats=total, n_updates=updates, objective=objective)
 
 
 def _one_by_one(run: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
@@ -129,7 +129,7 @@ def _cut(n: int, parts: int) -> list[tuple[int, int]]:
 def _sums(
     objective: Objective, block: Block, basis: Basis, dtype: Any, rows: Array
 ) -> SufficientStats:
-    return objective.measure(block.take(rows), basis, weights=False, dtype=dtype)[0]
+    return objective.block_stats(block.take(rows), basis, weights=False, dtype=dtype)[0]
 
 
 def _improved(
@@ -143,20 +143,20 @@ def _improved(
 ) -> tuple[Array, Array]:
     """Bring the sums of some pixels up to date, and improve H there; give its Gram matrix, too."""
     part = objective.columns(total, pixels)
-    part.blend(keep, [objective.columns(more, pixels) for more in new], of=("T", "xx"))
-    improved = objective.improve(H[:, pixels], part, sweeps=1)
+    part.scale_and_add(keep, [objective.columns(more, pixels) for more in new], names=("T", "xx"))
+    improved = objective.update_H(H[:, pixels], part, sweeps=1)
     return improved, gram(np.ascontiguousarray(improved, dtype=dtype))
 
 
-def follow_block(
+def update_on_block(
     block: Block,
     *,
     objective: Objective,
-    running: Running,
+    running: OnlineState,
     forget: float,
     n_rows: int,
-    batch_rows: int | None,
-) -> Running:
+    batch_size: int | None,
+) -> OnlineState:
     """Take all of a block, in its order; a task, so that the pixels stay where they are.
 
     Parameters
@@ -166,13 +166,13 @@ def follow_block(
         updates keep less, (t + 1) / (t + 3) after t of them: they come from a poor H.
     n_rows : int
         Images of the call that the block is part of.
-    batch_rows : int or None
+    batch_size : int or None
         Images per update at most.
     """
-    batches = batches_of(np.arange(len(block)), objective.batch_rows(len(running.H), batch_rows))
+    batches = split_batches(np.arange(len(block)), objective.batch_size(len(running.H), batch_size))
     keep = forget ** (len(block) / n_rows / len(batches))
-    first = running.updates if not running.settled else 10**9
-    return follow(
+    first = running.n_updates if not running.settled else 10**9
+    return update_on_batches(
         objective,
         running,
         block,

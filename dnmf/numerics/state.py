@@ -9,10 +9,10 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import DataError
-from dnmf.numerics.block import NO_WEIGHT
+from dnmf.numerics.block import ALL_WEIGHTS_ZERO
 from dnmf.numerics.h_update import Step
 from dnmf.numerics.objective import OVERFLOW, Objective
-from dnmf.numerics.statistics import NOTHING_HIDDEN
+from dnmf.numerics.statistics import NO_HELD_OUT
 
 BETA = 0.8
 BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
@@ -64,7 +64,7 @@ class State:
     n_reads: float = 0.0
     xx: float = 0.0
     energies: tuple[float, ...] = ()
-    held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
+    held_out: Array = field(default_factory=lambda: NO_HELD_OUT)
 
     @classmethod
     def at(cls, H: Array, n_reads: float = 0.0) -> State:
@@ -109,7 +109,7 @@ def advance(objective: Objective, state: State, step: Step) -> State:
         Of the pass over X at ``state.Y``.
     """
     if step.rows <= 0:
-        raise DataError(NO_WEIGHT)
+        raise DataError(ALL_WEIGHTS_ZERO)
     improved, loss = step.H, step.loss
     if not (np.isfinite(loss) and np.isfinite(improved).all()):
         raise DataError(OVERFLOW)
@@ -129,7 +129,7 @@ def advance(objective: Objective, state: State, step: Step) -> State:
         known,
         H=improved if objective.exact else state.Y,
         Z=improved,
-        Y=np.maximum(objective.keeps * improved, further),
+        Y=np.maximum(objective.extrapolation_floor * improved, further),
         beta=min(beta_max, BETA_GROWTH * state.beta),
         beta_max=beta_max,
         losses=(*state.losses, loss),

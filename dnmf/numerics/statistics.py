@@ -15,10 +15,10 @@ from dnmf.numerics.block import compute_dtype
 RIDGE = 0.01
 """Of the guess that weights start from, where components have length 1."""
 
-NOTHING_HIDDEN: Array = np.zeros((0, 2))
+NO_HELD_OUT: Array = np.zeros((0, 2))
 
 
-class _Travels:
+class _CanonicalArrays:
     """Arrays that come out of a message as they went in: contiguous, aligned and writable.
 
     NumPy multiplies an array that is not aligned by other means, and numba compiles another version
@@ -27,10 +27,10 @@ class _Travels:
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (type(self), *vars(self).values())
+        return _rebuild, (type(self), *vars(self).values())
 
 
-def _arrived(kind: type[Any], *values: Any) -> Any:
+def _rebuild(kind: type[Any], *values: Any) -> Any:
     return kind(
         *(
             np.require(value, requirements=["C", "A", "W"])
@@ -42,35 +42,35 @@ def _arrived(kind: type[Any], *values: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Basis(_Travels):
+class Basis(_CanonicalArrays):
     """H and its Gram matrix: all that a block needs to know of a pass.
 
     Attributes
     ----------
     H : ndarray of shape (d, p), float32 or float64
     G : ndarray of shape (d, d), ``H H^T``
-    guess : ndarray of shape (d, d), or None
+    ridge_inverse : ndarray of shape (d, d), or None
         Makes starts of weights from ``H x``; None to start from zero.
     """
 
     H: Array
     G: Array
-    guess: Array | None = None
+    ridge_inverse: Array | None = None
 
     @classmethod
-    def of(cls, H: Array, dtype: np.dtype[Any], guess: Array | None = None) -> Basis:
+    def from_H(cls, H: Array, dtype: np.dtype[Any], ridge_inverse: Array | None = None) -> Basis:
         """Cast H to the dtype of the computation and form its Gram matrix."""
         H = np.ascontiguousarray(H, dtype=dtype)
-        return cls(H, gram(H), guess)
+        return cls(H, gram(H), ridge_inverse)
 
     @classmethod
     def for_pixels(cls, H: Array, pixels: np.dtype[Any]) -> Basis:
         """Choose the dtype of the computation by that of the pixels, and where weights start."""
-        basis = cls.of(H, compute_dtype(pixels))
-        return replace(basis, guess=guess_from(basis.G))
+        basis = cls.from_H(H, compute_dtype(pixels))
+        return replace(basis, ridge_inverse=compute_ridge_inverse(basis.G))
 
 
-def guess_from(G: Array) -> Array:
+def compute_ridge_inverse(G: Array) -> Array:
     """Make the matrix that turns ``H x`` into a start for the weights of x.
 
     Ridge regression knows nothing of signs, but its positive part has most of the right weights:
@@ -92,19 +92,19 @@ def guess_from(G: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class SufficientStats(_Travels):
+class SufficientStats(_CanonicalArrays):
     """What a pass brings home from some rows; additive over rows. All float64.
 
     Attributes
     ----------
-    S : ndarray of shape (d, d), or (d, p) for `Multiplicative`
+    S : ndarray of shape (d, d), or (d, p) for `BetaDivergence`
         ``W^T W``; or ``W^T Y^(beta - 1)`` with Y = W H.
     T : ndarray of shape (d, p)
         ``W^T X``, missing pixels filled in; or ``H^(1/gamma) W^T (X Y^(beta - 2))``, entry by
         entry, with gamma the exponent of the step: sums over different H then make sense.
     xx : ndarray of shape (p,)
         Sum of x^2 of each pixel over the images.
-    rows : float
+    total_weight : float
         Sum of the images' weights.
     divergence : float
         ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; 0 for `Quadratic`, which knows better.
@@ -119,18 +119,18 @@ class SufficientStats(_Travels):
     S: Array
     T: Array
     xx: Array
-    rows: float = 0.0
+    total_weight: float = 0.0
     divergence: float = 0.0
     penalty: float = 0.0
     written: tuple[tuple[int, int], ...] = ()
-    held_out: Array = field(default_factory=lambda: NOTHING_HIDDEN)
+    held_out: Array = field(default_factory=lambda: NO_HELD_OUT)
 
     def __add__(self, other: SufficientStats) -> SufficientStats:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return SufficientStats(*(mine + theirs for mine, theirs in pairs))
 
     def __iadd__(self, other: SufficientStats) -> SufficientStats:
-        return self.blend(1, (other,))
+        return self.scale_and_add(1, (other,))
 
     def scaled(self, factor: float) -> SufficientStats:
         """Weigh all the images behind the sums by a factor."""
@@ -138,8 +138,8 @@ class SufficientStats(_Travels):
         scaled = SufficientStats(*(factor * value for value in sums))
         return replace(scaled, written=written, held_out=factor * held_out)
 
-    def blend(
-        self, keep: float, parts: Sequence[SufficientStats], of: Sequence[str] = ("S", "T", "xx")
+    def scale_and_add(
+        self, keep: float, parts: Sequence[SufficientStats], names: Sequence[str] = ("S", "T", "xx")
     ) -> SufficientStats:
         """Scale these sums and add others, in the arrays of these: faster than new ones.
 
@@ -147,22 +147,22 @@ class SufficientStats(_Travels):
         ----------
         keep : float
         parts : sequence of SufficientStats
-        of : sequence of str
+        names : sequence of str
             Arrays to bring up to date; the others wait for another call.
         """
-        for name in of:
+        for name in names:
             mine = getattr(self, name)
             mine *= keep
             for part in parts:
                 mine += getattr(part, name)
-        rows, divergence, penalty = (
+        total_weight, divergence, penalty = (
             keep * getattr(self, name) + sum(getattr(part, name) for part in parts)
-            for name in ("rows", "divergence", "penalty")
+            for name in ("total_weight", "divergence", "penalty")
         )
         written = sum((part.written for part in parts), self.written)
         held_out = sum((part.held_out for part in parts), keep * self.held_out)
         return SufficientStats(
-            self.S, self.T, self.xx, rows, divergence, penalty, written, held_out
+            self.S, self.T, self.xx, total_weight, divergence, penalty, written, held_out
         )
 
 
@@ -179,7 +179,10 @@ class StatsPerModel:
 
     def __iadd__(self, other: StatsPerModel) -> StatsPerModel:
         return StatsPerModel(
-            tuple(mine.blend(1, (more,)) for mine, more in zip(self.each, other.each, strict=True))
+            tuple(
+                mine.scale_and_add(1, (more,))
+                for mine, more in zip(self.each, other.each, strict=True)
+            )
         )
 
 

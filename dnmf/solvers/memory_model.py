@@ -97,7 +97,7 @@ class Sizes:
             -(-len(blocks.ranges) // group),
             0 if plain else 3 if objective.beta in (1, 2) else 6,
             1 if isinstance(objective, Quadratic) else 2,
-            objective.round_rows(n_components),
+            objective.warm_up_batch_size(n_components),
             PROBE_ROWS if isinstance(objective, Quadratic) else 0,
             blocks.masks is not None or blocks.rules.nan_is_missing,
             isinstance(blocks, LocalBlocks),

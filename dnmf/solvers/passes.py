@@ -128,13 +128,13 @@ def _evaluate(block: Block, *, points: Sequence[Point], bases: Sequence[Basis]) 
 
 def _evaluate_whole(block: Block, point: Point, basis: Basis) -> SufficientStats:
     sink = point.sink
-    stats, W = point.objective.measure(block, basis, weights=sink is not None)
+    stats, W = point.objective.block_stats(block, basis, weights=sink is not None)
     if sink is None or W is None:
         return stats
     return replace(stats, written=((block.start, sink(W, block.start) or 0),))
 
 
 def _evaluate_part(shown: HeldOutBlock, point: Point, basis: Basis) -> SufficientStats:
-    stats, W = point.objective.measure(shown.visible, basis)
+    stats, W = point.objective.block_stats(shown.visible, basis)
     assert W is not None
-    return replace(stats, held_out=shown.held_out(W, basis, point.objective.beta))
+    return replace(stats, held_out=shown.held_out_sums(W, basis, point.objective.beta))

@@ -47,7 +47,7 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     n, p = blocks.shape
     wanted = sample_rows(n, p, blocks.dtype.itemsize)
     if wanted == n and isinstance(blocks, LocalBlocks) and blocks.is_plain:
-        whole = Block(blocks.array, 0, None, blocks.weights).numbered()
+        whole = Block(blocks.array, 0, None, blocks.weights).with_row_numbers()
         return _usable(whole, blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
     chosen = _choose_blocks(blocks.ranges, wanted, rng)
@@ -94,7 +94,7 @@ def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Bloc
     rng = np.random.default_rng([seed, 1, block.start])
     count = max(1, int(share * len(block)))
     rows = np.sort(rng.permutation(len(block))[:count])
-    return _usable(block.numbered().take(rows), positive)
+    return _usable(block.with_row_numbers().take(rows), positive)
 
 
 def _join(parts: Iterable[Block], most: int, p: int) -> Block:
@@ -109,7 +109,7 @@ def _join(parts: Iterable[Block], most: int, p: int) -> Block:
             observed = np.ones((most, p), bool) if observed is None else observed
             observed[rows] = part.observed
         weights += [] if part.weights is None else [part.weights]
-        numbers.append(part.numbers)
+        numbers.append(part.row_numbers)
     assert X is not None  # there is no X without a block
     seen = None if observed is None else observed[:n]
     weighed = np.concatenate(weights) if weights else None

@@ -12,11 +12,11 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import CPU_COUNT, one_blas_thread, side_by_side
-from dnmf.numerics.block import Block, alike, compute_dtype
+from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.holdout import Holdout
-from dnmf.numerics.masked import SHARED, MaskedQuadratic
+from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
-from dnmf.numerics.online import Running, batches_of, follow
+from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
 from dnmf.numerics.state import State
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.nndsvd import nndsvd_H
@@ -176,11 +176,11 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         plain = Quadratic() if sample.observed is None else MaskedQuadratic()
         for part in (plain, objective):
             updates = _short(part, len(H), len(sample))
-            H = objective.alive(online_round(part, H, sample, rng, updates))
+            H = objective.raise_zeros(online_round(part, H, sample, rng, updates))
         return H
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     d, p = H.shape
-    quick = replace(objective, sweeps=min(objective.sweeps, max(ROUND_STEPS // d, 1)))
+    quick = replace(objective, max_sweeps=min(objective.max_sweeps, max(ROUND_STEPS // d, 1)))
     most, updates = _rounds(objective, d, p, tol)
     patience = _patience(tol)
     best, lowest, idle = H, np.inf, 0
@@ -208,7 +208,7 @@ def updates_between(objective: Objective, d: int, blocks: Blocks, tol: float) ->
 
 
 def _short(objective: Objective, d: int, n_sample: int) -> int:
-    return max(SHORT, n_sample // objective.round_rows(d))
+    return max(SHORT, n_sample // objective.warm_up_batch_size(d))
 
 
 def _patience(tol: float) -> int:
@@ -220,14 +220,14 @@ def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]
     if tol >= ROUGH_TOL:
         least, most = ROUGH
         return 1, min(max(least, round(2.2 * d)), most)
-    flops = ROUND * objective.round_rows(d) * (4 * d * p + SOLVE_FLOPS * d**2)
+    flops = ROUND * objective.warm_up_batch_size(d) * (4 * d * p + SOLVE_FLOPS * d**2)
     return min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1)), ROUND
 
 
 def loss_of(objective: Objective, H: Array, block: Block) -> float:
     """Compute the loss of a block, with the weights that H gives it."""
-    stats, _ = objective.measure(block, Basis.for_pixels(H, block.X.dtype), weights=False)
-    return objective.outcome(stats, H, H)[2]
+    stats, _ = objective.block_stats(block, Basis.for_pixels(H, block.X.dtype), weights=False)
+    return objective.known_loss(stats, H, H)[2]
 
 
 def online_round(
@@ -237,7 +237,7 @@ def online_round(
 
     Images are taken in a random order, and in another when all have had their turn.
     """
-    size = objective.round_rows(len(H))
+    size = objective.warm_up_batch_size(len(H))
     together = _share_masks(sample)
     batches: list[Array] = []
     while len(batches) < updates:
@@ -245,20 +245,21 @@ def online_round(
     keeps = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
     dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
     each = zip(batches[:updates], keeps.tolist(), strict=True)
-    return follow(objective, Running(H.astype(dtype)), sample, each, CPU_COUNT).H.astype(np.float64)
+    state = OnlineState(H.astype(dtype))
+    return update_on_batches(objective, state, sample, each, CPU_COUNT).H.astype(np.float64)
 
 
 def _share_masks(sample: Block) -> list[Array]:
     """Cut a sample into images that share their mask, where many do."""
     rows = np.arange(len(sample))
-    together = [] if sample.observed is None else alike(sample.observed)
-    many = len(rows) >= 2 * SHARED * len(together) > 0
+    together = [] if sample.observed is None else equal_mask_slices(sample.observed)
+    many = len(rows) >= 2 * MIN_IMAGES_PER_MASK * len(together) > 0
     return [rows[some] for some in together] if many else [rows]
 
 
 def _shuffled(together: list[Array], size: int, rng: np.random.Generator) -> list[Array]:
     """Split rows into batches at random, of few parts each: images that share a mask cost less."""
-    pieces = [some for part in together for some in batches_of(rng.permutation(part), size)]
+    pieces = [some for part in together for some in split_batches(rng.permutation(part), size)]
     if len(together) <= 1:
         return pieces
     batches: list[Array] = []

@@ -34,7 +34,7 @@ from dnmf.engine.tree_reduce import (
 from dnmf.errors import BlockError, DataError
 from dnmf.estimators import inputs
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.statistics import Basis
@@ -48,13 +48,13 @@ WEIGHTS = np.random.default_rng(3).integers(0, 3, 700)
 OBJECTIVES = [
     SQUARED,
     MaskedQuadratic(l1_W=3.0, l2_H=0.5),
-    Multiplicative(1.0),
-    Multiplicative(1.5),
+    BetaDivergence(1.0),
+    BetaDivergence(1.5),
 ]
 
 
 def stats_of(block, *, basis, objective):
-    return objective.measure(block, basis)[0]
+    return objective.block_stats(block, basis)[0]
 
 
 def rows_of(block):
@@ -66,7 +66,7 @@ def list_starts(block):
 
 
 def run_pass(blocks, dtype=np.float32, objective=SQUARED):
-    task = partial(stats_of, basis=Basis.of(H, np.dtype(dtype)), objective=objective)
+    task = partial(stats_of, basis=Basis.from_H(H, np.dtype(dtype)), objective=objective)
     return blocks.map_sum(task)
 
 

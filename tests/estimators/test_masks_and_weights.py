@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 import dnmf
 from dnmf.errors import DataError
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.statistics import Basis
@@ -35,23 +35,23 @@ def test_weights_are_the_minimum_over_observed_pixels(seed, share, d):
     rng = np.random.default_rng(seed)
     X, H = rng.random((6, 12)), rng.random((d, 12))
     seen = rng.random(X.shape) >= share
-    W = MaskedQuadratic().project_block(Block(X * seen, 0, seen), Basis.of(H, np.dtype(float)))
+    W = MaskedQuadratic().solve_W_block(Block(X * seen, 0, seen), Basis.from_H(H, np.dtype(float)))
     for x, w, m in zip(X, W, seen, strict=True):
         exact = nnls(H[:, m].T, x[m])[0] if m.any() else np.zeros(d)
         best, found = (loss(x[m][None], v[None], H[:, m]) for v in (exact, w))
         assert found <= best + 0.02 * loss(x[m][None], 0 * w[None], H[:, m]) + 1e-12
 
 
-@pytest.mark.parametrize("objective", [MaskedQuadratic(), Multiplicative(1.0), Multiplicative(1.5)])
+@pytest.mark.parametrize("objective", [MaskedQuadratic(), BetaDivergence(1.0), BetaDivergence(1.5)])
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10**6))
 def test_the_H_step_lowers_the_masked_loss(objective, seed):
     rng = np.random.default_rng(seed)
     X, H = rng.random((20, 9)), rng.random((3, 9))
     seen = rng.random(X.shape) > 0.4
-    block, basis = Block(X * seen, 0, seen), Basis.of(H, np.dtype(float))
-    stats, W = objective.measure(block, basis)
-    better = objective.improve(H, stats)
+    block, basis = Block(X * seen, 0, seen), Basis.from_H(H, np.dtype(float))
+    stats, W = objective.block_stats(block, basis)
+    better = objective.update_H(H, stats)
 
     def value(H):
         _, strip = next(block.strips(np.dtype(float)))

@@ -15,7 +15,7 @@ from sklearn.decomposition._nmf import _beta_divergence
 import dnmf
 from dnmf.errors import DataError
 from dnmf.numerics.beta import FLOOR, divergences
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.statistics import Basis
 
@@ -29,7 +29,7 @@ def positive(rng, n, p, beta):
 
 
 def solved(X, H, objective, **aside):
-    return objective.project_block(Block(X, **aside), Basis.of(H, np.dtype(float)))
+    return objective.solve_W_block(Block(X, **aside), Basis.from_H(H, np.dtype(float)))
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -57,7 +57,7 @@ def test_kullback_leibler_weights_are_the_minimum(seed, d, l1, l2, hide):
     X, H = positive(rng, 3, 15, 1), rng.random((d, 15)) * (rng.random((d, 15)) > 0.4)
     seen = rng.random(X.shape) > 0.3 * hide
     X = X * seen
-    W = solved(X, H, Multiplicative(1.0, l1, l2), observed=seen)
+    W = solved(X, H, BetaDivergence(1.0, l1, l2), observed=seen)
     for x, w, m in zip(X, W, seen, strict=True):
 
         def loss(v, x=x, m=m):
@@ -76,7 +76,7 @@ def test_kullback_leibler_weights_are_the_minimum(seed, d, l1, l2, hide):
 def test_multiplicative_weights_lower_the_divergence_like_many_plain_steps(beta):
     rng = np.random.default_rng(1)
     X, H = positive(rng, 20, 15, beta), rng.random((4, 15))
-    W = solved(X, H, Multiplicative(beta))
+    W = solved(X, H, BetaDivergence(beta))
     plain = descend(X, H, beta, steps=400)
     assert _beta_divergence(X, W, H, beta) <= 1.01 * _beta_divergence(X, plain, H, beta)
 
@@ -86,17 +86,17 @@ def test_multiplicative_weights_lower_the_divergence_like_many_plain_steps(beta)
 def test_the_H_step_never_raises_the_objective(beta, penalty):
     rng = np.random.default_rng(2)
     X, H = positive(rng, 30, 12, beta), rng.random((3, 12)) + 0.01
-    objective = Multiplicative(beta, penalty, penalty, penalty, penalty)
-    basis = Basis.of(H, np.dtype(float))
-    stats, W = objective.measure(Block(X), basis)
-    better = objective.improve(H, stats)
+    objective = BetaDivergence(beta, penalty, penalty, penalty, penalty)
+    basis = Basis.from_H(H, np.dtype(float))
+    stats, W = objective.block_stats(Block(X), basis)
+    better = objective.update_H(H, stats)
 
     def value(H):
         penalties = penalty * W.sum() + penalty / 2 * (W**2).sum()
         on_H = 30 * (penalty * H.sum() + penalty / 2 * (H**2).sum())
         return _beta_divergence(X, W, H, beta) + penalties + on_H
 
-    assert objective.outcome(stats, H, better)[2] == pytest.approx(value(H), rel=1e-5)
+    assert objective.known_loss(stats, H, better)[2] == pytest.approx(value(H), rel=1e-5)
     assert value(better) <= value(H) * (1 + 1e-9)
 
 
@@ -104,8 +104,8 @@ def test_the_H_step_never_raises_the_objective(beta, penalty):
 def test_an_images_weights_do_not_depend_on_its_neighbours(beta):
     rng = np.random.default_rng(3)
     X, H = positive(rng, 40, 12, beta), rng.random((3, 12))
-    together = solved(X, H, Multiplicative(beta))
-    alone = np.vstack([solved(x[None], H, Multiplicative(beta)) for x in X])
+    together = solved(X, H, BetaDivergence(beta))
+    alone = np.vstack([solved(x[None], H, BetaDivergence(beta)) for x in X])
     np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-12)
 
 

@@ -10,7 +10,7 @@ from reference import fit_of
 
 import dnmf.numerics.h_update
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
@@ -21,11 +21,11 @@ OBJECTIVES = [
     SQUARED,
     Quadratic(l1_W=0.1, l2_H=0.2),
     MaskedQuadratic(),
-    Multiplicative(2.0),
-    Multiplicative(1.0),
-    Multiplicative(1.5),
-    Multiplicative(0.5),
-    Multiplicative(3.0),
+    BetaDivergence(2.0),
+    BetaDivergence(1.0),
+    BetaDivergence(1.5),
+    BetaDivergence(0.5),
+    BetaDivergence(3.0),
 ]
 
 
@@ -51,10 +51,10 @@ def test_are_what_they_say(objective, seed, d, aside):
     masked = aside and type(objective) is not Quadratic
     seen = seen if masked else 1
     block = Block(X * seen, 0, seen if masked else None, weights if aside else None)
-    stats, W = objective.measure(block, Basis.for_pixels(H, X.dtype))
+    stats, W = objective.block_stats(block, Basis.for_pixels(H, X.dtype))
     found = objective.energies(stats, H)
     # For squared error missing pixels are as the model says they are.
-    counted = seen if isinstance(objective, Multiplicative) else 1
+    counted = seen if isinstance(objective, BetaDivergence) else 1
     np.testing.assert_allclose(found, energies(W, H, objective.beta, weights, counted), rtol=1e-6)
     total = np.sum(np.expand_dims(weights, -1) * counted * (W @ H) ** objective.beta)
     assert found.sum() == pytest.approx(total, rel=1e-6)
@@ -66,7 +66,7 @@ def test_of_a_pass_are_those_of_the_components_it_knows(objective, monkeypatch):
     X, Y = rng.random((40, 1300)) + 0.1, rng.random((3, 1300))
     blocks = blocks_of(X)
     whole = run_pass(blocks, objective, Y)
-    _, W = objective.measure(Block(X), Basis.for_pixels(Y, X.dtype))
+    _, W = objective.block_stats(Block(X), Basis.for_pixels(Y, X.dtype))
     known = whole.H if objective.exact else Y
     np.testing.assert_allclose(whole.energies, energies(W, known, objective.beta), rtol=1e-6)
     monkeypatch.setattr(dnmf.numerics.h_update, "COLUMNS", 512)

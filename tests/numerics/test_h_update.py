@@ -8,7 +8,7 @@ import pytest
 import dnmf.numerics.h_update
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.h_update import COLUMNS, joined, steps
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
@@ -18,7 +18,7 @@ OBJECTIVES = [
     SQUARED,
     Quadratic(l1_W=0.1, l2_W=0.2, l1_H=0.01, l2_H=0.02),
     MaskedQuadratic(),
-    Multiplicative(1.0, l1_W=0.1),
+    BetaDivergence(1.0, l1_W=0.1),
 ]
 
 

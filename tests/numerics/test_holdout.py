@@ -27,12 +27,12 @@ def images(n, p, seed=0):
 
 def hidden_in(resampled):
     """The hidden cells, as rows of the table of all images."""
-    return resampled.table[resampled.groups]
+    return resampled.hidden_pixels[resampled.groups]
 
 
 def in_order(resampled, values):
     """Values of images in the order of the numbers of these."""
-    return values[np.argsort(resampled.whole.numbers)]
+    return values[np.argsort(resampled.whole.row_numbers)]
 
 
 @st.composite
@@ -58,14 +58,14 @@ class TestWhatIsHidden:
         }
         for rows in parts:
             ascending = (np.diff(rows) == 1).all()
-            block = Block(X[rows], rows[0]) if ascending else Block(X).numbered().take(rows)
+            block = Block(X[rows], rows[0]) if ascending else Block(X).with_row_numbers().take(rows)
             part = resample(block)
-            assert sorted(part.whole.numbers) == sorted(rows)
-            assert (part.visible.numbers == part.whole.numbers).all()
-            assert (X[part.whole.numbers] == part.whole.X).all()
+            assert sorted(part.whole.row_numbers) == sorted(rows)
+            assert (part.visible.row_numbers == part.whole.row_numbers).all()
+            assert (X[part.whole.row_numbers] == part.whole.X).all()
             found = (hidden_in(part), part.visible.weights, part.buckets, part.visible.X)
             for values, known in zip(found, expected.values(), strict=True):
-                assert (values == known[part.whole.numbers]).all()
+                assert (values == known[part.whole.row_numbers]).all()
 
     @given(cut_images(), seeds)
     def test_nor_on_where_X_is_cut(self, cut, seed):
@@ -82,14 +82,14 @@ class TestWhatIsHidden:
 
     @given(st.integers(1, 300), seeds, shares)
     def test_is_the_same_share_of_every_image_and_every_pixel(self, p, seed, share):
-        table = Holdout(seed, share).table(p)
+        table = Holdout(seed, share).hidden_pixels(p)
         assert table.shape == (GROUPS, p)
         assert (np.abs(table.sum(axis=1) - share * p) < 1).all()
         assert (table.sum(axis=0) == round(share * GROUPS)).all()
 
     @given(st.integers(2, 19), seeds, shares)
     def test_is_never_all_of_an_image(self, p, seed, share):
-        assert not Holdout(seed, share).table(p).all(axis=1).any()
+        assert not Holdout(seed, share).hidden_pixels(p).all(axis=1).any()
 
     def test_is_another_for_another_seed(self):
         X, p = images(2000, 400), 400
@@ -98,18 +98,18 @@ class TestWhatIsHidden:
         assert both.mean() == pytest.approx(0.04, abs=0.002)
         again = Holdout(3, 0.2)(Block(X))
         assert (hidden_in(again) == hidden_in(one)).all()
-        assert not (one.table[0] == other.table[0]).all()
+        assert not (one.hidden_pixels[0] == other.hidden_pixels[0]).all()
         # All groups of images are there, and none has more than its share by more than chance.
         counts = np.bincount(one.groups, minlength=GROUPS)
         assert (np.abs(counts - 100) < 5 * np.sqrt(100)).all()
-        assert p == one.table.shape[1]
+        assert p == one.hidden_pixels.shape[1]
 
     @given(cut_images(), seeds, shares)
     def test_leaves_no_trace(self, cut, seed, share):
         X, _ = cut
         resample = Holdout(seed, share)
         known = resample(Block(X))
-        order = known.whole.numbers
+        order = known.whole.row_numbers
         other = X.copy()
         other[order] = np.where(hidden_in(known), 255 - X[order], X[order])
         found = resample(Block(other))
@@ -124,8 +124,8 @@ class TestWhatIsHidden:
         seen, weights = rng.random(X.shape) > 0.3, rng.random(len(X))
         plain = Holdout(seed, share)(Block(X))
         found = Holdout(seed, share)(Block(X * seen, 0, seen, weights))
-        order = found.whole.numbers
-        assert (order == plain.whole.numbers).all()
+        order = found.whole.row_numbers
+        assert (order == plain.whole.row_numbers).all()
         assert (found.whole.observed == seen[order]).all()
         assert (found.whole.weights == weights[order]).all()
         assert (found.visible.observed == plain.visible.observed & seen[order]).all()
@@ -176,8 +176,8 @@ class TestHeldOut:
             seen, weights = rng.random(X.shape) > 0.3, rng.random(len(X))
         block = Block(X * seen, 0, seen, weights) if aside else Block(X)
         resampled = Holdout(seed, share)(block)
-        order = resampled.whole.numbers
-        found = resampled.held_out(W[order], Basis.of(H, np.dtype(float)), beta)
+        order = resampled.whole.row_numbers
+        found = resampled.held_out_sums(W[order], Basis.from_H(H, np.dtype(float)), beta)
 
         expected = np.zeros((BUCKETS, 2))
         for i, hidden, bucket in zip(order, hidden_in(resampled), resampled.buckets, strict=True):
@@ -192,7 +192,9 @@ class TestHeldOut:
     def test_the_cap_is_what_was_visible_of_the_image(self):
         X = np.array([[5.0] * 40, [7.0] * 40])
         resampled = Holdout(0, 0.1)(Block(X))
-        wild = resampled.held_out(np.full((2, 1), 1e9), Basis.of(np.ones((1, 40)), X.dtype), 2)
+        wild = resampled.held_out_sums(
+            np.full((2, 1), 1e9), Basis.from_H(np.ones((1, 40)), X.dtype), 2
+        )
         assert wild.sum(axis=0).tolist() == [0, 8]
 
     @given(cut_images(), seeds, st.sampled_from([1, 2]))
@@ -200,11 +202,11 @@ class TestHeldOut:
         X, parts = cut
         resample, rng = Holdout(seed, 0.25), np.random.default_rng(seed)
         W, weights = rng.random((len(X), 2)), rng.random(len(X))
-        basis = Basis.of(255 * rng.random((2, X.shape[1])), np.dtype(float))
+        basis = Basis.from_H(255 * rng.random((2, X.shape[1])), np.dtype(float))
 
         def sums(rows):
-            part = resample(Block(X, 0, None, weights).numbered().take(rows))
-            return part.held_out(W[part.whole.numbers], basis, beta)
+            part = resample(Block(X, 0, None, weights).with_row_numbers().take(rows))
+            return part.held_out_sums(W[part.whole.row_numbers], basis, beta)
 
         whole = sums(np.arange(len(X)))
         np.testing.assert_allclose(sum(map(sums, parts)), whole, rtol=1e-5, atol=1e-9)
@@ -213,9 +215,9 @@ class TestHeldOut:
 class TestNumbers:
     def test_are_kept_by_images_that_are_selected(self):
         block = Block(images(9, 3), 100)
-        assert block.numbers.tolist() == list(range(100, 109))
-        some = block.numbered().take([5, 2, 7]).take(np.array([True, False, True]))
-        assert some.numbers.tolist() == [105, 107]
+        assert block.row_numbers.tolist() == list(range(100, 109))
+        some = block.with_row_numbers().take([5, 2, 7]).take(np.array([True, False, True]))
+        assert some.row_numbers.tolist() == [105, 107]
         assert (block.X[[5, 7]] == some.X).all()
 
     @pytest.mark.parametrize("rows", [30, 10**6])
@@ -229,11 +231,11 @@ class TestNumbers:
         blocks = blocks_of(X if here else da.from_array(X, chunks=(20, -1)), weights)
         sample, _ = take_sample(blocks, seed=2)
         assert len(sample) > 10
-        assert (sample.numbers == sample.X[:, 0]).all()
+        assert (sample.row_numbers == sample.X[:, 0]).all()
         # The warm-up is shown the same cells as the passes.
         resample = Holdout(5, 0.2)
         shown, whole = resample(sample), resample(Block(X, 0, None, weights))
-        order = shown.visible.numbers
+        order = shown.visible.row_numbers
         for name in ("X", "observed", "weights"):
             known = in_order(whole, getattr(whole.visible, name))
             assert (getattr(shown.visible, name) == known[order]).all()

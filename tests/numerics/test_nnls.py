@@ -10,12 +10,12 @@ from reference import weights
 
 from dnmf.numerics.nnls import LANES, solve_nnls
 from dnmf.numerics.objective import W_RELAXATION, W_SWEEPS, W_TOLERANCE
-from dnmf.numerics.statistics import gram, guess_from
+from dnmf.numerics.statistics import compute_ridge_inverse, gram
 
 PIXELS = 160
 STARTS = {
     "zero": lambda A, G: np.zeros_like(A),
-    "guess": lambda A, G: np.maximum(guess_from(G) @ A, 0),
+    "guess": lambda A, G: np.maximum(compute_ridge_inverse(G) @ A, 0),
 }
 
 
@@ -154,7 +154,7 @@ class TestGuess:
     )
     def test_is_finite_and_symmetric(self, H, dtype):
         G = gram(H.astype(dtype))
-        guess = guess_from(G)
+        guess = compute_ridge_inverse(G)
         assert guess.dtype == dtype
         assert np.isfinite(guess).all()
         assert (guess == guess.T).all()
@@ -167,7 +167,9 @@ class TestGuess:
         H = rng.random((d, p)) * 10.0 ** rng.integers(-3, 4, (d, 1))
         G = gram(H)
         ridge = np.linalg.inv(G + 0.01 * np.diag(G.diagonal()))
-        np.testing.assert_allclose(guess_from(G), ridge, rtol=1e-6, atol=1e-9 * np.abs(ridge).max())
+        np.testing.assert_allclose(
+            compute_ridge_inverse(G), ridge, rtol=1e-6, atol=1e-9 * np.abs(ridge).max()
+        )
 
     def test_saves_sweeps(self, digits):
         X, H = digits[:512].astype(float), digits[-12:].astype(float)

@@ -15,7 +15,7 @@ from reference import loss, travelled, weights
 
 from dnmf.errors import DataError
 from dnmf.numerics import block
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block, find_invalid
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.nnls import solve_nnls
@@ -44,21 +44,21 @@ def test_sweeps_lead_to_the_exact_minimum(problem):
     assert loss(X, W.T, H) <= loss(X, weights(X, H), H) + 1e-5 * scale
 
 
-@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
 @given(problem=problems)
 def test_few_sweeps_come_close(begin, problem):
     X, H = problem
-    _, W = SQUARED.measure(Block(X), begin(H, np.dtype(float)))
+    _, W = SQUARED.block_stats(Block(X), begin(H, np.dtype(float)))
     scale = loss(X, 0 * W, H)
     # Nearly collinear rows of H make coordinate descent slow, and its sweeps are bounded.
     assert loss(X, W, H) <= loss(X, weights(X, H), H) + 0.05 * scale
     assert loss(X, W, H) <= scale * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
 def test_weights_are_exact_for_components_of_images(digits, begin):
     H = digits[-10:].astype(float)
-    _, W = SQUARED.measure(Block(digits[:100]), begin(H, np.dtype(float)))
+    _, W = SQUARED.block_stats(Block(digits[:100]), begin(H, np.dtype(float)))
     exact = loss(digits[:100], weights(digits[:100], H), H)
     assert loss(digits[:100], W, H) == pytest.approx(exact, rel=1e-4)
 
@@ -66,28 +66,28 @@ def test_weights_are_exact_for_components_of_images(digits, begin):
 @given(problems)
 def test_stats_are_what_they_say(problem):
     X, H = problem
-    stats, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
+    stats, W = SQUARED.block_stats(Block(X), Basis.from_H(H, np.dtype(float)))
     np.testing.assert_allclose(stats.S, W.T @ W, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(stats.T, W.T @ X, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(stats.xx, np.sum(X**2, axis=0))
 
 
-@pytest.mark.parametrize("objective", [SQUARED, MaskedQuadratic(l1_W=2.0), Multiplicative(1.0)])
+@pytest.mark.parametrize("objective", [SQUARED, MaskedQuadratic(l1_W=2.0), BetaDivergence(1.0)])
 def test_sums_need_no_weights_kept(digits, objective):
     one, basis = Block(digits), Basis.for_pixels(digits[::100] / 255, digits.dtype)
-    stats, W = objective.measure(one, basis)
-    bare, nothing = objective.measure(one, basis, weights=False)
+    stats, W = objective.block_stats(one, basis)
+    bare, nothing = objective.block_stats(one, basis, weights=False)
     assert nothing is None
     assert W.shape == (len(digits), len(basis.H))
     assert all(
         np.array_equal(a, b) for a, b in zip(vars(stats).values(), vars(bare).values(), strict=True)
     )
-    short, _ = objective.measure(one, basis, dtype=np.float32)
+    short, _ = objective.block_stats(one, basis, dtype=np.float32)
     for name in ("S", "T"):
         assert getattr(stats, name).dtype == np.float64
         assert getattr(short, name).dtype == np.float32
         np.testing.assert_allclose(getattr(short, name), getattr(stats, name), rtol=1e-5, atol=1e-3)
-    none, W = objective.measure(Block(digits[:0]), basis)
+    none, W = objective.block_stats(Block(digits[:0]), basis)
     assert W.shape == (0, len(basis.H))
     assert all(
         a.shape == b.shape and not a.any() for a, b in ((none.S, stats.S), (none.T, stats.T))
@@ -98,9 +98,12 @@ def test_sums_need_no_weights_kept(digits, objective):
 def test_stats_of_a_union_are_the_sum_of_stats(problem, cut):
     X, H = problem
     cut = min(cut, len(X))
-    basis = Basis.of(H, np.dtype(float))
-    whole, _ = SQUARED.measure(Block(X), basis)
-    parts = SQUARED.measure(Block(X[:cut]), basis)[0] + SQUARED.measure(Block(X[cut:]), basis)[0]
+    basis = Basis.from_H(H, np.dtype(float))
+    whole, _ = SQUARED.block_stats(Block(X), basis)
+    parts = (
+        SQUARED.block_stats(Block(X[:cut]), basis)[0]
+        + SQUARED.block_stats(Block(X[cut:]), basis)[0]
+    )
     for name in ("S", "T", "xx"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-6)
 
@@ -108,15 +111,15 @@ def test_stats_of_a_union_are_the_sum_of_stats(problem, cut):
 @given(problems)
 def test_loss_without_X_is_the_loss(problem):
     X, H = problem
-    stats, W = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
+    stats, W = SQUARED.block_stats(Block(X), Basis.from_H(H, np.dtype(float)))
     assert quadratic_loss(stats, H) == pytest.approx(loss(X, W, H), abs=1e-9 * (1 + stats.xx.sum()))
 
 
 @given(problems)
 def test_the_H_step_never_raises_the_loss(problem):
     X, H = problem
-    stats, _ = SQUARED.measure(Block(X), Basis.of(H, np.dtype(float)))
-    better = SQUARED.improve(H, stats)
+    stats, _ = SQUARED.block_stats(Block(X), Basis.from_H(H, np.dtype(float)))
+    better = SQUARED.update_H(H, stats)
     assert (better >= 0).all()
     assert quadratic_loss(stats, better) <= quadratic_loss(stats, H) + 1e-9 * (1 + stats.xx.sum())
 
@@ -125,8 +128,8 @@ def test_the_H_step_never_raises_the_loss(problem):
 def test_integers_become_float32_before_any_arithmetic(digits, dtype):
     X = digits[:50].astype(dtype)
     H = np.random.default_rng(0).random((4, 784))
-    stats, W = SQUARED.measure(Block(X), Basis.of(H, block.compute_dtype(X.dtype)))
-    exact, _ = SQUARED.measure(Block(X.astype(float)), Basis.of(H, np.dtype(float)))
+    stats, W = SQUARED.block_stats(Block(X), Basis.from_H(H, block.compute_dtype(X.dtype)))
+    exact, _ = SQUARED.block_stats(Block(X.astype(float)), Basis.from_H(H, np.dtype(float)))
     assert W.dtype == np.float32
     np.testing.assert_allclose(stats.T, exact.T, rtol=1e-3)
     np.testing.assert_allclose(stats.xx, exact.xx, rtol=1e-5)
@@ -141,14 +144,14 @@ def test_float64_stays(dtype):
 def test_bright_images_have_exact_norms(value):
     X = np.full((5000, 3), value, np.uint16)
     X[0] -= 1
-    stats, _ = SQUARED.measure(Block(X), Basis.of(np.ones((1, 3)), np.dtype(np.float32)))
+    stats, _ = SQUARED.block_stats(Block(X), Basis.from_H(np.ones((1, 3)), np.dtype(np.float32)))
     np.testing.assert_allclose(stats.xx, (X.astype(float) ** 2).sum(axis=0), rtol=1e-7)
 
 
 def test_weights_beyond_float32_are_refused():
     X = np.full((2, 3), 3e38, np.float32)
     with pytest.raises(DataError, match="convert it to float64"):
-        SQUARED.project_block(Block(X), Basis.of(np.full((1, 3), 1e-3), np.dtype(np.float32)))
+        SQUARED.solve_W_block(Block(X), Basis.from_H(np.full((1, 3), 1e-3), np.dtype(np.float32)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -158,37 +161,37 @@ def test_arrays_that_have_travelled_give_the_same_bits(digits, dtype, d):
     assert (plain.flags.aligned, plain.flags.writeable) == (False, False)  # as messages leave it
     H = np.random.default_rng(0).random((d, 784))
     basis = Basis.for_pixels(H, np.dtype(dtype))
-    stats, W = SQUARED.measure(Block(digits), basis)
+    stats, W = SQUARED.block_stats(Block(digits), basis)
     basis_far = travelled(basis)
-    stats_far, W_far = SQUARED.measure(Block(digits), basis_far)
+    stats_far, W_far = SQUARED.block_stats(Block(digits), basis_far)
     assert (W_far == W).all()
     assert (stats_far.T == stats.T).all()
     far = travelled(stats)
-    assert (SQUARED.improve(H, far) == SQUARED.improve(H, stats)).all()
+    assert (SQUARED.update_H(H, far) == SQUARED.update_H(H, stats)).all()
     assert quadratic_loss(far, H) == quadratic_loss(stats, H)
-    assert (basis_far.guess == basis.guess).all()
-    for array in (far.S, far.T, far.xx, basis_far.H, basis_far.G, basis_far.guess):
+    assert (basis_far.ridge_inverse == basis.ridge_inverse).all()
+    for array in (far.S, far.T, far.xx, basis_far.H, basis_far.G, basis_far.ridge_inverse):
         assert array.flags.aligned
         assert array.flags.writeable
 
 
 def test_strips_do_not_show(monkeypatch, digits):
-    basis = Basis.of(np.random.default_rng(0).random((5, 784)), np.dtype(float))
-    whole, W = SQUARED.measure(Block(digits), basis)
+    basis = Basis.from_H(np.random.default_rng(0).random((5, 784)), np.dtype(float))
+    whole, W = SQUARED.block_stats(Block(digits), basis)
     monkeypatch.setattr(block, "STRIP_ROWS", (64, 64))
-    strips, W_strips = SQUARED.measure(Block(digits), basis)
+    strips, W_strips = SQUARED.block_stats(Block(digits), basis)
     np.testing.assert_allclose(strips.T, whole.T, rtol=1e-10)
     np.testing.assert_allclose(W_strips, W, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
 def test_blank_images_and_dead_components_have_zero_weights(begin):
     X = np.array([[0.0, 0, 0], [1, 2, 3]])
     H = np.array([[1.0, 1, 1], [0, 0, 0]])
-    stats, W = SQUARED.measure(Block(X), begin(H, np.dtype(float)))
+    stats, W = SQUARED.block_stats(Block(X), begin(H, np.dtype(float)))
     assert W[0].tolist() == [0, 0]
     assert W[1, 1] == 0
-    assert np.isfinite(SQUARED.improve(H, stats)).all()
+    assert np.isfinite(SQUARED.update_H(H, stats)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -229,16 +232,16 @@ def test_signed_pixels_are_valid_unless_negative(X):
 FRESH = """
 import zlib, numpy as np
 from dnmf.numerics.block import Block
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.statistics import Basis
 rng = np.random.default_rng(0)
 X, H, seen = rng.random((200, 60)), rng.random((5, 60)), rng.random((200, 60)) > 0.3
-for objective in (SQUARED, MaskedQuadratic(l2_W=0.1), Multiplicative(1.0), Multiplicative(1.5)):
+for objective in (SQUARED, MaskedQuadratic(l2_W=0.1), BetaDivergence(1.0), BetaDivergence(1.5)):
     masked = () if objective is SQUARED else (0, seen)
     basis = Basis.for_pixels(H, X.dtype)
-    stats, W = objective.measure(Block(X * (seen if masked else 1), *masked), basis)
+    stats, W = objective.block_stats(Block(X * (seen if masked else 1), *masked), basis)
     print(zlib.crc32(W.tobytes()), zlib.crc32(stats.T.tobytes()))
 """
 

@@ -13,19 +13,26 @@ from reference import travelled
 
 from dnmf.engine.executors import one_blas_thread
 from dnmf.numerics import online
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic, quadratic_loss
-from dnmf.numerics.online import REFRESH, WORTH_PARTS, Running, batches_of, follow, follow_block
+from dnmf.numerics.online import (
+    MIN_SPLIT_SIZE,
+    REFRESH,
+    OnlineState,
+    split_batches,
+    update_on_batches,
+    update_on_block,
+)
 from dnmf.numerics.statistics import SufficientStats
 
 OBJECTIVES = [
     SQUARED,
     Quadratic(l1_W=1.0, l2_W=2.0, l1_H=0.1, l2_H=0.1),
     MaskedQuadratic(),
-    Multiplicative(1.0),
-    Multiplicative(1.5),
+    BetaDivergence(1.0),
+    BetaDivergence(1.5),
 ]
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 30))
 
@@ -37,11 +44,11 @@ def images(n=400, p=120, dtype=np.float64):
 
 def begin(block, d, dtype=np.float64):
     H = np.random.default_rng(1).random((d, block.X.shape[1]))
-    return Running(H.astype(dtype))
+    return OnlineState(H.astype(dtype))
 
 
 def batches(block, size=50, keep=0.8):
-    return [(rows, keep) for rows in batches_of(np.arange(len(block)), size)]
+    return [(rows, keep) for rows in split_batches(np.arange(len(block)), size)]
 
 
 def sums(d, p, seed):
@@ -51,7 +58,7 @@ def sums(d, p, seed):
     return SufficientStats(W.T @ W, W.T @ X, (X**2).sum(axis=0), *rng.random(3))
 
 
-def same(a: Running, b: Running) -> bool:
+def same(a: OnlineState, b: OnlineState) -> bool:
     pairs = zip(vars(a.stats).values(), vars(b.stats).values(), strict=True)
     return np.array_equal(a.H, b.H) and all(np.array_equal(x, y) for x, y in pairs)
 
@@ -61,33 +68,35 @@ def same(a: Running, b: Running) -> bool:
 @pytest.mark.parametrize("in_parts", [False, True])
 def test_threads_do_not_show(objective, dtype, in_parts, monkeypatch):
     if in_parts:
-        monkeypatch.setattr(online, "WORTH_PARTS", 1)
+        monkeypatch.setattr(online, "MIN_SPLIT_SIZE", 1)
     block = images(dtype=dtype)
     with one_blas_thread():
         runs = [
-            follow(objective, begin(block, 6, dtype), block, batches(block), threads)
+            update_on_batches(objective, begin(block, 6, dtype), block, batches(block), threads)
             for threads in (1, 2, 3)
         ]
-    assert runs[0].updates == 8
+    assert runs[0].n_updates == 8
     assert same(runs[0], runs[1])
     assert same(runs[0], runs[2])
 
 
 def test_threads_do_not_show_in_large_components():
-    block = images(300, WORTH_PARTS // 8 + 3, np.float32)
+    block = images(300, MIN_SPLIT_SIZE // 8 + 3, np.float32)
     first = begin(block, 8, np.float32)
-    assert first.H.size >= WORTH_PARTS
+    assert first.H.size >= MIN_SPLIT_SIZE
     with one_blas_thread():
-        runs = [follow(SQUARED, first, block, batches(block), threads) for threads in (1, 2)]
+        runs = [
+            update_on_batches(SQUARED, first, block, batches(block), threads) for threads in (1, 2)
+        ]
     assert same(*runs)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_parts_change_nothing_but_rounding(objective, monkeypatch):
     block = images()
-    whole = follow(objective, begin(block, 6), block, batches(block))
-    monkeypatch.setattr(online, "WORTH_PARTS", 1)
-    parts = follow(objective, begin(block, 6), block, batches(block))
+    whole = update_on_batches(objective, begin(block, 6), block, batches(block))
+    monkeypatch.setattr(online, "MIN_SPLIT_SIZE", 1)
+    parts = update_on_batches(objective, begin(block, 6), block, batches(block))
     np.testing.assert_allclose(parts.H, whole.H, rtol=1e-4, atol=1e-6 * whole.H.max())
 
 
@@ -95,11 +104,11 @@ def test_parts_change_nothing_but_rounding(objective, monkeypatch):
 def test_what_is_given_is_not_altered(objective):
     """A task that is run again must find what it found the first time."""
     block = images()
-    given = follow(objective, begin(block, 6), block, batches(block)[: REFRESH + 1])
+    given = update_on_batches(objective, begin(block, 6), block, batches(block)[: REFRESH + 1])
     before = copy.deepcopy(given)
     assert before.stats.T is not given.stats.T
-    once = follow(objective, given, block, batches(block))
-    again = follow(objective, given, block, batches(block))
+    once = update_on_batches(objective, given, block, batches(block))
+    again = update_on_batches(objective, given, block, batches(block))
     assert same(given, before)
     assert same(once, again)
     assert not same(once, given)
@@ -109,8 +118,8 @@ def test_what_is_given_is_not_altered(objective):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_a_stream_that_has_travelled_goes_on_with_the_same_bits(objective, dtype):
     block = Block((255 * images().X / images().X.max()).astype(dtype))
-    options = {"objective": objective, "forget": 0.7, "n_rows": 400, "batch_rows": 64}
-    task = partial(follow_block, block, **options)
+    options = {"objective": objective, "forget": 0.7, "n_rows": 400, "batch_size": 64}
+    task = partial(update_on_block, block, **options)
     first = begin(block, 6)
     assert not travelled(first.H).flags.aligned
     here, far = task(running=first), task(running=travelled(first))
@@ -121,9 +130,9 @@ def test_a_stream_that_has_travelled_goes_on_with_the_same_bits(objective, dtype
 def test_dark_batches_are_no_updates():
     block = Block(np.vstack([np.zeros((100, 120)), images(100).X, np.zeros((100, 120))]))
     first = begin(block, 6)
-    run = follow(SQUARED, first, block, batches(block))
-    assert run.updates == 2
-    dark = follow(SQUARED, first, block, batches(block)[:2])
+    run = update_on_batches(SQUARED, first, block, batches(block))
+    assert run.n_updates == 2
+    dark = update_on_batches(SQUARED, first, block, batches(block)[:2])
     assert dark.stats is None
     assert (dark.H == first.H).all()
 
@@ -134,7 +143,7 @@ def test_blend_scales_and_adds_in_its_own_arrays(shape, seed, keep, n_parts):
     d, p, _ = shape
     mine, parts = sums(d, p, seed), [sums(d, p, seed + 1 + i) for i in range(n_parts)]
     before = copy.deepcopy([mine, *parts])
-    blended = mine.blend(keep, parts)
+    blended = mine.scale_and_add(keep, parts)
     assert blended.written == ()
     for name, value in vars(blended).items():
         if name in ("written", "held_out"):
@@ -156,13 +165,16 @@ class TestBalance:
         H, stats = rng.random((d, p)) * 10.0 ** rng.integers(-3, 4, (d, 1)), sums(d, p, seed)
         H[seed % d] *= seed % 2  # sometimes one that is nothing
         before = quadratic_loss(stats, H)
-        balanced = SQUARED.balance(H, stats)
+        balanced = SQUARED.normalize_components(H, stats)
         sizes = np.linalg.norm(balanced, axis=1)
         np.testing.assert_allclose(sizes, np.linalg.norm(H, axis=1) > 0, rtol=1e-12)
         scale = 0.5 * stats.xx.sum() + 0.5 * np.vdot(stats.S, balanced @ balanced.T)
         assert quadratic_loss(stats, balanced) == pytest.approx(before, abs=1e-9 * scale)
         # And the H step leads to the same products W H from either.
-        better, known = SQUARED.improve(balanced, stats, 1), SQUARED.improve(H, sums(d, p, seed), 1)
+        better, known = (
+            SQUARED.update_H(balanced, stats, 1),
+            SQUARED.update_H(H, sums(d, p, seed), 1),
+        )
         assert quadratic_loss(stats, better) == pytest.approx(
             quadratic_loss(sums(d, p, seed), known), abs=1e-6 * scale
         )
@@ -172,23 +184,23 @@ class TestBalance:
     def test_leaves_scales_to_penalties(self, kind, name):
         stats, known = sums(3, 7, 0), sums(3, 7, 0)
         H = np.random.default_rng(0).random((3, 7))
-        assert kind(**{name: 1e-3}).balance(H, stats) is H
+        assert kind(**{name: 1e-3}).normalize_components(H, stats) is H
         for part, value in vars(known).items():
             assert np.array_equal(getattr(stats, part), value)
 
     def test_leaves_other_divergences(self):
         stats, H = sums(3, 7, 0), np.ones((3, 7))
-        assert Multiplicative(1.0).balance(H, stats) is H
+        assert BetaDivergence(1.0).normalize_components(H, stats) is H
         assert (stats.T == sums(3, 7, 0).T).all()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_columns_are_what_the_H_step_needs(objective):
     block = images(p=50)
-    run = follow(objective, begin(block, 6), block, batches(block)[:3])
-    whole = objective.improve(run.H, run.stats, 1)
+    run = update_on_batches(objective, begin(block, 6), block, batches(block)[:3])
+    whole = objective.update_H(run.H, run.stats, 1)
     parts = [
-        objective.improve(run.H[:, some], objective.columns(run.stats, some), 1)
+        objective.update_H(run.H[:, some], objective.columns(run.stats, some), 1)
         for some in (slice(0, 17), slice(17, 50))
     ]
     np.testing.assert_allclose(np.hstack(parts), whole, rtol=1e-9, atol=1e-12)
@@ -196,13 +208,13 @@ def test_columns_are_what_the_H_step_needs(objective):
 
 def test_updates_learn(digits):
     block = Block(digits)
-    first = Running(np.random.default_rng(0).random((10, 784)).astype(np.float32))
+    first = OnlineState(np.random.default_rng(0).random((10, 784)).astype(np.float32))
 
     def loss(H):
         from dnmf.solvers.warm_start import loss_of
 
         return loss_of(SQUARED, H, block)
 
-    run = follow(SQUARED, first, block, batches(block, 100))
+    run = update_on_batches(SQUARED, first, block, batches(block, 100))
     assert run.H.dtype == run.stats.T.dtype == np.float32
     assert loss(run.H) < 0.7 * loss(first.H)

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from dnmf.numerics import masked, objective
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
-from dnmf.numerics.masked import SHARED, MaskedQuadratic
+from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.warm_start import _share_masks, _shuffled
 
@@ -48,21 +48,21 @@ def weights_of(X, seen, H, begin=Basis.for_pixels, together=True, **penalties):
     taken = []
 
     class Watched(MaskedQuadratic):
-        def _project_together(self, *args):
+        def _solve_together(self, *args):
             taken.append(True)
-            return super()._project_together(*args)
+            return super()._solve_together(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         if not together:
-            patch.setattr(masked, "SHARED", 10**9)
+            patch.setattr(masked, "MIN_IMAGES_PER_MASK", 10**9)
         basis = begin(H, X.dtype)
         block = Block(X * seen, 0, seen)
-        W = Watched(sweeps=20_000, **penalties).project_block(block, basis)
+        W = Watched(max_sweeps=20_000, **penalties).solve_W_block(block, basis)
     assert bool(taken) == together
     return W
 
 
-@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
 @given(seeds, st.integers(1, 5), st.sampled_from([(0, 0), (0, 0.5), (0.3, 0.5)]))
 def test_weights_are_the_exact_ones(begin, seed, d, penalty):
     l1, l2 = penalty
@@ -86,7 +86,7 @@ def test_a_penalty_on_sums_alone(seed):
     assert (np.abs(slopes[W > 0]) < 1e-5).all()
 
 
-@pytest.mark.parametrize("begin", [Basis.of, Basis.for_pixels])
+@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
 @pytest.mark.parametrize("penalties", [{}, {"l1_W": 0.1}, {"l2_W": 0.1}])
 def test_what_cannot_be_seen_has_no_weight(begin, penalties):
     X, seen = groups_of_images(0)
@@ -120,10 +120,10 @@ def test_bytes_and_float32():
     np.testing.assert_allclose(W, exact, rtol=1e-2, atol=0.1)
 
 
-@pytest.mark.parametrize("rows", [SHARED, SHARED - 1])
+@pytest.mark.parametrize("rows", [MIN_IMAGES_PER_MASK, MIN_IMAGES_PER_MASK - 1])
 def test_few_images_for_a_mask_are_solved_apart(rows):
     X, seen = groups_of_images(0, 3, rows)
-    weights_of(X, seen, np.ones((1, P)), together=rows >= SHARED)
+    weights_of(X, seen, np.ones((1, P)), together=rows >= MIN_IMAGES_PER_MASK)
 
 
 class TestBatches:

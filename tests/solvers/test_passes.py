@@ -16,7 +16,7 @@ from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import even_ranges
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.holdout import BUCKETS, Holdout
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
@@ -48,8 +48,8 @@ POINTS = {
     "part": Point(MaskedQuadratic(), start_of(3), resample=Holdout(0, 0.1)),
     "same part": Point(MaskedQuadratic(), start_of(4), resample=Holdout(0, 0.1)),
     "other part": Point(MaskedQuadratic(), start_of(3), resample=Holdout(1, 0.1)),
-    "another loss": Point(Multiplicative(1.0), start_of(2), resample=Holdout(1, 0.1)),
-    "whole, too": Point(Multiplicative(1.0), start_of(2)),
+    "another loss": Point(BetaDivergence(1.0), start_of(2), resample=Holdout(1, 0.1)),
+    "whole, too": Point(BetaDivergence(1.0), start_of(2)),
 }
 
 
@@ -106,8 +106,8 @@ def test_what_is_hidden_is_counted_once(X, columns, monkeypatch):
         block = dnmf.numerics.block.Block(X[start : start + ROWS], start)
         basis = Basis.for_pixels(POINTS["part"].Y, X.dtype)
         shown = resample(block)
-        _, W = objective.measure(shown.visible, basis)
-        known = known + shown.held_out(W, basis, 2.0)
+        _, W = objective.block_stats(shown.visible, basis)
+        known = known + shown.held_out_sums(W, basis, 2.0)
     np.testing.assert_allclose(step.held_out, known, rtol=1e-12)
 
 

@@ -11,7 +11,7 @@ from sklearn.decomposition._nmf import _initialize_nmf
 from dnmf.engine.executors import one_blas_thread
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics import online
-from dnmf.numerics.beta_divergence import Multiplicative
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
@@ -133,7 +133,7 @@ class TestRounds:
 
     @pytest.mark.parametrize(
         "objective",
-        [SQUARED, MaskedQuadratic(), Quadratic(l1_W=5.0, l1_H=0.1), Multiplicative(1.0)],
+        [SQUARED, MaskedQuadratic(), Quadratic(l1_W=5.0, l1_H=0.1), BetaDivergence(1.0)],
     )
     def test_a_seed_gives_the_same_bits(self, digits, objective):
         X = digits[:200]
@@ -143,7 +143,7 @@ class TestRounds:
         assert (one >= 0).all()
 
     def test_threads_do_not_show(self, digits, monkeypatch):
-        monkeypatch.setattr(online, "WORTH_PARTS", 1)
+        monkeypatch.setattr(online, "MIN_SPLIT_SIZE", 1)
         runs = []
         for threads in (1, 2):
             monkeypatch.setattr(warm_start, "CPU_COUNT", threads)
@@ -175,8 +175,8 @@ class TestPartOfACorpus:
     def blocks(self, digits, monkeypatch):
         monkeypatch.setattr("dnmf.solvers.sample.SAMPLE_ROWS", 100)
         monkeypatch.setattr("dnmf.solvers.sample.SAMPLE_BLOCKS", 5)
-        numbered = np.arange(700, dtype=np.uint16)[:, None].repeat(3, axis=1)
-        return blocks_of(da.from_array(numbered, chunks=(50, -1)))
+        with_row_numbers = np.arange(700, dtype=np.uint16)[:, None].repeat(3, axis=1)
+        return blocks_of(da.from_array(with_row_numbers, chunks=(50, -1)))
 
     def test_is_random_rows_of_random_blocks(self, blocks):
         sample, reads = take_sample(blocks, seed=0)
