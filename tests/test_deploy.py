@@ -1,4 +1,4 @@
-"""What is deployed calls dnmf and Dask as they are: every flag exists, every file parses."""
+"""Files for Slurm and Kubernetes parse, and use flags of dnmf and Dask that exist."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def flags_of(command):
     return {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
 
 
-def check_flags(words, command):
-    used = {word.split("=")[0] for word in words if word.startswith("-")}
+def check_flags(arguments, command):
+    used = {word.split("=")[0] for word in arguments if word.startswith("-")}
     assert used, "no flags found: nothing checked"
     assert used <= flags_of(command)
 
@@ -59,7 +59,7 @@ def test_the_batch_scripts_flags_exist(pattern, find):
     check_flags(words, find(name))
 
 
-def test_the_batch_script_says_how_to_use_it():
+def test_the_batch_script_prints_its_usage():
     done = subprocess.run(
         ["bash", DEPLOY / "slurm/fit.sbatch", "only-one"], capture_output=True, text=True
     )
@@ -74,7 +74,7 @@ def containers():
             yield document, template["spec"], template["spec"]["containers"][0]
 
 
-def test_the_manifest_has_all_parts():
+def test_the_manifest_has_all_resources():
     kinds = [document["kind"] for document in MANIFEST]
     assert kinds == ["Service", "NetworkPolicy", "Deployment", "Deployment", "Job"]
     for _, pod, container in containers():
@@ -84,13 +84,13 @@ def test_the_manifest_has_all_parts():
 
 def test_the_manifests_flags_exist():
     for _, _, container in containers():
-        program, name, *words = container["command"]
+        program, name, *arguments = container["command"]
         command = main.commands[name] if program == "dnmf" else dask_command(name)
         assert isinstance(command, click.Command)
-        check_flags(words, command)
+        check_flags(arguments, command)
 
 
-def test_the_manifests_parts_find_each_other():
+def test_labels_and_addresses_of_the_manifest_match():
     service = MANIFEST[0]
     address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
     roles = {}

@@ -81,7 +81,7 @@ def test_fit_json_is_one_object(corpus, tmp_path):
     assert weights.shape == (700, 5)
 
 
-def test_the_same_line_again_changes_nothing(corpus, fitted):
+def test_the_same_command_again_changes_nothing(corpus, fitted):
     before = {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()}
     again = run("fit", corpus.path, fitted, "-k", 8)
     assert "converged" in again.stdout
@@ -89,14 +89,14 @@ def test_the_same_line_again_changes_nothing(corpus, fitted):
     assert {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()} == before
 
 
-def test_force_begins_anew(corpus, tmp_path):
+def test_force_starts_afresh(corpus, tmp_path):
     run("fit", corpus.path, tmp_path / "m", "-k", 3)
     run("fit", corpus.path, tmp_path / "m", "-k", 4, status=1)
     run("fit", corpus.path, tmp_path / "m", "-k", 4, "--force")
     assert dnmf.load(tmp_path / "m").n_components_ == 4
 
 
-def test_bad_parameters_do_not_cost_the_old_model(corpus, tmp_path):
+def test_bad_parameters_keep_the_old_model(corpus, tmp_path):
     run("fit", corpus.path, tmp_path / "m", "-k", 3)
     run("fit", corpus.path, tmp_path / "m", "-k", 0, "--force", status=1)
     assert dnmf.load(tmp_path / "m").n_components_ == 3
@@ -189,72 +189,74 @@ def test_demo(tmp_path):
 class TestRefusals:
     """Status 1, one line on stderr that says what to do, and nothing lost."""
 
-    def refused(self, *arguments, words):
+    def refused(self, *arguments, message):
         result = run(*arguments, status=1)
         assert result.stdout == ""
         errors = [line for line in result.stderr.splitlines() if not line.startswith("20")]
         assert len(errors) == 1
         assert errors[0].startswith("Error: ")
-        assert words in errors[0]
+        assert message in errors[0]
 
     def test_not_a_corpus(self, tmp_path):
         (tmp_path / "notes").touch()
         for command in (["fit", tmp_path, "m", "-k", 2], ["info", tmp_path]):
-            self.refused(*command, words="dnmf ingest SOURCE")
+            self.refused(*command, message="dnmf ingest SOURCE")
 
     def test_not_a_model(self, corpus, tmp_path):
-        self.refused("plot", corpus.path, "--out", tmp_path / "p", words="not a dnmf model")
-        self.refused("transform", tmp_path / "x", corpus.path, "w", words="dnmf fit CORPUS")
+        self.refused("plot", corpus.path, "--out", tmp_path / "p", message="not a dnmf model")
+        self.refused("transform", tmp_path / "x", corpus.path, "w", message="dnmf fit CORPUS")
 
     def test_not_images(self, tmp_path):
         (tmp_path / "a.png").write_text("hello")
-        self.refused("ingest", tmp_path, tmp_path / "c", words="not an image that dnmf reads")
+        self.refused("ingest", tmp_path, tmp_path / "c", message="not an image that dnmf reads")
 
     def test_mixed_sizes(self, tmp_path):
         for i in (3, 4):
             Image.new("L", (i, i)).save(tmp_path / f"{i}.png")
-        self.refused("ingest", tmp_path, tmp_path / "c", words="--size HxW")
+        self.refused("ingest", tmp_path, tmp_path / "c", message="--size HxW")
         assert not (tmp_path / "c").exists()
 
     def test_empty_folder(self, tmp_path):
-        self.refused("ingest", tmp_path, tmp_path / "c", words="no images found")
+        self.refused("ingest", tmp_path, tmp_path / "c", message="no images found")
 
     def test_existing_output(self, corpus, fitted, tmp_path):
-        (tmp_path / "there").write_text("precious")
-        there = tmp_path / "there"
-        self.refused("transform", fitted, corpus.path, there, words="already exists")
-        self.refused("reconstruct", fitted, corpus.path, there, words="already exists")
-        self.refused("fit", corpus.path, there, "-k", 2, "--force", words="not written by dnmf")
-        assert there.read_text() == "precious"
+        existing = tmp_path / "existing"
+        existing.write_text("precious")
+        self.refused("transform", fitted, corpus.path, existing, message="already exists")
+        self.refused("reconstruct", fitted, corpus.path, existing, message="already exists")
+        self.refused(
+            "fit", corpus.path, existing, "-k", 2, "--force", message="not written by dnmf"
+        )
+        assert existing.read_text() == "precious"
 
     @pytest.mark.parametrize(
-        ("flag", "value", "words"),
+        ("flag", "value", "message"),
         [
             ("-k", 0, "n_components is 0; it must be"),
             ("--tol", -1, "tol is -1"),
             ("--max-iter", 0, "max_iter is 0"),
         ],
     )
-    def test_parameters(self, corpus, tmp_path, flag, value, words):
+    def test_parameters(self, corpus, tmp_path, flag, value, message):
         arguments = {"-k": 2} | {flag: value}
         flat = [x for pair in arguments.items() for x in pair]
-        self.refused("fit", corpus.path, tmp_path / "m", *flat, words=words)
+        self.refused("fit", corpus.path, tmp_path / "m", *flat, message=message)
         assert not (tmp_path / "m").exists()
 
     def test_another_size_at_transform(self, fitted, tmp_path):
         np.save(tmp_path / "x.npy", np.ones((5, 4, 4), "u1"))
         other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
         for out in (["transform", tmp_path / "w"], ["reconstruct", tmp_path / "r"]):
-            self.refused(out[0], fitted, other.path, out[1], words="fitted on 784")
+            self.refused(out[0], fitted, other.path, out[1], message="fitted on 784")
             assert not out[1].exists()
         self.refused(
-            "reconstruct", fitted, other.path, "--png", tmp_path / "p", words="fitted on 784"
+            "reconstruct", fitted, other.path, "--png", tmp_path / "p", message="fitted on 784"
         )
 
     def test_rows_beyond_the_end(self, fitted, corpus, tmp_path):
         self.refused(
             *["reconstruct", fitted, corpus.path, "--png", tmp_path / "p", "--rows", "900:910"],
-            words="the corpus has 700",
+            message="the corpus has 700",
         )
 
     def test_a_damaged_block(self, corpus, fitted, tmp_path):
@@ -262,35 +264,35 @@ class TestRefusals:
 
         shutil.copytree(corpus.path, tmp_path / "c")
         (tmp_path / "c/pixels/c/1/0").unlink()
-        words = "block 1 (images 128 to 255) is missing"
-        self.refused("fit", tmp_path / "c", tmp_path / "m", "-k", 2, words=words)
-        self.refused("transform", fitted, tmp_path / "c", tmp_path / "w", words=words)
+        message = "block 1 (images 128 to 255) is missing"
+        self.refused("fit", tmp_path / "c", tmp_path / "m", "-k", 2, message=message)
+        self.refused("transform", fitted, tmp_path / "c", tmp_path / "w", message=message)
         assert not (tmp_path / "w").exists()
 
     def test_no_cluster(self, corpus, tmp_path):
         fit = ["fit", corpus.path, tmp_path / "m", "-k", 2]
         self.refused(
-            *fit, "--scheduler-file", tmp_path / "none", words="dask scheduler --scheduler-file"
+            *fit, "--scheduler-file", tmp_path / "none", message="dask scheduler --scheduler-file"
         )
-        self.refused(*fit, "--workers", 1, "--scheduler", "x", words="exclude each other")
-        self.refused(*fit, "--memory-limit", "1GB", words="give both")
+        self.refused(*fit, "--workers", 1, "--scheduler", "x", message="exclude each other")
+        self.refused(*fit, "--memory-limit", "1GB", message="give both")
         for size in ("banana", "-5GB"):
-            words = f"--memory-limit is {size}"
-            self.refused(*fit, "--workers", 1, "--memory-limit", size, words=words)
+            message = f"--memory-limit is {size}"
+            self.refused(*fit, "--workers", 1, "--memory-limit", size, message=message)
         (tmp_path / "s.json").write_text('{"a": 1}')
-        self.refused(*fit, "--scheduler-file", tmp_path / "s.json", words="holds no scheduler")
+        self.refused(*fit, "--scheduler-file", tmp_path / "s.json", message="holds no scheduler")
 
     def test_too_many_components_for_memory(self, corpus, tmp_path):
         fit = ["fit", corpus.path, tmp_path / "m", "-k", 10**10]
-        self.refused(*fit, words="TB in this process, and there are")
+        self.refused(*fit, message="TB in this process, and there are")
 
-    def test_a_negative_seed_does_not_cost_the_old_model(self, corpus, tmp_path):
+    def test_a_negative_seed_keeps_the_old_model(self, corpus, tmp_path):
         run("fit", corpus.path, tmp_path / "m", "-k", 3)
         fit = ["fit", corpus.path, tmp_path / "m", "-k", 3, "--force", "--seed", -1]
-        self.refused(*fit, words="random_state is -1")
+        self.refused(*fit, message="random_state is -1")
         assert dnmf.load(tmp_path / "m").n_components_ == 3
 
-    def test_force_never_takes_the_input(self, corpus, fitted, tmp_path):
+    def test_force_never_replaces_the_input(self, corpus, fitted, tmp_path):
         before = corpus.fingerprint
         for command in (
             ["fit", corpus.path, corpus.path, "-k", 3, "--force"],
@@ -298,7 +300,7 @@ class TestRefusals:
             ["transform", fitted, corpus.path, fitted, "--force"],
             ["reconstruct", fitted, corpus.path, corpus.path, "--force"],
         ):
-            self.refused(*command, words="choose another path")
+            self.refused(*command, message="choose another path")
         assert dnmf.open_corpus(corpus.path).fingerprint == before
         assert dnmf.load(fitted).n_components_ == 8
 
@@ -306,10 +308,10 @@ class TestRefusals:
         np.save(tmp_path / "x.npy", np.ones((5, 4, 4), "u1"))
         other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
         plot = ["plot", fitted, "--corpus", other.path, "--out", tmp_path / "p"]
-        self.refused(*plot, words="fitted on 784")
+        self.refused(*plot, message="fitted on 784")
 
     def test_nothing_there(self, tmp_path):
-        self.refused("info", tmp_path / "nothing", words="nothing is there")
+        self.refused("info", tmp_path / "nothing", message="nothing is there")
 
     @pytest.mark.parametrize(
         "arguments",
@@ -338,7 +340,7 @@ def test_a_dead_scheduler_is_named(corpus, tmp_path):
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in result.stderr
 
 
-def test_help_is_there_for_every_command():
+def test_every_command_has_help():
     assert "dnmf demo" in run("--help").stdout
     for name, command in main.commands.items():
         text = run(name, "--help").stdout
@@ -393,7 +395,7 @@ class TestTimeLeft:
     def test_nothing_is_left_when_converged(self):
         assert passes_left([1.0, 0.5, 0.49999], tol=1e-3, max_iter=200) == 0
 
-    def test_a_step_back_is_passed_over(self):
+    def test_a_step_back_is_ignored(self):
         assert passes_left([1.0, 0.9, 0.9, 0.89999], tol=1e-4, max_iter=50) == 0
         assert passes_left([1.0, 0.9, 0.9], tol=1e-4, max_iter=50) == 47
 
@@ -404,16 +406,16 @@ class TestTimeLeft:
         found = [format_error(x) for x in (0, 0.25, 51830.3, 1478520.25, 3e12)]
         assert found == ["0.0000000", "0.2500000", "51,830.300", "1,478,520.2", "3,000,000,000,000"]
 
-    def test_in_words(self):
+    def test_durations(self):
         assert [format_duration(s) for s in (3.2, 600, 40_000)] == ["3.2 s", "10 min", "11.1 h"]
 
-    def test_a_step_back_is_said(self, capsys):
+    def test_a_step_back_is_reported(self, capsys):
         state = State(*[np.ones((1, 1))] * 3, losses=(2.0, 2.0), divergence=2.0, accepted=False)
         PassProgress(10, 1e-4, 200)(state)
         assert "step back" in capsys.readouterr().err
 
 
-class TestWhatIsMinimised:
+class TestObjectives:
     def test_losses_by_name_and_number(self, corpus, tmp_path):
         for name, named in (("kull", "kullback-leibler"), ("1.5", 1.5), ("2", "frobenius")):
             model = str(tmp_path / name)
@@ -423,7 +425,7 @@ class TestWhatIsMinimised:
             assert (facts["relative_error"] is None) == (named != "frobenius")
             run("plot", model, "--out", str(tmp_path / f"{name}-pictures"))
 
-    def test_a_loss_that_is_none(self, corpus, tmp_path):
+    def test_an_unknown_loss(self, corpus, tmp_path):
         done = run("fit", corpus.path, str(tmp_path / "m"), "-k", "3", "--loss", "spam", status=2)
         assert "'spam' is no loss; take one of frobenius, kullback-leibler" in done.stderr
 
@@ -447,17 +449,17 @@ class TestWhatIsMinimised:
         assert "mask was" in done.stderr
         assert facts["mask"] == "yes"
 
-    def test_masks_that_are_none(self, corpus, tmp_path):
+    def test_invalid_masks(self, corpus, tmp_path):
         zarr.create_array(str(tmp_path / "small"), data=np.zeros((7, 784), bool))
         zarr.create_array(str(tmp_path / "int"), data=np.zeros((700, 784), int))
-        for name, words in (
+        for name, message in (
             ("small", "holds bool of shape (7, 784); a mask of this corpus is bool of shape (700"),
             ("int", "holds int64 of shape (700, 784)"),
             ("nothing", "is no mask: it must be a Zarr array of booleans"),
         ):
             line = ["fit", corpus.path, str(tmp_path / "m"), "-k", "3"]
             done = run(*line, "--mask", str(tmp_path / name), status=1)
-            assert words in " ".join(done.stderr.split())
+            assert message in " ".join(done.stderr.split())
             assert not (tmp_path / "m").exists()
 
 
@@ -469,7 +471,7 @@ def swept(corpus, tmp_path_factory):
 
 
 class TestRank:
-    def test_says_what_it_does_and_recommends(self, swept):
+    def test_progress_and_recommendation(self, swept):
         _, _, result = swept
         log = result.stderr.splitlines()
         assert "28 x 28 uint8" in log[0]
@@ -482,7 +484,7 @@ class TestRank:
         assert "No clear answer. 4 components" in result.stdout
         assert "reads of the corpus for all models" in lines[-1]
 
-    def test_the_same_line_again_reads_nothing(self, swept):
+    def test_the_same_command_again_reads_nothing(self, swept):
         _, line, first = swept
         again = run(*line)
         assert again.stdout == first.stdout
@@ -500,7 +502,7 @@ class TestRank:
         assert described["kind"] == "sweep"
         assert described["table"] == facts["table"]
 
-    def test_info_for_people(self, swept):
+    def test_info_is_text(self, swept):
         lines = run("info", swept[0]).stdout.splitlines()
         assert lines[0].split() == ["kind", "sweep"]
         assert any(line.split()[:2] == ["->", "4"] for line in lines)
@@ -516,12 +518,12 @@ class TestRank:
     def test_verify(self, swept):
         assert "sweep, all as written" in run("verify", swept[0]).stdout
 
-    def test_each_model_is_for_the_other_commands(self, swept, corpus, tmp_path):
+    def test_other_commands_accept_each_model(self, swept, corpus, tmp_path):
         model = swept[0] / "k0004-whole-0"
         run("transform", model, corpus.path, tmp_path / "w.zarr")
         assert dnmf.open_weights(tmp_path / "w.zarr").shape == (700, 4)
 
-    def test_force_begins_anew_and_takes_nothing_else(self, corpus, swept, fitted, tmp_path):
+    def test_force_replaces_only_a_sweep(self, corpus, swept, fitted, tmp_path):
         path = tmp_path / "s"
         line = ("rank", corpus.path, path, "-k", "2", "--seeds", 1, "--tol", 0.01)
         run(*line)
@@ -535,7 +537,7 @@ class TestRank:
         assert "does not replace" in refused.stderr
 
     @pytest.mark.parametrize(
-        ("ranks", "status", "words"),
+        ("ranks", "status", "message"),
         [
             ("", 2, "is no list of numbers of components; write them like 9,25,49 or 4-12"),
             ("9;25", 2, "is no list of numbers"),
@@ -544,16 +546,16 @@ class TestRank:
             ("3,2-4", 1, "n_components repeats [3]"),
         ],
     )
-    def test_numbers_that_are_none(self, corpus, tmp_path, ranks, status, words):
+    def test_invalid_numbers_of_components(self, corpus, tmp_path, ranks, status, message):
         result = run("rank", corpus.path, tmp_path / "s", "-k", ranks, status=status)
-        assert words in result.stderr
+        assert message in result.stderr
         assert not (tmp_path / "s").exists()
 
-    def test_too_much_hidden(self, corpus, tmp_path):
+    def test_holdout_out_of_range(self, corpus, tmp_path):
         line = ("rank", corpus.path, tmp_path / "s", "-k", "2,3", "--holdout", "1.5")
         assert "as many hidden cells as cells" in run(*line, status=1).stderr
 
-    def test_starts_of_a_fit(self, corpus, tmp_path):
+    def test_several_starts_of_a_fit(self, corpus, tmp_path):
         result = run("fit", corpus.path, tmp_path / "m", "-k", 4, "--n-init", 2, "--tol", 0.01)
         assert "error" in result.stdout
         assert dnmf.load(tmp_path / "m").n_init == 2

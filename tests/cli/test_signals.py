@@ -44,7 +44,9 @@ def passes_in(log):
     [(signal.SIGTERM, ("--workers", 2)), (signal.SIGUSR1, ())],
     ids=["SIGTERM, processes", "SIGUSR1, threads"],
 )
-def test_a_signal_ends_after_the_pass_and_the_same_line_goes_on(corpus, tmp_path, which, workers):
+def test_a_signal_ends_a_fit_after_its_pass_and_the_same_command_resumes_it(
+    corpus, tmp_path, which, workers
+):
     model = tmp_path / "model"
     with started(*fit_command(corpus, model, *workers, "--max-iter", 100_000)) as fit:
         fit.wait_for_pass(3)
@@ -62,7 +64,7 @@ def test_a_signal_ends_after_the_pass_and_the_same_line_goes_on(corpus, tmp_path
     assert same(dnmf.load(model), whole(corpus, further))
 
 
-def test_a_sweep_ends_after_its_pass_and_the_same_line_goes_on(corpus, tmp_path):
+def test_a_signal_ends_a_sweep_after_its_pass_and_the_same_command_resumes_it(corpus, tmp_path):
     out, few = tmp_path / "out", ["--tol", 0, "--seeds", 1, "-k", "2,3"]
     line = ["dnmf", "rank", corpus.path, out, *few]
     with started(*line, "--max-iter", 100_000) as sweep:
@@ -84,7 +86,7 @@ def test_a_sweep_ends_after_its_pass_and_the_same_line_goes_on(corpus, tmp_path)
         assert np.array_equal(one.models_[rank].components_, two.models_[rank].components_)
 
 
-def test_a_pass_that_does_not_end_is_abandoned_after_the_grace(corpus, tmp_path):
+def test_a_pass_that_does_not_end_is_abandoned_after_the_grace_period(corpus, tmp_path):
     model = tmp_path / "model"
     command = fit_command(corpus, model, "--workers", 2, "--max-iter", 100_000, "--grace", 0.5)
     with started(*command) as fit:
@@ -118,7 +120,7 @@ def test_a_second_signal_abandons_the_pass_at_once(tmp_path):
 
 
 class TestInPython:
-    def test_signals_are_what_they_were_unless_asked_for(self, digits):
+    def test_a_fit_in_python_leaves_signal_handlers_alone(self, digits):
         before = [signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGUSR1)]
         seen = []
 
@@ -128,7 +130,7 @@ class TestInPython:
         dnmf.NMF(2, random_state=0, tol=0, max_iter=1, on_pass=look).fit(digits)
         assert seen == [before]
 
-    def test_what_on_pass_raises_ends_the_fit_where_it_can_go_on(self, corpus, tmp_path):
+    def test_a_fit_that_on_pass_has_stopped_can_be_resumed(self, corpus, tmp_path):
         options = {"random_state": 0, "tol": 0, "max_iter": 4, "checkpoint": tmp_path / "model"}
         with StopRequest(60) as stop:
             os.kill(os.getpid(), signal.SIGUSR1)
@@ -137,14 +139,14 @@ class TestInPython:
         assert committed(tmp_path / "model") == 1
         assert same(dnmf.NMF(6, **options).fit(corpus), whole(corpus, 4))
 
-    def test_handlers_are_put_back(self):
+    def test_handlers_are_restored(self):
         before = signal.getsignal(signal.SIGTERM)
         with StopRequest(60):
             assert signal.getsignal(signal.SIGTERM) != before
         assert signal.getsignal(signal.SIGTERM) == before
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
-    def test_another_thread_hears_nothing(self):
+    def test_another_thread_receives_no_signals(self):
         thread = threading.Thread(target=StopRequest(60).__enter__)
         before = signal.getsignal(signal.SIGTERM)
         thread.start()

@@ -50,14 +50,14 @@ def test_a_folder_on_a_cluster(folder, tmp_path, client):
     check(dnmf.ingest(str(folder), str(tmp_path / "c.zarr"), block_rows=5))
 
 
-def test_the_bytes_do_not_depend_on_who_wrote_them(folder, tmp_path, client):
+def test_bytes_from_threads_and_from_a_cluster_are_the_same(folder, tmp_path, client):
     on_cluster = dnmf.ingest(folder, tmp_path / "a", block_rows=5)
     with dask.config.set(scheduler="threads"):
         here = dnmf.ingest(folder, tmp_path / "b", block_rows=5)
     assert on_cluster.fingerprint == here.fingerprint
 
 
-def test_relative_paths_mean_the_same_to_workers_elsewhere(folder, tmp_path, client, monkeypatch):
+def test_relative_paths_work_on_workers_in_another_folder(folder, tmp_path, client, monkeypatch):
     monkeypatch.chdir(tmp_path)
     client.run(os.chdir, "/")
     try:
@@ -86,7 +86,7 @@ class Countdown:
         return np.arange(start, stop, dtype=np.uint16)[:, None, None] * np.ones((2, 2), np.uint16)
 
 
-def test_a_source_of_ones_own(tmp_path):
+def test_a_custom_source(tmp_path):
     corpus = dnmf.ingest(Countdown(), tmp_path / "c", block_rows=4)
     assert corpus.images(10).tolist() == [[10, 10], [10, 10]]
     assert corpus.id_of(10) == "image 10"
@@ -94,24 +94,24 @@ def test_a_source_of_ones_own(tmp_path):
         dnmf.ingest(Countdown(), tmp_path / "d", size=(1, 1))
 
 
-class Liar(Countdown):
-    def __init__(self, **lies):
-        vars(self).update(lies)
+class Contradiction(Countdown):
+    def __init__(self, **members):
+        vars(self).update(members)
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "members",
     [
         {"dtype": np.dtype(np.uint8)},
         {"image_shape": (4,)},
         {"ids": lambda start, stop: ["one"]},
         {"read": lambda start, stop: np.zeros((1, 2, 2), np.uint16)},
     ],
-    ids=lambda lie: next(iter(lie)),
+    ids=lambda members: next(iter(members)),
 )
-def test_a_source_that_does_not_keep_its_word_is_refused(tmp_path, lie):
+def test_a_source_that_contradicts_itself_is_refused(tmp_path, members):
     with pytest.raises(IngestError, match="where it promised"):
-        dnmf.ingest(Liar(**lie), tmp_path / "c", block_rows=4)
+        dnmf.ingest(Contradiction(**members), tmp_path / "c", block_rows=4)
     assert left_over(tmp_path) == []
 
 
@@ -138,7 +138,7 @@ def test_an_error_leaves_nothing(folder, tmp_path, request, on_cluster):
     assert left_over(tmp_path) == before
 
 
-def test_an_error_leaves_what_was_there(folder, tmp_path):
+def test_an_error_keeps_an_existing_corpus(folder, tmp_path):
     good = dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=5)
     (folder / "20.png").write_bytes(b"")
     with pytest.raises(IngestError):
@@ -147,17 +147,17 @@ def test_an_error_leaves_what_was_there(folder, tmp_path):
     check(dnmf.open_corpus(tmp_path / "c.zarr"))
 
 
-@pytest.mark.parametrize(("value", "words"), [(-1, "Negative values"), (np.nan, "NaN")])
-def test_values_that_cannot_be_factorised_are_named(tmp_path, value, words):
+@pytest.mark.parametrize(("value", "message"), [(-1, "Negative values"), (np.nan, "NaN")])
+def test_invalid_pixels_are_named(tmp_path, value, message):
     images = np.ones((9, 2, 2), np.float32)
     images[7, 1, 0] = value
     np.save(tmp_path / "x.npy", images)
-    with pytest.raises(DataError, match=rf"{words}.* pixel 2 of image 7 \(x:7\)"):
+    with pytest.raises(DataError, match=rf"{message}.* pixel 2 of image 7 \(x:7\)"):
         dnmf.ingest(tmp_path / "x.npy", tmp_path / "c", block_rows=3)
 
 
-class TestWhereSomethingIs:
-    def test_nothing_is_replaced_unasked(self, folder, tmp_path):
+class TestExistingOutput:
+    def test_nothing_is_replaced_without_force(self, folder, tmp_path):
         dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=5)
         with pytest.raises(OutputExistsError, match="--force"):
             dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=9)
@@ -180,8 +180,8 @@ class TestWhereSomethingIs:
                 model, corpus, corpus.path, force=True
             ),
         }
-        for words, act in refused.items():
-            with pytest.raises(OutputExistsError, match=words):
+        for message, act in refused.items():
+            with pytest.raises(OutputExistsError, match=message):
                 act()
         check(dnmf.open_corpus(tmp_path / "c.zarr"))
         assert dnmf.load(tmp_path / "m").n_components_ == 2
@@ -199,7 +199,7 @@ class TestWhereSomethingIs:
         (tmp_path / "c.zarr").mkdir()
         check(dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=5))
 
-    def test_parents_are_made(self, folder, tmp_path):
+    def test_parent_folders_are_created(self, folder, tmp_path):
         check(dnmf.ingest(folder, tmp_path / "a/b/c.zarr", block_rows=5))
 
 

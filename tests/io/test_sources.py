@@ -1,4 +1,4 @@
-"""What can be read as images, what becomes of it, and what is refused with which words."""
+"""Files that can be read as images, how they are converted, and messages about the others."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def write_idx(path, array, code):
     ],
     ids=lambda v: v if isinstance(v, str) else f"{v.ndim}d-{v.dtype}",
 )
-def test_lossless_files_give_back_their_pixels(tmp_path, name, pixels):
+def test_lossless_files_keep_their_pixels(tmp_path, name, pixels):
     found = open_source([save(tmp_path / name, pixels)]).read(0, 1)
     assert found.dtype == pixels.dtype
     assert (found[0] == pixels).all()
 
 
-def test_jpeg_comes_close(tmp_path):
+def test_jpeg_is_approximate(tmp_path):
     smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 2
     found = read_image(save(tmp_path / "a.jpg", smooth, quality=95), None, None)
     assert np.abs(found.astype(int) - smooth).max() < 12
@@ -101,7 +101,7 @@ def test_size_is_height_by_width(tmp_path):
 
 @pytest.mark.parametrize(("color", "shape"), [("gray", (12, 10)), ("rgb", (12, 10, 3))])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK", "1"])
-def test_color_makes_any_mode_alike(tmp_path, mode, color, shape):
+def test_color_converts_any_mode(tmp_path, mode, color, shape):
     Image.fromarray(COLOR).convert(mode).save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     source = open_source([tmp_path], color=color)
     assert source.image_shape == shape
@@ -153,7 +153,7 @@ def test_arrays_are_stacked(tmp_path):
     assert source.ids(2, 4) == ["a-idx:2", "b-idx:0"]
 
 
-def test_a_file_that_changed_is_read_anew(tmp_path):
+def test_a_file_that_changed_is_read_again(tmp_path):
     import os
 
     path = tmp_path / "x.npy"
@@ -238,21 +238,21 @@ def test_unreadable_files_are_named(tmp_path, monkeypatch):
         open_source([path])
 
 
-def test_mixed_sizes_say_what_to_do(tmp_path):
+def test_mixed_sizes_advise_what_to_do(tmp_path):
     save(tmp_path / "a.png", GRAY)
     save(tmp_path / "b.png", GRAY[:5])
     with pytest.raises(IngestError, match=r"b\.png is 5 x 10 uint8, but a\.png is 12 x 10.*--size"):
         open_source([tmp_path]).read(0, 2)
 
 
-def test_mixed_colours_say_what_to_do(tmp_path):
+def test_mixed_colours_advise_what_to_do(tmp_path):
     save(tmp_path / "a.png", GRAY)
     save(tmp_path / "b.png", COLOR)
     with pytest.raises(IngestError, match="--color gray or rgb"):
         open_source([tmp_path]).read(0, 2)
 
 
-def test_unlike_arrays_are_not_stacked(tmp_path):
+def test_different_arrays_are_not_stacked(tmp_path):
     first = write_idx(tmp_path / "a", np.zeros((3, 2, 2), "u1"), 8)
     second = write_idx(tmp_path / "b", np.zeros((3, 2, 3), "u1"), 8)
     with pytest.raises(IngestError, match=r"2 x 3 uint8.*2 x 2 uint8"):

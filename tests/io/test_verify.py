@@ -41,7 +41,7 @@ def damaged(corpus, tmp_path):
     return path
 
 
-def test_what_is_intact_has_status_0(corpus, made):
+def test_an_intact_store_has_status_0(corpus, made):
     result = run(corpus.path)
     assert result.stdout == f"{corpus.path}: corpus, 6 blocks checked, all as written\n"
     assert "block 6 of 6" in result.stderr
@@ -53,7 +53,7 @@ def test_what_is_intact_has_status_0(corpus, made):
     }  # fmt: skip
 
 
-def test_what_is_damaged_has_status_1_and_a_line_for_each_finding(damaged):
+def test_damage_has_status_1_and_a_line_for_each_finding(damaged):
     head, *lines = run(damaged, status=1).stdout.splitlines()
     assert head == f"{damaged}: corpus, 6 blocks checked, 2 damaged"
     assert "block 3 (images 384 to 511) is missing; restore pixels/c/3/0 from a copy" in lines[0]
@@ -66,7 +66,7 @@ def test_what_is_damaged_has_status_1_and_a_line_for_each_finding(damaged):
     ]
 
 
-def test_the_findings_do_not_depend_on_who_reads(damaged, client):
+def test_findings_of_threads_and_of_a_cluster_are_the_same(damaged, client):
     on_cluster = verify(damaged)
     with dask.config.set(scheduler="threads"):
         assert verify(damaged) == on_cluster
@@ -84,7 +84,7 @@ def test_a_damaged_model_has_status_1(made, tmp_path):
     assert "H" in result.stdout.splitlines()[1]
 
 
-def test_weights_of_which_a_block_is_lost(made, tmp_path):
+def test_a_missing_block_of_weights(made, tmp_path):
     shutil.copytree(made / "w", tmp_path / "w")
     (tmp_path / "w/c/5/0").unlink()
     assert "block 5 (images 640 to 699) is missing" in run(tmp_path / "w", status=1).stdout
@@ -97,7 +97,7 @@ def test_a_corpus_at_a_url(digits, tmp_path):
     assert not verify("memory://verified.zarr").findings
 
 
-def test_what_is_nothing_of_dnmfs_is_an_error(tmp_path):
+def test_a_path_without_a_store_of_dnmf_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match="nothing is there"):
         verify(tmp_path / "nothing")
     (tmp_path / "notes").write_text("precious")
