@@ -18,7 +18,7 @@ from dnmf.cli.progress import BlockProgress
 @click.argument("path")
 @json_option
 def info(path: str, as_json: bool) -> None:
-    """Say what a corpus, a model or a sweep is."""
+    """Describe a corpus, weights, a model or a sweep."""
     from dnmf.cli.describe import describe
 
     facts = describe(path)

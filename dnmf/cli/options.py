@@ -121,7 +121,9 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     return add_options(
         click.option(
-            "--workers", type=click.IntRange(min=1), help="Start so many local processes."
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Number of local worker processes to start.",
         ),
         click.option(
             "--memory-limit", metavar="SIZE", help="Memory of each worker of --workers, like 2GB."
@@ -171,7 +173,9 @@ loss_option = click.option(
 )
 
 fit_options = add_options(
-    click.option("--max-iter", type=int, default=200, show_default=True, help="Most passes."),
+    click.option(
+        "--max-iter", type=int, default=200, show_default=True, help="Maximum number of passes."
+    ),
     tol_option,
     click.option(
         "--seed",

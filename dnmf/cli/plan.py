@@ -38,9 +38,10 @@ def plan(
     where: dict[str, Any],
     **parameters: Any,
 ) -> None:
-    """Say what a fit of CORPUS would take: memory, tasks, reads and, after ten seconds, time.
+    """Estimate what a fit of CORPUS takes: memory, tasks, reads and, after ten seconds, time.
 
-    Give the cluster as to fit. Exit status 1 means that the fit would not fit, and be refused.
+    Options for the cluster are those of fit. Exit status 1 means that memory is too small: fit
+    would refuse.
     """
     from dnmf.engine.client import cluster
 

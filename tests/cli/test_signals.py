@@ -190,6 +190,7 @@ def test_the_batch_script_asks_to_be_requeued(corpus, tmp_path):
             return job.wait(PATIENCE), log.read_text()
         finally:
             kill_tree(job.pid)
+            job.wait()
 
     status, log = run("100000", after="pass   3 ")
     assert status == 0, log
