@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 
@@ -12,23 +11,13 @@ import click
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner
+from command_line import run
 from PIL import Image
 from reference import loss
 
 import dnmf
-from dnmf._format import format_duration
 from dnmf.cli.main import main
-from dnmf.cli.progress import PassProgress, format_error, passes_left
-from dnmf.numerics.state import State
-
-
-def run(*arguments, status=0):
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result
+from dnmf.cli.progress import format_error
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +89,13 @@ def test_bad_parameters_keep_the_old_model(corpus, tmp_path):
     run("fit", corpus.path, tmp_path / "m", "-k", 3)
     run("fit", corpus.path, tmp_path / "m", "-k", 0, "--force", status=1)
     assert dnmf.load(tmp_path / "m").n_components_ == 3
+
+
+def test_several_starts_of_a_fit(corpus, tmp_path):
+    result = run("fit", corpus.path, tmp_path / "m", "-k", 4, "--n-init", 2, "--tol", 0.01)
+    assert "error" in result.stdout
+    assert dnmf.load(tmp_path / "m").n_init == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_transform(corpus, fitted, tmp_path, digits):
@@ -369,52 +365,6 @@ def test_runs_as_a_module():
     assert output.stdout.strip() == f"dnmf, version {dnmf.__version__}"
 
 
-def test_on_a_terminal_the_line_replaces_itself(corpus, tmp_path):
-    terminal, stderr = pty.openpty()
-    command = [sys.executable, "-m", "dnmf", "fit", corpus.path, str(tmp_path / "m"), "-k", "3"]
-    subprocess.run([*command, "--max-iter", "3", "--tol", "0"], stderr=stderr, check=True)
-    os.close(stderr)
-    text = os.read(terminal, 100_000).decode()
-    os.close(terminal)
-    assert text.count("\r\x1b[Kpass") == 3
-    assert text.endswith("\n")
-    assert "T20" not in text.split("pass")[1]
-
-
-class TestTimeLeft:
-    def test_a_shrinking_change_is_extrapolated(self):
-        losses = [1.0]
-        for i in range(5):
-            losses.append(losses[-1] * (1 - 0.1 * 0.5**i))
-        assert passes_left(losses, tol=1e-3, max_iter=200) == 3
-
-    def test_no_more_than_max_iter(self):
-        assert passes_left([1.0, 0.9, 0.8], tol=1e-9, max_iter=5) == 2
-        assert passes_left([1.0, 0.9, 0.8], tol=0, max_iter=200) == 197
-
-    def test_nothing_is_left_when_converged(self):
-        assert passes_left([1.0, 0.5, 0.49999], tol=1e-3, max_iter=200) == 0
-
-    def test_a_step_back_is_ignored(self):
-        assert passes_left([1.0, 0.9, 0.9, 0.89999], tol=1e-4, max_iter=50) == 0
-        assert passes_left([1.0, 0.9, 0.9], tol=1e-4, max_iter=50) == 47
-
-    def test_a_perfect_fit_is_done(self):
-        assert passes_left([0.0, 0.0], tol=1e-4, max_iter=50) == 0
-
-    def test_errors_have_eight_digits_and_no_exponent(self):
-        found = [format_error(x) for x in (0, 0.25, 51830.3, 1478520.25, 3e12)]
-        assert found == ["0.0000000", "0.2500000", "51,830.300", "1,478,520.2", "3,000,000,000,000"]
-
-    def test_durations(self):
-        assert [format_duration(s) for s in (3.2, 600, 40_000)] == ["3.2 s", "10 min", "11.1 h"]
-
-    def test_a_step_back_is_reported(self, capsys):
-        state = State(*[np.ones((1, 1))] * 3, losses=(2.0, 2.0), divergence=2.0, accepted=False)
-        PassProgress(10, 1e-4, 200)(state)
-        assert "step back" in capsys.readouterr().err
-
-
 class TestObjectives:
     def test_losses_by_name_and_number(self, corpus, tmp_path):
         for name, named in (("kull", "kullback-leibler"), ("1.5", 1.5), ("2", "frobenius")):
@@ -461,102 +411,3 @@ class TestObjectives:
             done = run(*line, "--mask", str(tmp_path / name), status=1)
             assert message in " ".join(done.stderr.split())
             assert not (tmp_path / "m").exists()
-
-
-@pytest.fixture(scope="module")
-def swept(corpus, tmp_path_factory):
-    path = tmp_path_factory.mktemp("rank") / "digits.sweep"
-    line = ("rank", corpus.path, path, "-k", "4,2", "--seeds", 2, "--tol", 0.01)
-    return path, line, run(*line)
-
-
-class TestRank:
-    def test_progress_and_recommendation(self, swept):
-        _, _, result = swept
-        log = result.stderr.splitlines()
-        assert "28 x 28 uint8" in log[0]
-        assert "to 4, 2 components on" in log[0]
-        assert "8 models together take about" in log[1]
-        passes = [line for line in log if " pass " in line]
-        assert "   0 of 8 models go on" in passes[-1]
-        lines = result.stdout.splitlines()
-        assert lines[2].startswith("->       4 ")
-        assert "No clear answer. 4 components" in result.stdout
-        assert "reads of the corpus for all models" in lines[-1]
-
-    def test_the_same_command_again_reads_nothing(self, swept):
-        _, line, first = swept
-        again = run(*line)
-        assert again.stdout == first.stdout
-        assert "is there: going on from its last commit" in again.stderr
-        assert " pass " not in again.stderr
-
-    def test_json_is_one_object(self, swept):
-        path, line, _ = swept
-        facts = json.loads(run(*line, "--json").stdout)
-        assert facts["best_n_components"] == 4
-        assert facts["clear"] is False
-        assert [row["n_components"] for row in facts["table"]] == [2, 4]
-        assert facts["path"] == str(path)
-        described = json.loads(run("info", path, "--json").stdout)
-        assert described["kind"] == "sweep"
-        assert described["table"] == facts["table"]
-
-    def test_info_is_text(self, swept):
-        lines = run("info", swept[0]).stdout.splitlines()
-        assert lines[0].split() == ["kind", "sweep"]
-        assert any(line.split()[:2] == ["->", "4"] for line in lines)
-
-    def test_plot(self, swept, corpus, tmp_path):
-        result = run("plot", swept[0], "--corpus", corpus.path, "--out", tmp_path / "p")
-        names = ["selection", "components-0002", "components-0004", "reconstructions"]
-        assert result.stdout.splitlines() == [str(tmp_path / f"p/{name}.png") for name in names]
-        for name in names:
-            with Image.open(tmp_path / f"p/{name}.png") as picture:
-                assert np.asarray(picture).std() > 5
-
-    def test_verify(self, swept):
-        assert "sweep, all as written" in run("verify", swept[0]).stdout
-
-    def test_other_commands_accept_each_model(self, swept, corpus, tmp_path):
-        model = swept[0] / "k0004-whole-0"
-        run("transform", model, corpus.path, tmp_path / "w.zarr")
-        assert dnmf.open_weights(tmp_path / "w.zarr").shape == (700, 4)
-
-    def test_force_replaces_only_a_sweep(self, corpus, swept, fitted, tmp_path):
-        path = tmp_path / "s"
-        line = ("rank", corpus.path, path, "-k", "2", "--seeds", 1, "--tol", 0.01)
-        run(*line)
-        refused = run(*line, "--holdout", 0.2, status=1)
-        assert "hidden was 0.1, is 0.2" in refused.stderr
-        wrong = run(*line, "--tol", -1, "--force", status=1)
-        assert "tol is -1" in wrong.stderr
-        assert dnmf.load_sweep(path).best_n_components_ == 2
-        run(*line, "--holdout", 0.2, "--force")
-        refused = run("rank", corpus.path, fitted, "-k", "2", "--force", status=1)
-        assert "does not replace" in refused.stderr
-
-    @pytest.mark.parametrize(
-        ("ranks", "status", "message"),
-        [
-            ("", 2, "is no list of numbers of components; write them like 9,25,49 or 4-12"),
-            ("9;25", 2, "is no list of numbers"),
-            ("4-2", 1, "n_components is []; it must be a list of one int >= 1 or more"),
-            ("0,3", 1, "n_components is [0, 3]"),
-            ("3,2-4", 1, "n_components repeats [3]"),
-        ],
-    )
-    def test_invalid_numbers_of_components(self, corpus, tmp_path, ranks, status, message):
-        result = run("rank", corpus.path, tmp_path / "s", "-k", ranks, status=status)
-        assert message in result.stderr
-        assert not (tmp_path / "s").exists()
-
-    def test_holdout_out_of_range(self, corpus, tmp_path):
-        line = ("rank", corpus.path, tmp_path / "s", "-k", "2,3", "--holdout", "1.5")
-        assert "as many hidden cells as cells" in run(*line, status=1).stderr
-
-    def test_several_starts_of_a_fit(self, corpus, tmp_path):
-        result = run("fit", corpus.path, tmp_path / "m", "-k", 4, "--n-init", 2, "--tol", 0.01)
-        assert "error" in result.stdout
-        assert dnmf.load(tmp_path / "m").n_init == 2
-        assert [path.name for path in tmp_path.iterdir()] == ["m"]

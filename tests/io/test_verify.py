@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
+import command_line
 import dask
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import dnmf
 from dnmf import verify
-from dnmf.cli.main import main
 from dnmf.errors import CorpusError
 from dnmf.io.export import write_weights
 
-
-def run(*arguments, status=0):
-    result = CliRunner().invoke(main, ["verify", *map(str, arguments)])
-    assert result.exit_code == status, result.output
-    return result
+run = partial(command_line.run, "verify")
 
 
 @pytest.fixture(scope="module")
