@@ -12,12 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import threadpoolctl
 from dask.system import CPU_COUNT
 
 from dnmf.io.sources.source import open_source
+from dnmf.numerics.block import compute_dtype
+from dnmf.numerics.objective import SQUARED
+from dnmf.solvers.loop import ModelRun
+from dnmf.solvers.warm_start import start
+from dnmf.storage.checkpoint.spec import FitSpec
 
 PACKAGES = (
     "dnmf",
@@ -104,3 +110,11 @@ def _cpu_model() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     found = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(found, platform.processor())
+
+
+def started(blocks: Any, d: int, seed: int) -> ModelRun:
+    """Return a run for squared error that has its first state, as `NMF(d)` starts."""
+    X = {"compute_dtype": str(compute_dtype(blocks.dtype))}
+    run = ModelRun(FitSpec(d, seed, X, {"init": "random"}), SQUARED)
+    (run,) = start(blocks, [run], seed, 1e-4)
+    return run

@@ -14,15 +14,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from common import about, load
+from common import about, load, started
 from sklearn.datasets import load_digits
 
-from dnmf.engine.executors import one_blas_thread
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.objective import SQUARED
-from dnmf.numerics.state import State, advance
-from dnmf.solvers.passes import run_pass
-from dnmf.solvers.warm_start import start
+from dnmf.solvers.loop import solve
 
 READS, PASSES = 8, 200
 
@@ -68,14 +64,16 @@ def corpora(folder: Path) -> dict[str, tuple[np.ndarray, int]]:
 
 
 def errors(X: np.ndarray, d: int, seed: int) -> tuple[float, float]:
-    """Give the error after `READS` reads and after `PASSES` passes."""
+    """Compute the error after `READS` reads and after `PASSES` passes."""
     blocks, early = blocks_of(X), np.nan
-    state: State = start(blocks, SQUARED, d, seed)
-    with one_blas_thread():
-        while state.n_iter < PASSES:
-            state = advance(SQUARED, state, run_pass(blocks, SQUARED, state.Y))
-            early = state.error if state.n_reads <= READS else early
-    return early, state.error
+    run = started(blocks, d, seed)
+
+    def note() -> None:
+        nonlocal early
+        early = run.state.error if run.state.n_reads <= READS else early
+
+    solve(blocks, [run], tol=0, max_iter=PASSES, on_pass=note)
+    return early, run.state.error
 
 
 def main() -> None:

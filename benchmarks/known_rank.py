@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from common import about
 from made_images import KINDS, corpus
 
-from dnmf import rank_sweep
+from dnmf import NMF, rank_sweep
 
 NOISE = (0.05, 0.1, 0.2)
 
@@ -45,7 +45,7 @@ def one_sweep(kind: str, rank: int, seed: int) -> tuple[bool, bool]:
     noise = NOISE[seed % len(NOISE)]
     X = corpus(kind, rank, noise, seed, counted=bool(seed % 2))
     began = time.perf_counter()
-    sweep = rank_sweep(X, range(rank - 2, rank + 3), random_state=seed)
+    sweep = rank_sweep(X, range(rank - 2, rank + 3), NMF(random_state=seed))
     seconds = time.perf_counter() - began
     right = sweep.best_n_components_ == rank
     print(f"{kind} {rank} seed {seed} noise {noise:.0%}: {seconds:.0f} s", flush=True)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from common import about, best_of, load, pin
+from common import about, best_of, load, pin, started
 from scipy.optimize import nnls
 
 from dnmf.engine.executors import one_blas_thread
@@ -24,8 +24,7 @@ from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.block import Block, Strip
 from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.statistics import Basis
-from dnmf.solvers.passes import measure
-from dnmf.solvers.warm_start import start
+from dnmf.solvers.loop import measure
 
 SIDE = 2048
 FLOAT = np.dtype(np.float32)
@@ -44,9 +43,9 @@ def sgemm_flops(threads: int) -> float:
 
 
 def excess(X: np.ndarray, H: np.ndarray) -> float:
-    """Give the share by which the loss of some images is above the exact one."""
+    """Compute the share by which the loss of some images is above the exact one."""
     few = X[:: len(X) // 512][:512].astype(float)
-    W = SQUARED.solve_W_block(Block(few.astype(np.float32)), Basis.for_pixels(H, FLOAT))
+    W = SQUARED.project_onto(H, FLOAT).weights(Block(few.astype(np.float32)))
     mine = np.sum((few - W.astype(float) @ H) ** 2)
     exact = sum(nnls(H.T, x)[1] ** 2 for x in few)
     return float(mine / exact - 1)
@@ -77,7 +76,7 @@ def main() -> None:
     rows = []
     print(HEAD)
     for rank in arguments.ranks:
-        H = start(blocks, SQUARED, rank, 0).H
+        H = started(blocks, rank, 0).state.H
         rate = sgemm_flops(arguments.threads)
         with one_blas_thread():  # as for all the passes of a fit: to go back wakes BLAS's threads
             whole = best_of(lambda H=H: measure(blocks, SQUARED, H))

@@ -16,8 +16,9 @@ from dnmf._version import __version__
 
 if TYPE_CHECKING:
     from dnmf.errors import DnmfError
+    from dnmf.estimators.load import load
     from dnmf.estimators.minibatch import MiniBatchNMF
-    from dnmf.estimators.nmf import NMF, load
+    from dnmf.estimators.nmf import NMF
     from dnmf.io.ingest import ingest
     from dnmf.io.verify import verify
     from dnmf.model_selection.rank_sweep import load_sweep, rank_sweep
@@ -45,7 +46,7 @@ _HOMES = {
     "MiniBatchNMF": "estimators.minibatch",
     "NMF": "estimators.nmf",
     "ingest": "io.ingest",
-    "load": "estimators.nmf",
+    "load": "estimators.load",
     "load_sweep": "model_selection.rank_sweep",
     "open_corpus": "storage.corpus",
     "open_weights": "storage.weights",

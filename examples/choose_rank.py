@@ -38,7 +38,7 @@ def digits(folder: Path | None) -> np.ndarray:
 
 def sweep_and_draw(X: np.ndarray, ranks: list[int], out: Path) -> None:
     began = time.perf_counter()
-    sweep = rank_sweep(X, ranks, random_state=0)
+    sweep = rank_sweep(X, ranks)
     print(f"\n{len(X):,} images of {X.shape[1]} pixels\n\n{sweep}\n")
     print(f"{sweep.n_reads_:.3g} reads of X, {time.perf_counter() - began:.1f} s")
     written = write_sweep_plots(sweep, out)

@@ -72,7 +72,7 @@ def _describe_corpus(path: str) -> dict[str, Any]:
 
 def _describe_model(path: str) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
-    state, fit = checkpoint.state, checkpoint.fit
+    state, fit = checkpoint.state, checkpoint.spec
     # Other losses are no norm, of which an error could be a share.
     squared = fit.parameters["beta_loss"] == "frobenius"
     weights = None if checkpoint.weights_name is None else f"{path}/{checkpoint.weights_name}"

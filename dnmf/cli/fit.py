@@ -19,7 +19,6 @@ from dnmf.cli.options import (
     json_option,
     mask_option,
     open_images,
-    solver_of,
 )
 from dnmf.cli.progress import (
     PassProgress,
@@ -83,32 +82,23 @@ def fit(
     """
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
-    from dnmf.estimators.beginning import remove_starts
-    from dnmf.storage.atomic import remove_store
-    from dnmf.storage.checkpoint.commit import FORMAT
-    from dnmf.storage.lock import claimed
 
     began = time.monotonic()
     images, pixel_mask = open_images(corpus, mask)
     stop = StopRequest(grace)
     progress = PassProgress(len(images), parameters["tol"], parameters["max_iter"])
     nmf = dnmf.NMF(
-        solver=solver_of(parameters["beta_loss"]),
         checkpoint=model,
         on_pass=stop.wrap(progress),
         **parameters,
     )
     nmf.check_parameters()
-    if force:
-        with claimed(model):
-            remove_store(model, FORMAT)
-            remove_starts(model)
     with stop, cluster(**where) as place:
         print_line(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
-        with explain_resume(model), warnings.catch_warnings():
+        with explain_resume(model, anew=force), warnings.catch_warnings():
             stop.raise_if_requested()
             warnings.simplefilter("ignore", UserWarning)  # the last line says why the fit stopped
-            nmf.fit(images, mask=pixel_mask)
+            nmf.fit(images, mask=pixel_mask, overwrite=force)
     end_live_line()
     facts = {**describe(model), "seconds": round(time.monotonic() - began, 3)}
     click.echo(json.dumps(facts) if as_json else summary_of_fit(facts))

@@ -95,11 +95,6 @@ class Loss(click.ParamType[float | str]):
             self.fail(f"{value!r} is no loss; take one of {', '.join(LOSSES)} or a number")
 
 
-def solver_of(loss: float | str) -> str:
-    """Return the solver that a loss needs."""
-    return "cd" if loss in ("frobenius", 2) else "mu"
-
-
 def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return a decorator that adds options to a command, which its help lists in this order."""
 

@@ -16,7 +16,6 @@ from dnmf.cli.options import (
     loss_option,
     mask_option,
     open_images,
-    solver_of,
     tol_option,
 )
 
@@ -46,7 +45,7 @@ def plan(
     from dnmf.engine.client import cluster
 
     images, pixel_mask = open_images(corpus, mask)
-    model = dnmf.NMF(solver=solver_of(parameters["beta_loss"]), random_state=0, **parameters)
+    model = dnmf.NMF(random_state=0, **parameters)
     model.check_parameters()
     with cluster(**where):
         result = model.plan(images, pixel_mask, trial=trial)

@@ -91,7 +91,7 @@ class SweepProgress:
         """Report a pass."""
         now = time.monotonic()
         seconds, self.previous = now - self.previous, now
-        line = f"pass {progress.n_pass:3d}   {progress.going} of {progress.models} models go on"
+        line = f"pass {progress.n_pass:3d}   {progress.active} of {progress.models} models go on"
         if progress.groups > 1:
             line += f"   (group {progress.group} of {progress.groups})"
         if self.timed_group == progress.group:
@@ -129,7 +129,7 @@ def explain_resume(path: str, *, anew: bool = False) -> Iterator[None]:
     anew : bool, default False
         Whether the run replaces its checkpoint instead.
     """
-    from dnmf.estimators.beginning import starts_of
+    from dnmf.solvers.multi_fit import starts_of
     from dnmf.storage.atomic import is_absent
 
     def exists() -> bool:

@@ -18,7 +18,6 @@ from dnmf.cli.options import (
     json_option,
     mask_option,
     open_images,
-    solver_of,
 )
 from dnmf.cli.progress import SweepProgress, end_live_line, explain_resume, print_line
 from dnmf.cli.signals import StopRequest
@@ -60,6 +59,8 @@ def rank(
     corpus: str,
     out: str,
     n_components: list[int],
+    n_init: int,
+    holdout: float,
     mask: str | None,
     grace: float,
     force: bool,
@@ -87,12 +88,13 @@ def rank(
             sweep = dnmf.rank_sweep(
                 images,
                 n_components,
-                solver=solver_of(parameters["beta_loss"]),
+                dnmf.NMF(**parameters),
                 mask=pixel_mask,
                 checkpoint=out,
                 force=force,
                 on_pass=stop.wrap(SweepProgress()),
-                **parameters,
+                n_init=n_init,
+                holdout=holdout,
             )
     end_live_line()
     seconds = round(time.monotonic() - began, 3)

@@ -26,7 +26,7 @@ from dask.system import CPU_COUNT
 
 from dnmf.engine.retry import scatter
 
-__all__ = ["CPU_COUNT", "one_blas_thread", "side_by_side"]
+__all__ = ["CPU_COUNT", "map_on_threads", "one_blas_thread"]
 Result = TypeVar("Result")
 _lock = threading.Lock()
 _depth = 0
@@ -73,18 +73,19 @@ def one_blas_thread() -> Iterator[None]:
                 _take_control()
 
 
-def side_by_side(run: Callable[[Any], Result], things: Sequence[Any]) -> Iterator[Result]:
-    """Yield what a function makes of each thing, in order, made on threads.
+def map_on_threads(function: Callable[[Any], Result], items: Sequence[Any]) -> Iterator[Result]:
+    """Apply a function to each item on threads, and yield the results in order.
 
-    What holds where it is called, such as `numpy.errstate`, holds there too; of a single thing it
-    is called where this is. When the caller goes, what has not begun is left.
+    The context of the caller, such as `numpy.errstate`, holds on the threads too. A single item
+    needs no thread. When the caller stops, calls that have not begun are cancelled.
     """
-    if len(things) == 1:
-        yield run(things[0])
-        return
-    contexts = [copy_context() for _ in things]
-    with ThreadPoolExecutor(min(len(things), CPU_COUNT)) as pool:
-        yield from pool.map(lambda context, thing: context.run(run, thing), contexts, things)
+    return map(function, items) if len(items) == 1 else _map_on_pool(function, items)
+
+
+def _map_on_pool(function: Callable[[Any], Result], items: Sequence[Any]) -> Iterator[Result]:
+    contexts = [copy_context() for _ in items]
+    with ThreadPoolExecutor(min(len(items), CPU_COUNT)) as pool:
+        yield from pool.map(lambda context, item: context.run(function, item), contexts, items)
 
 
 def active_client() -> Client | None:

@@ -1,19 +1,18 @@
-"""What a fitted model does with images: weights, reconstructions, errors, a file."""
+"""What a fitted model does with images: weights, reconstructions, losses, saving."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
-from dnmf.errors import ParameterError
+from dnmf.errors import DataError, ParameterError
 from dnmf.estimators.inputs import (
     as_dask,
     blocks_of,
@@ -21,28 +20,27 @@ from dnmf.estimators.inputs import (
     in_memory,
     is_dask,
     is_zarr,
-    validated,
+    validate_images,
 )
-from dnmf.estimators.lazy import image_losses, losses_of, product, weights_of
-from dnmf.estimators.parameters import objective_of, require, rules_of
-from dnmf.numerics.block import Block, PixelRules, compute_dtype
-from dnmf.numerics.objective import Objective
+from dnmf.estimators.lazy import lazy_losses, lazy_product, lazy_weights
+from dnmf.estimators.parameters import NMFParameters, require
+from dnmf.numerics.block import Block, compute_dtype
+from dnmf.numerics.objective import Projection
 from dnmf.numerics.state import State, WeightSink
 from dnmf.numerics.statistics import Basis
 from dnmf.storage.checkpoint.checkpoint import save_model
 from dnmf.storage.checkpoint.spec import FitSpec
+from dnmf.storage.corpus import Corpus
 
 
-class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of `dnmf.NMF`: all that needs components and not how they were found."""
+class FittedNMF(NMFParameters):
+    """Base of `NMF`: all that needs components and not how they were found."""
 
-    missing: str
     components_: Array
     n_components_: int
-    n_features_in_: int
     image_shape_: tuple[int, ...]
     stop_reason_: str
-    _fit: FitSpec
+    _spec: FitSpec
     _state: State
 
     def transform(self, X: Any, mask: Any = None) -> Any:
@@ -66,14 +64,14 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             when the block is computed, if X is lazy).
         """
         check_is_fitted(self)
-        X = validated(self, X, reset=False)
-        objective, basis = self.objective(mask), self.basis(X.dtype)
+        X = validate_images(self, X, reset=False)
+        projection = self._projection(X.dtype, mask)
         if not in_memory(X):
-            _require_lazy_output(self)
-            return weights_of(X, mask, objective, basis, self.rules())
-        W = np.empty((X.shape[0], len(basis.H)), basis.H.dtype)
-        task = partial(project_rows, objective=objective, basis=basis, sink=partial(_put, W))
-        blocks_of(X, mask=mask, rules=self.rules()).map_sum(task)
+            self._require_array_output()
+            return lazy_weights(X, mask, projection)
+        W = np.empty((X.shape[0], len(projection.basis.H)), projection.basis.H.dtype)
+        task = partial(store_weights, projection=projection, sink=partial(_copy_rows, W))
+        blocks_of(X, mask=mask, rules=projection.rules).map_sum(task)
         return W
 
     def inverse_transform(self, X: Any) -> Any:
@@ -93,7 +91,7 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if is_dask(X) or is_zarr(X):
             W = as_dask(X)
             check_width(W, self.n_components_)
-            return product(W, self.components_)
+            return lazy_product(W, self.components_)
         X = check_array(X, accept_sparse="csr", dtype="numeric", ensure_min_samples=0)
         check_width(X, self.n_components_)
         return X @ self.components_
@@ -111,10 +109,9 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         float
         """
         check_is_fitted(self)
-        X = validated(self, X, reset=False)
-        blocks = blocks_of(X, sample_weight, mask, self.rules())
-        loss, _, weight, _ = self._sum_losses(X, blocks, mask)
-        return -float(loss / weight) if weight else 0.0
+        X = validate_images(self, X, reset=False)
+        losses = self._sum_losses(X, blocks_of(X, sample_weight, mask, self._rules()), mask)
+        return -float(losses.total / losses.rows) if losses.rows else 0.0
 
     def reconstruct_error(self, X: Any, mask: Any = None, *, per: str = "image") -> Any:
         """Compute how far images are from their reconstructions, over observed pixels.
@@ -134,18 +131,18 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         check_is_fitted(self)
         require(per in ("image", "pixel"), "per", per, "'image' or 'pixel'")
-        X = validated(self, X, reset=False)
-        objective, basis = self.objective(mask), self.basis(X.dtype)
+        X = validate_images(self, X, reset=False)
+        projection = self._projection(X.dtype, mask)
         if per == "image" and not in_memory(X):
-            return losses_of(X, mask, objective, basis, self.rules())
-        blocks = blocks_of(X, mask=mask, rules=self.rules())
+            return lazy_losses(X, mask, projection)
+        blocks = blocks_of(X, mask=mask, rules=projection.rules)
         if per == "pixel":
             _, pixels, _, seen = self._sum_losses(X, blocks, mask)
             means = np.divide(pixels, seen, out=np.full(len(pixels), np.nan), where=seen > 0)
             return means.reshape(self.image_shape_)
         losses = np.empty(X.shape[0])
-        sink = partial(_put, losses)
-        blocks.map_sum(partial(put_losses, objective=objective, basis=basis, sink=sink))
+        sink = partial(_copy_rows, losses)
+        blocks.map_sum(partial(store_losses, projection=projection, sink=sink))
         return losses
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -155,88 +152,95 @@ class FittedNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         ----------
         path : str or path
         force : bool, default False
-            Replace what dnmf wrote there before.
+            Replace a model that dnmf wrote there before.
 
         Raises
         ------
         OutputExistsError
         """
         check_is_fitted(self)
-        save_model(path, self._fit, self._state, self.stop_reason_, force=force)
+        save_model(path, self._spec, self._state, self.stop_reason_, force=force)
 
-    def objective(self, mask: Any = None) -> Objective:
-        """Say what is minimised for the pixels that `validated` has seen."""
-        masked = mask is not None or self.missing == "ignore"
-        return objective_of(self, self.n_features_in_, masked)
-
-    def rules(self) -> PixelRules:
-        """Say which pixels are taken."""
-        return rules_of(self)
-
-    def basis(self, dtype: np.dtype[Any]) -> Basis:
-        """Give the components for pixels of a dtype."""
-        return Basis.from_H(
-            self.components_, np.result_type(compute_dtype(dtype), self.components_)
+    def _projection(self, dtype: np.dtype[Any], mask: Any = None) -> Projection:
+        """Return the projection onto the components, for pixels of a dtype."""
+        dtype = np.result_type(compute_dtype(dtype), self.components_)
+        return Projection(
+            self._objective(mask), Basis.from_H(self.components_, dtype), self._rules()
         )
+
+    def _require_pixels_of(self, corpus: Corpus) -> None:
+        """Raise DataError for a corpus whose images have another number of pixels."""
+        if corpus.shape[1] != self.n_features_in_:
+            raise DataError(
+                f"{corpus.path} has images of {corpus.shape[1]} pixels, but the model was fitted "
+                f"on {self.n_features_in_}: ingest the images at the model's size "
+                f"({' x '.join(map(str, self.image_shape_))})"
+            )
+
+    def _require_array_output(self) -> None:
+        """Raise ParameterError where weights would be put into a frame, which loads them all."""
+        # scikit-learn has no public way to ask for what `set_output` was told: look at a result.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of names of features
+            output = self.transform(np.ones((1, self.n_features_in_)))
+        if not isinstance(output, np.ndarray):
+            raise ParameterError(
+                "set_output asks for a frame, which would load the weights of all images: use "
+                'set_output(transform="default") for lazy input, or compute X first'
+            )
 
     @property
     def _n_features_out(self) -> int:
         return int(self.n_components_)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.positive_only = True
-        tags.input_tags.sparse = True
-        tags.input_tags.allow_nan = self.missing == "ignore"
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
-    def _sum_losses(self, X: Any, blocks: Blocks, mask: Any) -> Losses:
-        task = partial(add_losses, objective=self.objective(mask), basis=self.basis(X.dtype))
-        return blocks.map_sum(task)
+    def _sum_losses(self, X: Any, blocks: Blocks, mask: Any) -> LossSums:
+        return blocks.map_sum(partial(sum_losses, projection=self._projection(X.dtype, mask)))
 
 
-class Losses(NamedTuple):
-    """Loss of some images, loss of each pixel, weight of the images, images that show a pixel."""
+class LossSums(NamedTuple):
+    """Losses summed over images; add up over blocks.
 
-    loss: float
+    Attributes
+    ----------
+    total : float
+        Loss of all images.
+    pixels : ndarray of shape (p,)
+        Loss of each pixel.
+    rows : float
+        Number of images, each as often as its weight says.
+    seen : ndarray of shape (p,)
+        Number of images in which a pixel is observed.
+    """
+
+    total: float
     pixels: Array
-    weight: float
+    rows: float
     seen: Array
 
-    def __add__(self, other: Any) -> Losses:
-        return Losses(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+    def __add__(self, other: Any) -> LossSums:
+        return LossSums(*(one + more for one, more in zip(self, other, strict=True)))
 
 
-def add_losses(block: Block, *, objective: Objective, basis: Basis) -> Losses:
-    """Sum up a block's losses; a task for `Blocks.map_sum`."""
-    images, pixels = image_losses(objective, block, basis)
+def sum_losses(block: Block, *, projection: Projection) -> LossSums:
+    """Sum the losses of the images of a block."""
+    images, pixels = projection.losses(block)
     total = images.sum() if block.weights is None else block.weights @ images
     n = len(block)
     seen = np.full(len(pixels), n) if block.observed is None else block.observed.sum(axis=0)
-    return Losses(float(total), pixels, block.total_weight, seen)
+    return LossSums(float(total), pixels, block.total_weight, seen)
 
 
-def put_losses(block: Block, *, objective: Objective, basis: Basis, sink: WeightSink) -> int:
-    """Put each image's loss into a sink; a task that counts rows."""
-    sink(image_losses(objective, block, basis)[0], block.start)
+def store_losses(block: Block, *, projection: Projection, sink: WeightSink) -> int:
+    """Put each image's loss into a sink and return the number of images."""
+    sink(projection.losses(block)[0], block.start)
     return len(block)
 
 
-def project_rows(block: Block, *, objective: Objective, basis: Basis, sink: WeightSink) -> int:
-    """Solve a block's weights into a sink; a task that counts rows."""
-    sink(objective.solve_W_block(block, basis), block.start)
+def store_weights(block: Block, *, projection: Projection, sink: WeightSink) -> int:
+    """Put the weights of a block into a sink and return the number of images."""
+    sink(projection.weights(block), block.start)
     return len(block)
 
 
-def _require_lazy_output(model: Any) -> None:
-    """Refuse to load lazy weights into a frame."""
-    if _get_output_config("transform", model)["dense"] != "default":
-        raise ParameterError(
-            "set_output asks for a frame, which would load the weights of all images: use "
-            'set_output(transform="default") for lazy input, or compute X first'
-        )
-
-
-def _put(out: Array, rows: Array, start: int) -> None:
+def _copy_rows(out: Array, rows: Array, start: int) -> None:
     out[start : start + len(rows)] = rows

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 import zarr.errors
+from dask.base import is_dask_collection
+from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 
 from dnmf.engine.blocks import Blocks
@@ -22,6 +24,8 @@ from dnmf.storage.store import crc32c
 
 if TYPE_CHECKING:
     import dask.array as da
+
+    from dnmf.estimators.parameters import NMFParameters
 from dnmf._typing import Array
 
 
@@ -150,12 +154,30 @@ def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Part:
 
 
 def in_memory(X: Any) -> bool:
-    """Tell whether X is a NumPy array or a SciPy sparse matrix."""
-    return isinstance(X, np.ndarray) or type(X).__module__.split(".")[0] == "scipy"
+    """Check whether X is a NumPy array or a SciPy sparse matrix."""
+    return isinstance(X, np.ndarray) or issparse(X)
 
 
-def validated(model: Any, X: Any, *, reset: bool) -> Any:
-    """Let scikit-learn check what is in memory; pixels are checked in the pass."""
+def is_dask(X: Any) -> bool:
+    """Check whether X is a lazy collection of Dask's, or an xarray object around one."""
+    return not isinstance(X, np.ndarray) and is_dask_collection(X)
+
+
+def is_zarr(X: Any) -> bool:
+    """Check whether X is an array or a group of Zarr's."""
+    return isinstance(X, (zarr.Array, zarr.Group))
+
+
+def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
+    """Validate X as `sklearn.utils.validation.validate_data` does; pixels are checked in a pass.
+
+    Parameters
+    ----------
+    estimator : NMFParameters
+    X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
+    reset : bool
+        Whether to set the estimator's `n_features_in_`, or to check X against it.
+    """
     if isinstance(X, np.ma.MaskedArray):
         raise DataError(
             "X is a NumPy masked array, whose mask would be lost: pass X.data and "
@@ -163,7 +185,7 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
         )
     if not (isinstance(X, Corpus) or is_dask(X) or is_zarr(X)):
         return validate_data(
-            model,
+            estimator,
             X,
             reset=reset,
             dtype="numeric",
@@ -172,12 +194,12 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
         )
     check_matrix(X)
     if reset:
-        model.n_features_in_ = int(X.shape[1])
-        model.__dict__.pop("feature_names_in_", None)
-    elif X.shape[1] != model.n_features_in_:
+        estimator.n_features_in_ = int(X.shape[1])
+        estimator.__dict__.pop("feature_names_in_", None)
+    elif X.shape[1] != estimator.n_features_in_:
         raise DataError(
-            f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features "
-            "as input: use the corpus the model was fitted on, or images of the same size"
+            f"X has {X.shape[1]} features, but NMF is expecting {estimator.n_features_in_} "
+            "features as input: use the corpus the model was fitted on, or images of the same size"
         )
     return X
 
@@ -223,16 +245,6 @@ def _alone(blocks: Blocks, part: Any) -> Blocks:
 
 def _block_crc32c(block: Block) -> list[int]:
     return [crc32c(block.X)]
-
-
-def is_dask(X: Any) -> bool:
-    """Tell whether X is Dask's, without importing Dask to find out."""
-    return type(X).__module__.split(".")[0] == "dask"
-
-
-def is_zarr(X: Any) -> bool:
-    """Tell whether X is Zarr's."""
-    return type(X).__module__.split(".")[0] == "zarr"
 
 
 def as_dask(X: Any) -> da.Array:

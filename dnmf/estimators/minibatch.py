@@ -37,7 +37,7 @@ class MiniBatchNMF(NMF):
     See `NMF`.
     """
 
-    shuffle, n_init = False, 1
+    solver, shuffle, n_init = "auto", False, 1
 
     def __init__(
         self,
@@ -103,9 +103,3 @@ class MiniBatchNMF(NMF):
             require(valid, name, value, "an int >= 1" + " or None" * may_be_none)
         restarts = self.fresh_restarts
         require(isinstance(restarts, bool), "fresh_restarts", restarts, "True or False")
-
-    @property
-    def solver(self) -> str:  # type: ignore[override]
-        """What solves for the loss."""
-        named = isinstance(self.beta_loss, str) and self.beta_loss != "frobenius"
-        return "mu" if named or self.beta_loss not in ("frobenius", 2) else "cd"

@@ -1,31 +1,55 @@
-"""The scikit-learn face: `NMF`, and `load` for a saved one."""
+"""`NMF`: the estimator, and how its fits begin."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from dnmf.errors import CheckpointError
+from dnmf.engine.blocks import Blocks
+from dnmf.errors import ParameterError
 from dnmf.estimators.base import FittedNMF
-from dnmf.estimators.beginning import begin_stream, describe_fit, recorded
-from dnmf.estimators.inputs import blocks_of, validated
-from dnmf.estimators.parameters import check_parameters, components_of, objective_of, require
+from dnmf.estimators.inputs import blocks_of, fingerprints_of, validate_images
+from dnmf.estimators.parameters import (
+    check_start,
+    is_int,
+    loss_of,
+    require,
+    require_even_blocks,
+)
+from dnmf.numerics.block import Block, compute_dtype
+from dnmf.numerics.objective import Objective
 from dnmf.numerics.online import OnlineState, update_on_block
 from dnmf.numerics.state import MAX_ITER, State
-from dnmf.solvers.loop import solve
+from dnmf.solvers.loop import ModelRun, measure, solve
 from dnmf.solvers.memory_model import checkpoint_bytes, require_memory
+from dnmf.solvers.multi_fit import (
+    Progress,
+    fit_together,
+    remove_starts,
+    resume_checkpoint,
+    starts_of,
+)
 from dnmf.solvers.plan import Plan, plan_fit
-from dnmf.storage.checkpoint.checkpoint import open_checkpoint
+from dnmf.solvers.sample import first_block
+from dnmf.solvers.warm_start import initial_H, random_H, start
+from dnmf.storage.atomic import bytes_at, is_absent, remove_store, require_space
+from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
+from dnmf.storage.checkpoint.commit import FORMAT
 from dnmf.storage.checkpoint.prune import KEEP
-from dnmf.storage.checkpoint.spec import BOUND, FitSpec
+from dnmf.storage.checkpoint.spec import BOUND, FREE, FitSpec
+from dnmf.storage.lock import claimed
+from dnmf.storage.store import crc32c
 
 OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "energy_shares_")
+"""Attributes that only `fit` sets."""
 
 
 class NMF(FittedNMF):
@@ -49,9 +73,10 @@ class NMF(FittedNMF):
     n_init : int, default 1
         Random starts, of the seeds `random_state`, `random_state` + 1 and so on; all are fitted, in
         the reads of one, and the end with the lowest loss is kept.
-    solver : "cd" or "mu", default "cd"
+    solver : "auto", "cd" or "mu", default "auto"
         ``"cd"``, coordinate descent (HALS), for the Frobenius loss; ``"mu"``, majorise-minimise
-        steps on H, for every loss.
+        steps on H, for every loss. ``"auto"`` takes the first for the Frobenius loss and the second
+        for all others.
     beta_loss : float or "frobenius", "kullback-leibler", "itakura-saito", default "frobenius"
         Divergence of X from W H; the names are those of beta = 2, 1 and 0. With beta <= 0 no pixel
         may be 0.
@@ -137,7 +162,7 @@ class NMF(FittedNMF):
         *,
         init: str | None = None,
         n_init: int = 1,
-        solver: str = "cd",
+        solver: str = "auto",
         beta_loss: float | str = "frobenius",
         tol: float = 1e-4,
         max_iter: int = 200,
@@ -188,6 +213,8 @@ class NMF(FittedNMF):
         H: Any = None,
         sample_weight: Any = None,
         mask: Any = None,
+        *,
+        overwrite: bool = False,
     ) -> NMF:
         """Factorise X.
 
@@ -204,6 +231,9 @@ class NMF(FittedNMF):
             Dask's or, best for many millions of images, Zarr's.
         mask : array of shape (n, p), bool, optional
             True where a pixel is to be ignored. NumPy's, Dask's or Zarr's; read in blocks with X.
+
+        overwrite : bool, default False
+            Remove the model that is at `checkpoint`, if dnmf wrote it, instead of going on from it.
 
         Returns
         -------
@@ -225,32 +255,31 @@ class NMF(FittedNMF):
             A worker, or this process, has less memory than the fit needs; `plan` tells more.
         """
         self.check_parameters()
-        X = validated(self, X, reset=True)
-        blocks = blocks_of(X, sample_weight, mask, self.rules())
-        objective = self.objective(mask)
-        fit = describe_fit(self, X, blocks, H)
-        require_memory(blocks, objective, fit.n_components)
-        with recorded(self, fit, blocks, objective, H, W) as (recorder, state):
-            state, reason = solve(
+        if overwrite and (self.checkpoint is None or self.resume_from is not None):
+            raise ParameterError(
+                "overwrite is True: it needs a checkpoint, and goes with no resume_from"
+            )
+        X = validate_images(self, X, reset=True)
+        blocks = blocks_of(X, sample_weight, mask, self._rules())
+        spec = self._describe(X, blocks, H, fingerprints=self.checkpoint is not None)
+        run = ModelRun(spec, self._objective(mask), weights_every=self.checkpoint_every)
+        require_memory(blocks, run.objective, spec.n_components)
+        with self._recorded(run, blocks, H, W, overwrite):
+            solve(
                 blocks,
-                state,
-                objective=objective,
+                [run],
                 tol=self.tol,
                 max_iter=self.max_iter,
-                on_pass=self._report,
-                recorder=recorder,
-                every=self.checkpoint_every,
+                on_pass=lambda: self._report(run.state),
             )
-        # H of a resumed fit is that of the seed the fit began with.
-        fit = recorder.fit if recorder is not None else fit
-        if reason == MAX_ITER and self.tol > 0:
+        if run.stop_reason == MAX_ITER and self.tol > 0:
             warnings.warn(
                 f"Maximum number of iterations {self.max_iter} reached before a pass lowered the "
                 f"loss by less than tol={self.tol}. Increase it to improve convergence.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return self._set_fitted(fit, state, reason)
+        return self._set_fitted(run.spec, run.state, run.stop_reason)
 
     def fit_transform(
         self,
@@ -290,10 +319,10 @@ class NMF(FittedNMF):
         self.check_parameters()
         free = self.checkpoint is None
         require(free, "checkpoint", self.checkpoint, "None for partial_fit; `save` keeps a stream")
-        X = validated(self, X, reset=not hasattr(self, "components_"))
-        blocks = blocks_of(X, sample_weight, mask, self.rules())
-        objective = self.objective(mask)
-        fit, running = begin_stream(self, X, blocks, objective, H, W)
+        X = validate_images(self, X, reset=not hasattr(self, "components_"))
+        blocks = blocks_of(X, sample_weight, mask, self._rules())
+        objective = self._objective(mask)
+        spec, running = self._begin_stream(X, blocks, objective, H, W)
         for i in range(len(blocks.ranges)):
             task = partial(
                 update_on_block,
@@ -304,7 +333,7 @@ class NMF(FittedNMF):
                 batch_size=self.batch_size,
             )
             running = blocks.map_sum(task, only=[i])
-        self._set_fitted(fit, State.at(running.H), "partial_fit")
+        self._set_fitted(spec, State.at(running.H), "partial_fit")
         self._running, self.n_steps_ = running, running.n_updates
         return self
 
@@ -324,18 +353,166 @@ class NMF(FittedNMF):
             Its attributes are the figures; `print` shows them.
         """
         self.check_parameters()
-        X = validated(NMF(), X, reset=True)  # another, which is thrown away: nothing is fitted
-        blocks = blocks_of(X, mask=mask, rules=self.rules())
-        objective = objective_of(
-            self, blocks.shape[1], mask is not None or self.missing == "ignore"
-        )
-        d = components_of(self, blocks, None)
+        X = validate_images(NMF(), X, reset=True)  # another estimator: this one stays as it is
+        blocks = blocks_of(X, mask=mask, rules=self._rules())
+        objective = self._objective(mask, blocks.shape[1])
+        d = self._component_count(blocks, None)
         disk = checkpoint_bytes(blocks, d, self.checkpoint_keep, self.max_iter)
         return plan_fit(blocks, objective, d, self.tol, disk, trial=trial)
 
-    def check_parameters(self) -> None:
-        """Raise ParameterError (a ValueError) for a parameter out of its range, as `fit` does."""
-        check_parameters(self)
+    def _describe(self, X: Any, blocks: Blocks, H: Any, *, fingerprints: bool) -> FitSpec:
+        """Describe a fit, so that a checkpoint can tell it from others.
+
+        Parameters
+        ----------
+        X, H
+            As in `fit`; X is validated.
+        blocks : Blocks
+        fingerprints : bool
+            Whether to compute the checksums that tell X and its mask and weights from others.
+        """
+        first, stop = blocks.ranges[0]
+        custom = self.init == "custom" and H is not None
+        return FitSpec(
+            n_components=self._component_count(blocks, H),
+            seed=self._seed(),
+            X={
+                "shape": list(blocks.shape),
+                "dtype": str(blocks.dtype),
+                "compute_dtype": str(compute_dtype(blocks.dtype)),
+                "block_rows": stop - first,
+                "image_shape": list(getattr(X, "image_shape", blocks.shape[1:])),
+                **(fingerprints_of(X, blocks) if fingerprints else {}),
+            },
+            parameters={
+                **{name: _as_json(getattr(self, name)) for name in BOUND},
+                "solver": self._solver(),
+                "beta_loss": loss_of(self.beta_loss),
+                "alpha_H": _as_json(self.alpha_W if self.alpha_H == "same" else self.alpha_H),
+                "init": self.init or "random",
+                "start": crc32c(np.asarray(H, np.float64)) if custom else None,
+            },
+            settings={name: _as_json(getattr(self, name)) for name in FREE},
+        )
+
+    @contextmanager
+    def _recorded(
+        self, run: ModelRun, blocks: Blocks, H: Any, W: Any, overwrite: bool
+    ) -> Iterator[None]:
+        """Lock the checkpoint, set recorder and first state of a run, clean up on an error."""
+        if self.checkpoint is None:
+            run.state = self._first_state(run, blocks, H, W)
+            yield
+            return
+        with claimed(self.checkpoint):
+            if overwrite:
+                remove_store(self.checkpoint, FORMAT)
+                remove_starts(self.checkpoint)
+            checkpoint = self._open_checkpoint(run, blocks, H, W)
+            remove_starts(self.checkpoint)
+            # The spec of a resumed fit has the seed that the fit began with.
+            run.recorder, run.spec, run.state = checkpoint, checkpoint.spec, checkpoint.state
+            try:
+                yield
+            except BaseException:
+                checkpoint.give_up()
+                raise
+
+    def _open_checkpoint(self, run: ModelRun, blocks: Blocks, H: Any, W: Any) -> Checkpoint:
+        """Open the checkpoint of the same fit, or create one with a first state."""
+        path, keep = self.checkpoint, self.checkpoint_keep
+        require_even_blocks(blocks)
+        needed = checkpoint_bytes(blocks, run.spec.n_components, keep, self.max_iter)
+        require_space(path, needed - bytes_at(path), "a checkpoint")
+        if self.resume_from is not None or not is_absent(path):
+            any_seed = not is_int(self.random_state)
+            found = resume_checkpoint(path, run.spec, keep, self.resume_from, any_seed=any_seed)
+            if found is not None:
+                return found
+        return create_checkpoint(path, run.spec, self._first_state(run, blocks, H, W), keep)
+
+    def _first_state(self, run: ModelRun, blocks: Blocks, H: Any, W: Any) -> State:
+        """Return the state before the first pass: given, of the fit before, or warmed up."""
+        shape = (run.spec.n_components, blocks.shape[1])
+        if self.init == "custom":
+            return State.at(check_start(H, W, blocks, shape[0]))
+        if H is not None or W is not None:
+            warnings.warn(
+                "When init!='custom', provided W or H are ignored. Set init='custom' to use them "
+                "as initialization.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        known = getattr(self, "components_", None)
+        if self.warm_start and known is not None:
+            if known.shape == shape:
+                return State.at(known.astype(np.float64))
+            warnings.warn(
+                f"warm_start finds components of shape {known.shape} where {shape} are asked for: "
+                "the fit starts afresh",
+                UserWarning,
+                stacklevel=5,
+            )
+        self._warn_of_zeros()
+        if self.n_init > 1:
+            return self._best_start(run, blocks)
+        (started,) = start(blocks, [run], run.spec.seed, self.tol)
+        return started.state
+
+    def _best_start(self, run: ModelRun, blocks: Blocks) -> State:
+        """Fit from several seeds in the same reads, and return the end with the lowest loss."""
+        seeds = [(run.spec.seed + i) % 2**32 for i in range(self.n_init)]
+        runs = [ModelRun(replace(run.spec, seed=seed), run.objective) for seed in seeds]
+
+        def report(progress: Progress) -> None:
+            self._report(_lowest(progress.states))
+
+        n_reads = fit_together(
+            blocks,
+            runs,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            folder=None if self.checkpoint is None else starts_of(self.checkpoint),
+            keep=self.checkpoint_keep,
+            on_pass=report,
+        )
+        return replace(_lowest([run.state for run in runs]), n_reads=n_reads)
+
+    def _begin_stream(
+        self, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
+    ) -> tuple[FitSpec, OnlineState]:
+        """Return where `partial_fit` goes on from: its last call, a fit, or a start on a block."""
+        if hasattr(self, "components_"):
+            return self._spec, self._resume_stream(blocks, objective)
+        spec = self._describe(X, blocks, H, fingerprints=False)
+        k, p = spec.n_components, blocks.shape[1]
+        if self.init == "custom":
+            return spec, OnlineState(check_start(H, W, blocks, k))
+        some, sample = first_block(blocks)
+        first, _ = initial_H(some, sample, k, spec.seed, self.init or "random")
+        if not first.any():  # a dark block has no scale to start from: the first lit one sets it
+            first = random_H(Block(np.ones((1, p))), k, spec.seed)
+        return spec, OnlineState(first)
+
+    def _resume_stream(self, blocks: Blocks, objective: Objective) -> OnlineState:
+        """Return the running sums of a stream; after a fit, those of images that equal W H."""
+        if self.n_components not in ("auto", None, self.n_components_):
+            raise ParameterError(
+                f"n_components is {self.n_components!r}, but the components that partial_fit goes "
+                f"on from are {self.n_components_}; clone the model to start afresh"
+            )
+        running: OnlineState | None = getattr(self, "_running", None)
+        known = None if running is None else running.objective
+        if running is not None and known is not None and known.has_same_sums(objective):
+            return running
+        H = self.components_.astype(np.float64)
+        stats = measure(blocks, objective, H, only=[0])
+        if not stats.total_weight:
+            return OnlineState(H, settled=True)
+        before = objective.stats_of_exact_fit(
+            H, stats.scaled(self._spec.X["shape"][0] / stats.total_weight)
+        )
+        return OnlineState(H, before, settled=True, objective=objective)
 
     def _report(self, state: State) -> None:
         if self.verbose:
@@ -343,19 +520,16 @@ class NMF(FittedNMF):
         if self.on_pass is not None:
             self.on_pass(state)
 
-    def _set_model(self, fit: FitSpec) -> None:
-        self._fit = fit
-        self.n_components_ = fit.n_components
-        self.n_features_in_ = fit.X["shape"][1]
-        self.image_shape_ = tuple(fit.X["image_shape"])
-
-    def _set_fitted(self, fit: FitSpec, state: State, reason: str) -> NMF:
-        self._set_model(fit)
+    def _set_fitted(self, spec: FitSpec, state: State, reason: str | None) -> NMF:
+        """Set the attributes of a fitted model."""
         for name in (*OF_A_FIT, "n_steps_"):  # of an earlier fit, or stream
             self.__dict__.pop(name, None)
-        self._state, self._running = state, None
-        self.components_ = state.H.astype(fit.X["compute_dtype"])
-        self.stop_reason_ = reason
+        self._spec, self._state, self._running = spec, state, None
+        self.n_components_ = spec.n_components
+        self.n_features_in_ = spec.X["shape"][1]
+        self.image_shape_ = tuple(spec.X["image_shape"])
+        self.components_ = state.H.astype(spec.X["compute_dtype"])
+        self.stop_reason_ = reason or "unfinished"
         if state.losses:
             self.loss_history_ = np.array(state.losses)
             self.reconstruction_err_ = state.error
@@ -365,34 +539,10 @@ class NMF(FittedNMF):
         return self
 
 
-def load(path: str | os.PathLike[str]) -> NMF:
-    """Open a saved model, or the checkpoint of a fit (finished or not), as a fitted `NMF`.
-
-    A stream of `partial_fit` goes on from its components alone: its sums are not saved.
-
-    Parameters
-    ----------
-    path : str or path
-
-    Returns
-    -------
-    NMF
-
-    Raises
-    ------
-    CheckpointError
-        There is no model, it is damaged, or it has no pass behind it yet.
-    """
-    checkpoint = open_checkpoint(path)
-    if not checkpoint.state.losses and checkpoint.stop_reason is None:
-        raise CheckpointError(
-            f"{checkpoint.path} has no finished pass yet; run its `dnmf fit` again to go on"
-        )
-    return model_of(checkpoint.fit, checkpoint.state, checkpoint.stop_reason or "unfinished")
+def _lowest(states: Sequence[State]) -> State:
+    return min(states, key=lambda state: state.losses[-1])
 
 
-def model_of(fit: FitSpec, state: State, reason: str) -> NMF:
-    """Make a fitted model of what a fit came to."""
-    parameters = {name: fit.parameters[name] for name in BOUND}
-    model = NMF(fit.n_components, random_state=fit.seed, **parameters, **fit.settings)
-    return model._set_fitted(fit, state, reason)
+def _as_json(value: Any) -> Any:
+    """Return a parameter as a type of JSON, without NumPy's types."""
+    return value.item() if isinstance(value, np.generic) else value

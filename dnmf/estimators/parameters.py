@@ -1,4 +1,4 @@
-"""Parameters: which values are allowed, and what they say is to be minimised."""
+"""Parameters of `NMF`: the values that are allowed, and what they say is to be minimised."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 
 from dnmf._typing import Array
@@ -15,130 +16,188 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import PixelRules
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
-from dnmf.storage.corpus import Corpus
 
 BETAS = {"frobenius": 2.0, "kullback-leibler": 1.0, "itakura-saito": 0.0}
+"""Names of losses, and their beta."""
+
 NNDSVD = ("nndsvd", "nndsvda", "nndsvdar")
 INITS = (None, "random", *NNDSVD, "custom")
+"""Values of `init`; the NNDSVD family starts from singular vectors."""
 
 
-def check_parameters(model: Any) -> None:
-    """Raise ParameterError for the first parameter of an `NMF` that is out of its range."""
-    k = model.n_components
-    allowed = "an int >= 1, None or 'auto'"
-    require(k in ("auto", None) or (is_int(k) and int(k) >= 1), "n_components", k, allowed)
-    one_of = {"init": INITS, "solver": ("cd", "mu"), "missing": ("error", "ignore")}
-    for name, values in one_of.items():
-        value = getattr(model, name)
-        require(_among(value, values), name, value, _listed(values))
-    beta = model.beta_loss
-    valid = (is_real(beta) and np.isfinite(beta)) or _among(beta, tuple(BETAS))
-    require(valid, "beta_loss", beta, f"a number or {_listed(tuple(BETAS))}")
-    for name in ("tol", "alpha_W", "alpha_H", "l1_ratio", "forget_factor"):
-        value = getattr(model, name)
-        most = 1.0 if name in ("l1_ratio", "forget_factor") else np.inf
-        valid = (is_real(value) and 0 <= value <= most) or (name == "alpha_H" and value == "same")
-        words = "a number >= 0" if most > 1 else "a number from 0 to 1"
-        require(valid, name, value, f"{words} or 'same'" if name == "alpha_H" else words)
-    counts = (
-        "n_init",
-        "max_iter",
-        "checkpoint_every",
-        "checkpoint_keep",
-        "batch_size",
-        "resume_from",
-    )
-    for name in counts:
-        value, least = getattr(model, name), 0 if name == "resume_from" else 1
-        may_be_none = name in ("batch_size", "resume_from")
-        valid = (is_int(value) and value >= least) or (may_be_none and value is None)
-        require(valid, name, value, f"an int >= {least}" + " or None" * may_be_none)
-    if is_int(model.random_state):
-        seed_of(model.random_state)
-    _require_together(model)
+SOLVERS = ("auto", "cd", "mu")
+
+COUNTS = {
+    "n_init": 1,
+    "max_iter": 1,
+    "checkpoint_every": 1,
+    "checkpoint_keep": 1,
+    "batch_size": 1,
+    "resume_from": 0,
+}
+"""Parameters that are counts, and their least values."""
 
 
-def _require_together(model: Any) -> None:
-    if model.resume_from is not None and model.checkpoint is None:
-        raise ParameterError(
-            f"resume_from is {model.resume_from}, and there is no checkpoint to resume: give its "
-            "path as checkpoint"
-        )
-    if model.n_init > 1 and model.init not in (None, "random"):
-        raise ParameterError(
-            f"n_init is {model.n_init} and init is {model.init!r}, from which every start is the "
-            "same: use init='random', or n_init=1"
-        )
-    if model.solver == "cd" and beta_of(model.beta_loss) != 2:
-        raise ParameterError(
-            f"Invalid beta_loss parameter: solver 'cd' does not handle beta_loss = "
-            f"{model.beta_loss!r}; use solver='mu', or beta_loss='frobenius'"
-        )
+class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Base of `NMF`: checks its parameters, and derives from them what is minimised."""
 
+    n_components: int | str | None
+    init: str | None
+    n_init: int
+    solver: str
+    beta_loss: float | str
+    tol: float
+    max_iter: int
+    random_state: int | np.random.RandomState | None
+    alpha_W: float
+    alpha_H: float | str
+    l1_ratio: float
+    missing: str
+    checkpoint: Any
+    resume_from: int | None
+    n_features_in_: int
 
-def warn_of_zeros(model: Any) -> None:
-    """Warn, as scikit-learn does, of a start with zeros for steps that cannot leave them."""
-    if model.solver == "mu" and model.init == "nndsvd":
-        warnings.warn(
-            "The multiplicative update ('mu') solver cannot update zeros present in the "
-            "initialization: those of init='nndsvd' are raised to a little above zero first; "
-            "init='nndsvda' starts higher, and may lead to better results.",
-            UserWarning,
-            stacklevel=5,
-        )
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = self.missing == "ignore"
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def check_parameters(self) -> None:
+        """Raise ParameterError (a ValueError) for a parameter out of its range, as `fit` does."""
+        k = self.n_components
+        allowed = "an int >= 1, None or 'auto'"
+        require(k in ("auto", None) or (is_int(k) and int(k) >= 1), "n_components", k, allowed)
+        self._check_choices()
+        self._check_numbers()
+        self._check_together()
+
+    def _check_choices(self) -> None:
+        choices = {"init": INITS, "solver": SOLVERS, "missing": ("error", "ignore")}
+        for name, values in choices.items():
+            value = getattr(self, name)
+            require(_is_among(value, values), name, value, _listed(values))
+        beta = self.beta_loss
+        valid = (is_real(beta) and np.isfinite(beta)) or _is_among(beta, tuple(BETAS))
+        require(valid, "beta_loss", beta, f"a number or {_listed(tuple(BETAS))}")
+
+    def _check_numbers(self) -> None:
+        for name in ("tol", "alpha_W", "alpha_H", "l1_ratio", "forget_factor"):
+            value = getattr(self, name)
+            most = 1.0 if name in ("l1_ratio", "forget_factor") else np.inf
+            same = name == "alpha_H" and value == "same"
+            words = "a number >= 0" if most > 1 else "a number from 0 to 1"
+            allowed = f"{words} or 'same'" if name == "alpha_H" else words
+            require((is_real(value) and 0 <= value <= most) or same, name, value, allowed)
+        for name, least in COUNTS.items():
+            value, may_be_none = getattr(self, name), name in ("batch_size", "resume_from")
+            valid = (is_int(value) and value >= least) or (may_be_none and value is None)
+            require(valid, name, value, f"an int >= {least}" + " or None" * may_be_none)
+        if is_int(self.random_state):
+            self._seed()
+
+    def _check_together(self) -> None:
+        if self.resume_from is not None and self.checkpoint is None:
+            raise ParameterError(
+                f"resume_from is {self.resume_from}, and there is no checkpoint to resume: give "
+                "its path as checkpoint"
+            )
+        if self.n_init > 1 and self.init not in (None, "random"):
+            raise ParameterError(
+                f"n_init is {self.n_init} and init is {self.init!r}, from which every start is the "
+                "same: use init='random', or n_init=1"
+            )
+        if self.solver == "cd" and beta_of(self.beta_loss) != 2:
+            raise ParameterError(
+                f"Invalid beta_loss parameter: solver 'cd' does not handle beta_loss = "
+                f"{self.beta_loss!r}; use solver='mu', or beta_loss='frobenius'"
+            )
+
+    def _solver(self) -> str:
+        """Return the solver, "cd" or "mu": by default the one for the loss."""
+        if self.solver != "auto":
+            return self.solver
+        return "cd" if beta_of(self.beta_loss) == 2 else "mu"
+
+    def _objective(self, mask: Any = None, n_pixels: int | None = None) -> Objective:
+        """Return what is minimised for images with or without a mask.
+
+        The penalties are scikit-learn's: alpha_W is scaled by the number of pixels, that of the
+        validated X by default, and alpha_H by the number of images (their weights, where they have
+        any), so that neither outweighs the other or the loss.
+        """
+        beta = beta_of(self.beta_loss)
+        alpha_H = self.alpha_W if self.alpha_H == "same" else self.alpha_H
+        l1, l2 = float(self.l1_ratio), 1 - float(self.l1_ratio)
+        on_W = (n_pixels or self.n_features_in_) * float(self.alpha_W)
+        on_H = float(alpha_H)
+        penalties = (l1 * on_W, l2 * on_W, l1 * on_H, l2 * on_H)
+        if self._solver() == "mu":
+            return BetaDivergence(beta, *penalties)
+        masked = mask is not None or self.missing == "ignore"
+        return (MaskedQuadratic if masked else Quadratic)(2.0, *penalties)
+
+    def _rules(self) -> PixelRules:
+        """Return which pixels may be factorised."""
+        positive = beta_of(self.beta_loss) <= 0
+        return PixelRules(nan_is_missing=self.missing == "ignore", positive=positive)
+
+    def _component_count(self, blocks: Blocks, H: Any) -> int:
+        """Return the number of components, as scikit-learn chooses it.
+
+        Raises
+        ------
+        ParameterError
+            There are more than `init` can start from.
+        """
+        n, p = blocks.shape
+        if self.n_components in ("auto", None):
+            k = p if H is None or self.init != "custom" else int(np.shape(H)[0])
+        else:
+            k = int(self.n_components)
+        if self.init in NNDSVD and k > min(n, p):
+            raise ParameterError(
+                f"init = {self.init!r} can only be used when n_components <= min(n_samples, "
+                f"n_features); n_components is {k}, X has {n} images of {p} pixels: use init=None"
+            )
+        return k
+
+    def _seed(self) -> int:
+        """Reduce `random_state` to an integer."""
+        state = self.random_state
+        if is_int(state):
+            allowed = "an int from 0 to 2**32 - 1, a RandomState or None"
+            require(0 <= state < 2**32, "random_state", state, allowed)  # type: ignore[operator]
+            return int(state)  # type: ignore[arg-type]
+        return int(check_random_state(state).randint(2**31 - 1))
+
+    def _warn_of_zeros(self) -> None:
+        """Warn, as scikit-learn does, of a start with zeros for steps that cannot leave them."""
+        if self._solver() == "mu" and self.init == "nndsvd":
+            warnings.warn(
+                "The multiplicative update ('mu') solver cannot update zeros present in the "
+                "initialization: those of init='nndsvd' are raised to a little above zero first; "
+                "init='nndsvda' starts higher, and may lead to better results.",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 def beta_of(beta_loss: float | str) -> float:
-    """Give the beta of a loss by its name or number."""
+    """Return the beta of a loss, given by its name or by its beta."""
     return BETAS[beta_loss] if isinstance(beta_loss, str) else float(beta_loss)
 
 
 def loss_of(beta_loss: float | str) -> float | str:
-    """Give a loss by its name if it has one, else by its beta: one way for each."""
+    """Return the name of a loss if it has one, else its beta."""
     beta = beta_of(beta_loss)
     return next((name for name, known in BETAS.items() if known == beta), beta)
 
 
-def objective_of(model: Any, n_pixels: int, masked: bool) -> Objective:
-    """Say what a model minimises.
-
-    The penalties are scikit-learn's: alpha_W is scaled by the number of pixels, alpha_H by that of
-    images (their weights, where they have any), so that neither drowns the other or the loss.
-    """
-    beta = beta_of(model.beta_loss)
-    alpha_H = model.alpha_W if model.alpha_H == "same" else model.alpha_H
-    l1, l2 = float(model.l1_ratio), 1 - float(model.l1_ratio)
-    on_W, on_H = n_pixels * float(model.alpha_W), float(alpha_H)
-    penalties = (l1 * on_W, l2 * on_W, l1 * on_H, l2 * on_H)
-    if model.solver == "mu":
-        return BetaDivergence(beta, *penalties)
-    return (MaskedQuadratic if masked else Quadratic)(2.0, *penalties)
-
-
-def rules_of(model: Any) -> PixelRules:
-    """Say which pixels a model takes."""
-    return PixelRules(
-        nan_is_missing=model.missing == "ignore", positive=beta_of(model.beta_loss) <= 0
-    )
-
-
-def components_of(model: Any, blocks: Blocks, H: Any) -> int:
-    """Choose the number of components as scikit-learn does, and refuse what init cannot give."""
-    n, p = blocks.shape
-    if model.n_components in ("auto", None):
-        k = p if H is None or model.init != "custom" else int(np.shape(H)[0])
-    else:
-        k = int(model.n_components)
-    if model.init in NNDSVD and k > min(n, p):
-        raise ParameterError(
-            f"init = {model.init!r} can only be used when n_components <= min(n_samples, "
-            f"n_features); n_components is {k}, X has {n} images of {p} pixels: use init=None"
-        )
-    return k
-
-
 def check_start(H: Any, W: Any, blocks: Blocks, n_components: int) -> Array:
-    """Check the H and W of ``init="custom"`` and give H in float64.
+    """Check the H and W of ``init="custom"`` and return H in float64.
 
     Only H is needed: W is a function of X and H. A W that is given has to fit all the same.
     """
@@ -176,32 +235,13 @@ def require_even_blocks(blocks: Blocks) -> None:
         )
 
 
-def require_same_pixels(model: Any, corpus: Corpus) -> None:
-    """Refuse a corpus whose images have another number of pixels than the model's."""
-    if corpus.shape[1] != model.n_features_in_:
-        raise DataError(
-            f"{corpus.path} has images of {corpus.shape[1]} pixels, but the model was fitted on "
-            f"{model.n_features_in_}: ingest the images at the model's size "
-            f"({' x '.join(map(str, model.image_shape_))})"
-        )
-
-
-def seed_of(random_state: Any) -> int:
-    """Reduce scikit-learn's random_state to an integer."""
-    if is_int(random_state):
-        allowed = "an int from 0 to 2**32 - 1, a RandomState or None"
-        require(0 <= random_state < 2**32, "random_state", random_state, allowed)
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
 def is_int(value: Any) -> bool:
-    """Tell integers, NumPy's too, from booleans and the rest."""
+    """Check whether a value is an integer of Python or NumPy, and no boolean."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def is_real(value: Any) -> bool:
-    """Tell real numbers from the rest."""
+    """Check whether a value is a real number of Python or NumPy, and no boolean."""
     return is_int(value) or isinstance(value, (float, np.floating))
 
 
@@ -211,7 +251,7 @@ def require(valid: bool, name: str, value: Any, allowed: str) -> None:
         raise ParameterError(f"{name} is {value!r}; it must be {allowed}")
 
 
-def _among(value: Any, values: tuple[Any, ...]) -> bool:
+def _is_among(value: Any, values: tuple[Any, ...]) -> bool:
     return (value is None or isinstance(value, str)) and value in values
 
 

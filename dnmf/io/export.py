@@ -18,10 +18,8 @@ from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.estimators.nmf import NMF
-from dnmf.estimators.parameters import require_same_pixels
 from dnmf.numerics.block import Block
-from dnmf.numerics.objective import Objective
-from dnmf.numerics.statistics import Basis
+from dnmf.numerics.objective import Projection
 from dnmf.storage.atomic import absolute, full_disk_named, new_store, require_space
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import (
@@ -68,12 +66,13 @@ def write_weights(
         full_disk_named(path, "the weights"),
         new_store(path, WEIGHTS, force=force) as building,
     ):
-        blocks, objective, basis = _prepare(model, corpus, mask)
+        blocks, projection = _prepare(model, corpus, mask)
+        dtype = projection.basis.H.dtype
         shape = (len(corpus), model.n_components_)
-        block_bytes = corpus.block_rows * shape[1] * basis.H.itemsize + OVERHEAD
+        block_bytes = corpus.block_rows * shape[1] * dtype.itemsize + OVERHEAD
         require_space(path, corpus.n_blocks * block_bytes, "the array of weights")
-        create_weights(building, shape, corpus.block_rows, basis.H.dtype)
-        task = partial(_weigh_block, objective=objective, basis=basis, corpus=corpus, path=building)
+        create_weights(building, shape, corpus.block_rows, dtype)
+        task = partial(_weigh_block, projection=projection, corpus=corpus, path=building)
         commit_weights(building, corpus.fingerprint, blocks.map_sum(task))
     return len(corpus)
 
@@ -110,16 +109,13 @@ def write_reconstruction(
         full_disk_named(path, "the reconstruction"),
         new_store(path, FORMAT, force=force) as building,
     ):
-        blocks, objective, basis = _prepare(model, corpus, mask)
+        blocks, projection = _prepare(model, corpus, mask)
+        dtype = str(projection.basis.H.dtype)
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
-        layout = Layout(
-            len(corpus), corpus.image_shape, str(basis.H.dtype), id_bytes, corpus.block_rows
-        )
+        layout = Layout(len(corpus), corpus.image_shape, dtype, id_bytes, corpus.block_rows)
         require_space(path, layout.most_bytes, "the reconstruction")
         create_corpus(building, layout)
-        task = partial(
-            _reconstruct_block, objective=objective, basis=basis, corpus=corpus, path=building
-        )
+        task = partial(_reconstruct_block, projection=projection, corpus=corpus, path=building)
         commit_corpus(building, layout, blocks.map_sum(task))
     return open_corpus(path)
 
@@ -164,7 +160,7 @@ def write_pngs(
         raise OutputExistsError(f"{target} is a file; choose a folder")
     if target.exists() and any(target.iterdir()) and not force:
         raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
-    require_same_pixels(model, corpus)
+    model._require_pixels_of(corpus)
     originals = corpus.images(rows)
     pixel_mask = None if mask is None else np.asarray(mask[rows])
     weights = model.transform(originals.reshape(len(numbers), -1), pixel_mask)
@@ -191,24 +187,24 @@ def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image
             os.replace(Path(temporary) / name, folder / name)
 
 
-def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Objective, Basis]:
-    require_same_pixels(model, corpus)
-    blocks = blocks_of(corpus, mask=mask, rules=model.rules())
-    return blocks, model.objective(mask), model.basis(corpus.dtype)
+def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Projection]:
+    model._require_pixels_of(corpus)
+    projection = model._projection(corpus.dtype, mask)
+    return blocks_of(corpus, mask=mask, rules=projection.rules), projection
 
 
 def _weigh_block(
-    block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
+    block: Block, *, projection: Projection, corpus: Corpus, path: str
 ) -> tuple[tuple[int, int, int], ...]:
     index = block.start // corpus.block_rows
-    return (write_weights_block(path, index, objective.solve_W_block(block, basis)),)
+    return (write_weights_block(path, index, projection.weights(block)),)
 
 
 def _reconstruct_block(
-    block: Block, *, objective: Objective, basis: Basis, corpus: Corpus, path: str
+    block: Block, *, projection: Projection, corpus: Corpus, path: str
 ) -> tuple[Line, ...]:
     index = block.start // corpus.block_rows
-    pixels = objective.solve_W_block(block, basis) @ basis.H
+    pixels = projection.weights(block) @ projection.basis.H
     return (write_block(path, index, pixels, corpus.block_ids(index)),)
 
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
-from dnmf.estimators.beginning import describe_fit
-from dnmf.estimators.inputs import blocks_of, validated
-from dnmf.estimators.nmf import NMF, model_of
-from dnmf.estimators.parameters import is_int, is_real, require, require_even_blocks, seed_of
+from dnmf.estimators.inputs import blocks_of, validate_images
+from dnmf.estimators.load import fitted_model
+from dnmf.estimators.nmf import NMF
+from dnmf.estimators.parameters import is_int, is_real, require, require_even_blocks
 from dnmf.model_selection.recommend import Choice, choose
 from dnmf.model_selection.scores import Fits, held_out_of, scores_of
 from dnmf.model_selection.sweep_store import FORMAT, finish_sweep, open_sweep, prepare_sweep
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
-from dnmf.numerics.state import State
-from dnmf.solvers.multi_fit import Progress, Run, run_together
+from dnmf.solvers.loop import ModelRun
+from dnmf.solvers.multi_fit import Progress, fit_together
 from dnmf.storage.atomic import remove_store
+from dnmf.storage.checkpoint.checkpoint import Checkpoint
 from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.lock import claimed
 
@@ -88,40 +91,19 @@ class RankSweep:
         return "\n".join([*_lines(self.table, self.best_n_components_), "", self.reason_])
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A model that has come to its end."""
-
-    fit: FitSpec
-    state: State
-    reason: str
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it was shown all cells."""
-        return self.fit.parameters["hidden"] is None
-
-
 def rank_sweep(
     X: Any,
     n_components: Iterable[int],
+    estimator: NMF | None = None,
     *,
     n_init: int = 3,
     holdout: float = 0.1,
-    random_state: Any = 0,
-    solver: str = "cd",
-    beta_loss: float | str = "frobenius",
-    tol: float = 1e-4,
-    max_iter: int = 200,
-    alpha_W: float = 0.0,
-    alpha_H: float | str = "same",
-    l1_ratio: float = 0.0,
-    missing: str = "error",
     sample_weight: Any = None,
     mask: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     force: bool = False,
     on_pass: Callable[[Progress], None] = lambda progress: None,
+    **moved: Any,
 ) -> RankSweep:
     """Fit models of several numbers of components in the same reads of X, and recommend one.
 
@@ -136,15 +118,15 @@ def rank_sweep(
         As in `NMF.fit`.
     n_components : iterable of int
         Numbers to try, each once.
+    estimator : NMF, optional
+        Loss, penalties, tolerance, passes, missing pixels and the first seed of all models; by
+        default ``NMF(random_state=0)``. It is not changed, and its `n_components` does not count.
     n_init : int, default 3
-        Starts, and hidden shares of the cells, for each number.
+        Number of starts, and of hidden shares of the cells, for each number of components; their
+        seeds are that of the estimator and those that follow it.
     holdout : float, default 0.1
         Share of the cells that is hidden, up to a half, in steps of a twentieth; 0 hides none, and
         leaves the choice to the stability of the components alone.
-    random_state : int, RandomState or None, default 0
-        The seeds are this one and those that follow it.
-    solver, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, missing
-        As in `NMF`, for all models.
     sample_weight, mask
         As in `NMF.fit`.
     checkpoint : str, path or None, default None
@@ -153,7 +135,7 @@ def rank_sweep(
     force : bool, default False
         Replace a sweep that is kept there.
     on_pass : callable
-        Told of each pass, with a `dnmf.solvers.multi_fit.Progress`, once the checkpoint has it.
+        Called after each pass with a `dnmf.solvers.multi_fit.Progress`, once the checkpoint has it.
 
     Returns
     -------
@@ -161,8 +143,9 @@ def rank_sweep(
 
     Raises
     ------
-    ParameterError (a ValueError)
-        A parameter is out of its range; `n_components` is empty or repeats itself.
+    ParameterError (a ValueError and a TypeError)
+        A parameter is out of its range or belongs to the estimator; `n_components` is empty or
+        repeats itself.
     DataError (a ValueError)
         A pixel cannot be factorised, or all pixels are the same.
     CheckpointError
@@ -178,39 +161,27 @@ def rank_sweep(
     >>> dnmf.rank_sweep(X + 0.01 * rng.random(X.shape), [2, 3, 4]).best_n_components_
     3
     """
+    _refuse_moved(moved)
     ranks = _ranks(n_components)
     _check(n_init, holdout)
-    model = NMF(
-        ranks[0],
-        solver=solver,
-        beta_loss=beta_loss,
-        tol=tol,
-        max_iter=max_iter,
-        random_state=seed_of(random_state),
-        alpha_W=alpha_W,
-        alpha_H=alpha_H,
-        l1_ratio=l1_ratio,
-        missing=missing,
-        checkpoint=checkpoint,
-    )
-    model.check_parameters()
-    X = validated(model, X, reset=True)
-    blocks = blocks_of(X, sample_weight, mask, model.rules())
+    model = _model_of(estimator, ranks[0], checkpoint)
+    X = validate_images(model, X, reset=True)
+    blocks = blocks_of(X, sample_weight, mask, model._rules())
     looked = _require_cells(blocks, holdout)
     runs = _runs(model, X, blocks, mask, ranks, n_init, holdout)
-    place = None if checkpoint is None else os.fspath(checkpoint)
-    with claimed(place):
-        if place is None:
-            ran = run_together(blocks, runs, tol=tol, max_iter=max_iter, on_pass=on_pass)
-            ended = map(Ended, (run.fit for run in runs), ran.states, ran.reasons)
-            return _result(list(ended), looked + ran.n_reads)
+    folder = None if checkpoint is None else os.fspath(checkpoint)
+    fit = partial(fit_together, blocks, runs, tol=model.tol, max_iter=model.max_iter)
+    if folder is None:
+        n_reads = fit(on_pass=on_pass)
+        return _result(runs, looked + n_reads)
+    with claimed(folder):
         require_even_blocks(blocks)
         if force:
-            remove_store(place, FORMAT)
-        prepare_sweep(place)
-        ran = run_together(blocks, runs, tol=tol, max_iter=max_iter, place=place, on_pass=on_pass)
-        finish_sweep(place, looked + ran.n_reads)
-        return load_sweep(place)
+            remove_store(folder, FORMAT)
+        prepare_sweep(folder)
+        n_reads = fit(folder=folder, on_pass=on_pass)
+        finish_sweep(folder, looked + n_reads)
+        return load_sweep(folder)
 
 
 def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
@@ -229,9 +200,46 @@ def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
     CheckpointError
         There is none, it is damaged, or not at its end.
     """
-    opened, n_reads = open_sweep(os.fspath(path))
-    ended = [Ended(one.fit, one.state, str(one.stop_reason)) for one in opened]
-    return _result(ended, n_reads)
+    return _result(*open_sweep(os.fspath(path)))
+
+
+def _refuse_moved(keywords: Mapping[str, Any]) -> None:
+    """Raise ParameterError for keywords that the estimator takes, or that are unknown."""
+    known = sorted(keywords.keys() & NMF().get_params().keys())
+    if known:
+        example = ", ".join(f"{name}={keywords[name]!r}" for name in known)
+        raise ParameterError(
+            f"rank_sweep takes {', '.join(known)} from an estimator: pass it as the third "
+            f"argument, rank_sweep(X, n_components, NMF({example}))"
+        )
+    if keywords:
+        raise ParameterError(f"rank_sweep got an unexpected keyword argument {min(keywords)!r}")
+
+
+def _model_of(
+    estimator: NMF | None, n_components: int, checkpoint: str | os.PathLike[str] | None
+) -> NMF:
+    """Return a copy of the estimator, for models that start at random.
+
+    Raises
+    ------
+    ParameterError
+        It is no NMF, or asks for what a sweep does by itself.
+    """
+    if estimator is None:
+        estimator = NMF(random_state=0)
+    if not isinstance(estimator, NMF):
+        raise ParameterError(f"estimator is {estimator!r}; it must be an NMF, or None")
+    for name, allowed in (("init", (None, "random")), ("n_init", (1,)), ("checkpoint", (None,))):
+        value = getattr(estimator, name)
+        if value not in allowed:
+            raise ParameterError(
+                f"the estimator has {name}={value!r}; in a sweep it must be {allowed[0]!r}: a "
+                "sweep starts at random, and has an n_init and a checkpoint of its own"
+            )
+    model: NMF = clone(estimator).set_params(n_components=n_components, checkpoint=checkpoint)
+    model.check_parameters()
+    return model
 
 
 def _ranks(n_components: Any) -> list[int]:
@@ -306,49 +314,60 @@ def _require_cells(blocks: Blocks, holdout: float) -> float:
 
 def _runs(
     model: NMF, X: Any, blocks: Blocks, mask: Any, ranks: list[int], n_init: int, holdout: float
-) -> list[Run]:
-    """List the models; those that are shown the same of X follow each other."""
-    fit = describe_fit(model, X, blocks, None)
-    seeds = [(fit.seed + i) % 2**32 for i in range(n_init)]
-    whole, part = model.objective(mask), model.objective(True)
+) -> list[ModelRun]:
+    """Return a run for each number of components, seed and choice of hidden cells."""
+    spec = model._describe(X, blocks, None, fingerprints=model.checkpoint is not None)
+    seeds = [(spec.seed + i) % 2**32 for i in range(n_init)]
+    whole, part = model._objective(mask), model._objective(True)
 
-    def run(seed: int, rank: int, share: float | None) -> Run:
-        parameters = {**fit.parameters, "hidden": share}
-        own = replace(fit, n_components=rank, seed=seed, parameters=parameters)
+    def run(seed: int, rank: int, share: float | None) -> ModelRun:
+        parameters = {**spec.parameters, "hidden": share}
+        own = replace(spec, n_components=rank, seed=seed, parameters=parameters)
         if share is None:
-            return Run(own, whole)
-        return Run(own, part, Holdout(seed, share))
+            return ModelRun(own, whole)
+        return ModelRun(own, part, Holdout(seed, share))
 
     shares = [None] + [float(holdout)] * bool(holdout)
     return [run(seed, rank, share) for share in shares for seed in seeds for rank in ranks]
 
 
-def _result(ended: Sequence[Ended], n_reads: float) -> RankSweep:
-    ranks = sorted({one.fit.n_components for one in ended})
-    fits = [_fits([one for one in ended if one.fit.n_components == rank]) for rank in ranks]
+def _result(runs: Sequence[ModelRun | Checkpoint], n_reads: float) -> RankSweep:
+    """Score models that have stopped, and choose a number of components."""
+    ranks = sorted({run.spec.n_components for run in runs})
+    fits = [_fits([run for run in runs if run.spec.n_components == rank]) for rank in ranks]
     held_out = held_out_of(fits)
     scores = scores_of(ranks, fits, held_out)
-    whole = {(one.fit.n_components, one.fit.seed): one for one in ended if one.is_whole}
+    whole = {(run.spec.n_components, run.spec.seed): run for run in runs if _is_whole(run)}
     best = [whole[score.n_components, score.seed] for score in scores]
-    models = {one.fit.n_components: model_of(one.fit, one.state, one.reason) for one in best}
+    models = {
+        run.spec.n_components: fitted_model(run.spec, run.state, run.stop_reason) for run in best
+    }
     choice = choose(scores, held_out)
     return RankSweep(models, [score.as_dict() for score in scores], choice, n_reads)
 
 
-def _fits(ended: Sequence[Ended]) -> Fits:
-    whole = {one.fit.seed: one.state for one in ended if one.is_whole}
-    parts = {one.fit.seed: one.state for one in ended if not one.is_whole}
-    n, p = ended[0].fit.X["shape"]
-    hidden = [(one.state.held_out[:, 1].sum(), one.fit) for one in ended if not one.is_whole]
-    if not hidden:
-        return Fits(whole, parts, n * p)
-    # Those that are observed, as often as images count: known by the share that was hidden.
-    return Fits(whole, parts, float(np.mean([n / _hidden_share(fit) for n, fit in hidden])))
+def _is_whole(run: ModelRun | Checkpoint) -> bool:
+    """Check whether a model was shown all cells."""
+    return run.spec.parameters["hidden"] is None
 
 
-def _hidden_share(fit: FitSpec) -> float:
-    """Give the share of the cells that was hidden from a model."""
-    return Holdout(fit.seed, fit.parameters["hidden"]).n_hidden_groups / GROUPS
+def _fits(runs: Sequence[ModelRun | Checkpoint]) -> Fits:
+    """Return the fits of one number of components."""
+    whole = {run.spec.seed: run.state for run in runs if _is_whole(run)}
+    parts = {run.spec.seed: run.state for run in runs if not _is_whole(run)}
+    n, p = runs[0].spec.X["shape"]
+    # The number of observed cells, images counted as they weigh, follows from the hidden share.
+    cells = [
+        run.state.held_out[:, 1].sum() / _hidden_share(run.spec)
+        for run in runs
+        if not _is_whole(run)
+    ]
+    return Fits(whole, parts, float(np.mean(cells)) if cells else n * p)
+
+
+def _hidden_share(spec: FitSpec) -> float:
+    """Return the share of the cells that was hidden from a model."""
+    return Holdout(spec.seed, spec.parameters["hidden"]).n_hidden_groups / GROUPS
 
 
 def _lines(table: Sequence[dict[str, Any]], best: int) -> Iterator[str]:

@@ -23,7 +23,8 @@ For the last two the loss of H is known only once a pass has evaluated it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.errors import DataError
 from dnmf.numerics.beta import FLOOR, divergences
-from dnmf.numerics.block import Block, Strip
+from dnmf.numerics.block import DEFAULT_RULES, Block, PixelRules, Strip
 from dnmf.numerics.nnls import solve_nnls
 from dnmf.numerics.statistics import NO_HELD_OUT, Basis, SufficientStats, gram
 
@@ -52,6 +53,36 @@ WARM_UP_BATCH_SIZE = 192
 
 H_TOLERANCE, H_SWEEPS = 1e-6, 10
 """The same for pixels, in the H step."""
+
+
+@dataclass(frozen=True)
+class HUpdate:
+    """Result of the H update of a pass, for all columns of H or for some.
+
+    Attributes
+    ----------
+    H : ndarray of shape (d, p), float64
+        Improved components.
+    divergence, loss : float
+        Without and with penalties, of the H whose loss the pass knows; see `Objective.known_loss`.
+    rows : float
+        Number of images behind the pass, each counted as often as its weight says.
+    xx : float
+        ``||X||^2``.
+    energies : ndarray of shape (d,), float64
+        Energies of the components of the H whose loss the pass knows; see `Objective.energies`.
+    written, held_out
+        As in `SufficientStats`.
+    """
+
+    H: Array
+    divergence: float
+    loss: float
+    rows: float
+    xx: float
+    energies: Array
+    written: tuple[tuple[int, int], ...] = ()
+    held_out: Array = field(default_factory=lambda: NO_HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -161,26 +192,6 @@ class Objective(ABC):
         """Choose the scale of each component, where any will do; the sums follow, in place."""
         return H
 
-    def solve_W_block(self, block: Block, basis: Basis) -> Array:
-        """Solve for the weights of a block of any real dtype, strip by strip.
-
-        Returns
-        -------
-        W : ndarray of shape (b, d)
-
-        Raises
-        ------
-        DataError
-            The weights are beyond the range of the dtype.
-        """
-        W = np.empty((len(block), len(basis.H)), basis.H.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # checked below
-            for rows, strip in block.strips(basis.H.dtype):
-                W[rows] = self.solve_W(strip, basis)
-        if not np.isfinite(W).all():
-            raise DataError(OVERFLOW)
-        return W
-
     def block_stats(
         self, block: Block, basis: Basis, *, weights: bool = True, dtype: Any = np.float64
     ) -> tuple[SufficientStats, Array | None]:
@@ -224,6 +235,32 @@ class Objective(ABC):
     def divergence(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
         """Compute D(x | w H) over the observed pixels: of each image and of each pixel, float64."""
         return divergences(strip.X, reconstruct(strip, W, H), floors(strip), self.beta)  # type: ignore[no-any-return]
+
+    def finish_pass(self, Y: Array, stats: SufficientStats) -> HUpdate:
+        """Update H on the sums of a pass, and compute the loss that they tell exactly.
+
+        Parameters
+        ----------
+        Y : ndarray of shape (d, p), float64
+            Components at which the pass evaluated the weights.
+        stats : SufficientStats
+        """
+        # Arrays that came in a message may be unaligned, which changes how they round.
+        Y = np.require(Y, requirements=["C", "A", "W"])
+        H = self.update_H(Y, stats)
+        known, divergence, loss = self.known_loss(stats, Y, H)
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss overflows too: refused later
+            energies = self.energies(stats, known)
+        xx = float(stats.xx.sum())
+        return HUpdate(
+            H, divergence, loss, stats.total_weight, xx, energies, stats.written, stats.held_out
+        )
+
+    def project_onto(
+        self, H: Array, pixels: np.dtype[Any], rules: PixelRules = DEFAULT_RULES
+    ) -> Projection:
+        """Return the projection of images of a dtype onto components, with starts for weights."""
+        return Projection(self, Basis.for_pixels(H, pixels), rules)
 
     def known_loss(
         self, stats: SufficientStats, Y: Array, improved: Array
@@ -382,3 +419,72 @@ def floors(strip: Strip) -> Array:
     count = strip.X.shape[1] if strip.observed is None else strip.observed.sum(axis=1)
     means = strip.X.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
     return np.where(means > 0, FLOOR * means, 1.0)
+
+
+def join_columns(parts: Sequence[HUpdate]) -> HUpdate:
+    """Join the updates of blocks of columns of one H."""
+    if len(parts) == 1:
+        return parts[0]
+    H = np.concatenate([part.H for part in parts], axis=1)
+    divergence, loss, xx, energies = (
+        sum(getattr(part, name) for part in parts)
+        for name in ("divergence", "loss", "xx", "energies")
+    )
+    first = parts[0]
+    return HUpdate(H, divergence, loss, first.rows, xx, energies, first.written, first.held_out)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Projection of images onto fixed components; picklable, sent to the tasks that compute it.
+
+    Attributes
+    ----------
+    objective : Objective
+        What the weights of an image minimise.
+    basis : Basis
+        The components.
+    rules : PixelRules
+        Which pixels may be projected.
+    """
+
+    objective: Objective
+    basis: Basis
+    rules: PixelRules
+
+    def weights(self, block: Block) -> Array:
+        """Compute the weights of a block of any real dtype.
+
+        Returns
+        -------
+        W : ndarray of shape (b, d)
+
+        Raises
+        ------
+        DataError
+            The weights are beyond the range of the dtype.
+        """
+        W = np.empty((len(block), len(self.basis.H)), self.basis.H.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            for rows, strip in block.strips(self.basis.H.dtype):
+                W[rows] = self.objective.solve_W(strip, self.basis)
+        if not np.isfinite(W).all():
+            raise DataError(OVERFLOW)
+        return W
+
+    def losses(self, block: Block) -> tuple[Array, Array]:
+        """Compute the divergence D(x | w H) of the images of a block, penalties not included.
+
+        Returns
+        -------
+        images : ndarray of shape (b,), float64
+            Divergence of each image.
+        pixels : ndarray of shape (p,), float64
+            Divergence of each pixel, summed over the images.
+        """
+        images, pixels = np.empty(len(block)), np.zeros(self.basis.H.shape[1])
+        for rows, strip in block.strips(self.basis.H.dtype):
+            W = self.objective.solve_W(strip, self.basis)
+            images[rows], more = self.objective.divergence(strip, W, self.basis.H)
+            pixels += more
+        return images, pixels

@@ -1,4 +1,4 @@
-"""The state of a fit between two passes, and how a pass changes it."""
+"""State of a fit between two passes, and how the H update of a pass changes it."""
 
 from __future__ import annotations
 
@@ -10,47 +10,56 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.errors import DataError
 from dnmf.numerics.block import ALL_WEIGHTS_ZERO
-from dnmf.numerics.h_update import Step
-from dnmf.numerics.objective import OVERFLOW, Objective
+from dnmf.numerics.objective import OVERFLOW, HUpdate, Objective
 from dnmf.numerics.statistics import NO_HELD_OUT
 
+WeightSink = Callable[[Array, int], int | None]
+"""Function that stores the weights of a block, given these and their first row, and returns a
+checksum or None. It is called inside the tasks of a pass and must be safe to repeat."""
+
+Written = Sequence[tuple[int, int]]
+"""First row and checksum of each block of weights that a sink has stored."""
+
 BETA = 0.8
+"""Extrapolation of the second pass (Ang and Gillis, 2019)."""
+
 BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
 """Growth of beta, growth of its bound, and its decay after a rejected pass."""
 
 CONVERGED, MAX_ITER = "converged", "max_iter"
-Written = Sequence[tuple[int, int]]
-"""First row and checksum of each block that a sink took."""
+"""Reasons to stop."""
 
 
 @dataclass(frozen=True)
 class State:
-    """All that the next pass depends on, besides X.
+    """State of a fit between two passes: all that the next pass depends on, besides X.
 
     Attributes
     ----------
     H : ndarray of shape (d, p), float64
         Best components so far.
     Y : ndarray of shape (d, p), float64
-        Where the next pass evaluates W.
+        Components at which the next pass evaluates the weights.
     Z : ndarray of shape (d, p), float64
-        What the H step made of H, before extrapolation; H itself for squared error.
+        Result of the last accepted H update, before extrapolation; H itself for squared error.
     beta, beta_max : float
         Extrapolation and its bound.
     losses : tuple of float
         Objective of the best H after each pass, penalties included.
     divergence : float
-        That of the best H without penalties: ``1/2 ||X - W H||^2`` for squared error.
+        Divergence at the best H, without penalties: ``1/2 ||X - W H||^2`` for squared error.
     accepted : bool
         Whether the last pass improved the loss.
     n_reads : float
-        Reads of X so far, in units of the whole of X.
+        Number of reads of X so far, in units of the whole of X.
     xx : float
-        ``||X||^2``, known after the first pass: what the losses are relative to.
+        ``||X||^2``, known after the first pass.
     energies : tuple of float
-        Of the components of the best H, see `Objective.energies`; empty before the first pass.
+        Energies of the components of the best H, see `Objective.energies`; empty before the first
+        pass.
     held_out : ndarray of shape (buckets, 2), or of shape (0, 2)
-        How far the best H is from cells that were hidden from it; see `dnmf.numerics.holdout`.
+        Divergence and number of the cells that were hidden from the best H; see
+        `dnmf.numerics.holdout`.
     """
 
     H: Array
@@ -68,12 +77,12 @@ class State:
 
     @classmethod
     def at(cls, H: Array, n_reads: float = 0.0) -> State:
-        """Start from a given H."""
+        """Return the state before the first pass, for a given H."""
         return cls(H, H, H, n_reads=n_reads)
 
     @property
     def n_iter(self) -> int:
-        """Full passes so far."""
+        """Number of full passes so far."""
         return len(self.losses)
 
     @property
@@ -83,12 +92,12 @@ class State:
 
     @property
     def relative_error(self) -> float:
-        """The error as a share of ``||X||``; 0 where X is 0."""
+        """Error as a share of ``||X||``; 0 where X is 0."""
         return self.error / float(np.sqrt(self.xx)) if self.xx else 0.0
 
 
 def stop_reason(state: State, tol: float, max_iter: int) -> str | None:
-    """Say why no further pass should follow a state; None to go on."""
+    """Return why no further pass should follow a state, or None if one should."""
     if tol > 0 and state.n_iter > 1:
         before, now = state.losses[-2:]
         if state.accepted and before - now <= tol * before:
@@ -98,22 +107,27 @@ def stop_reason(state: State, tol: float, max_iter: int) -> str | None:
     return MAX_ITER if state.n_iter >= max_iter else None
 
 
-def advance(objective: Objective, state: State, step: Step) -> State:
-    """Follow a pass: take its step and extrapolate, or step back when the loss rose.
+def advance(objective: Objective, state: State, update: HUpdate) -> State:
+    """Return the state after a pass: extrapolate its H update, or step back if the loss rose.
 
     Parameters
     ----------
     objective : Objective
     state : State
-    step : Step
+    update : HUpdate
         Of the pass over X at ``state.Y``.
+
+    Raises
+    ------
+    DataError
+        The weights of all images are zero, or the loss is not finite.
     """
-    if step.rows <= 0:
+    if update.rows <= 0:
         raise DataError(ALL_WEIGHTS_ZERO)
-    improved, loss = step.H, step.loss
+    improved, loss = update.H, update.loss
     if not (np.isfinite(loss) and np.isfinite(improved).all()):
         raise DataError(OVERFLOW)
-    known = replace(state, n_reads=state.n_reads + 1, xx=step.xx)
+    known = replace(state, n_reads=state.n_reads + 1, xx=update.xx)
     if state.losses and loss > state.losses[-1]:
         return replace(
             known,
@@ -133,13 +147,8 @@ def advance(objective: Objective, state: State, step: Step) -> State:
         beta=min(beta_max, BETA_GROWTH * state.beta),
         beta_max=beta_max,
         losses=(*state.losses, loss),
-        divergence=step.divergence,
+        divergence=update.divergence,
         accepted=True,
-        energies=tuple(step.energies.tolist()),
-        held_out=step.held_out,
+        energies=tuple(update.energies.tolist()),
+        held_out=update.held_out,
     )
-
-
-WeightSink = Callable[[Array, int], int | None]
-"""Takes the weights of a block and its first row, and may return a checksum; runs in the tasks,
-must be safe to repeat."""

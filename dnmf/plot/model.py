@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dnmf.errors import DataError, ParameterError
-from dnmf.estimators.parameters import require_same_pixels
 
 if TYPE_CHECKING:
     from dnmf.estimators.nmf import NMF
@@ -209,7 +208,7 @@ def write_plots(
     if hasattr(model, "loss_history_"):
         figures["loss"] = loss_curve(model)
     if corpus is not None:
-        require_same_pixels(model, corpus)
+        model._require_pixels_of(corpus)
         images, labels = examples_of(corpus, n_images)
         figures["reconstructions"] = reconstructions(model, images, labels=labels)
     return write_figures(figures.items(), folder)

@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dnmf.estimators.parameters import require_same_pixels
 from dnmf.model_selection.recommend import STABLE
 from dnmf.plot.model import (
     BLUE,
@@ -156,7 +155,7 @@ def write_sweep_plots(
         The corpus has images of another number of pixels, or the images cannot be drawn.
     """
     if corpus is not None:
-        require_same_pixels(sweep.best_model_, corpus)
+        sweep.best_model_._require_pixels_of(corpus)
 
     def figures() -> Iterator[tuple[str, Figure]]:  # one in memory at a time
         yield "selection", selection(sweep)

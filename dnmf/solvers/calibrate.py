@@ -15,7 +15,7 @@ from dnmf.engine.executors import one_blas_thread
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Objective
-from dnmf.solvers.passes import measure
+from dnmf.solvers.loop import measure
 from dnmf.solvers.sample import first_block
 from dnmf.solvers.warm_start import online_round, random_H, updates_between
 

@@ -1,32 +1,36 @@
-"""The only loop: full passes over X, from an explicit state to a reason to stop.
+"""The only loop: full passes over X, from the first state of a model to a reason to stop.
 
-A pass evaluates W at a point Y and brings home sums; the H step on these sums gives Z:
+A pass evaluates W at a point Y and returns sums; the H update on these sums gives Z:
 
-    W, sums = pass over X at Y;   Z = step(Y, sums);   Y' = Z + beta (Z - Z_before), kept >= 0
+    W, sums = pass over X at Y;   Z = update(Y, sums);   Y' = Z + beta (Z - Z_before), kept >= 0
 
 For squared error the loss of (W, Z) is known exactly, and Z is the next H. For other objectives the
 pass knows the loss of (W, Y), and Y is the next H. Either way beta grows while the loss falls. When
 it rises, the pass is thrown away: the next starts from the best Z without extrapolation and with a
 smaller beta (Ang and Gillis, Neural Computation 2019, algorithm 3, with rejection). So the loss of
 successive states never rises.
+
+A pass evaluates any number of models in one read of X: those of other ranks, seeds or hidden cells.
+A single fit is a list of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.executors import map_on_threads, one_blas_thread
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.errors import DataError
-from dnmf.numerics.block import compute_dtype
-from dnmf.numerics.h_update import Step
-from dnmf.numerics.holdout import Holdout
-from dnmf.numerics.objective import OVERFLOW, SQUARED, Objective
+from dnmf.numerics.block import Block
+from dnmf.numerics.holdout import HeldOutBlock, Holdout
+from dnmf.numerics.objective import OVERFLOW, HUpdate, Objective, Projection, join_columns
 from dnmf.numerics.state import (
     State,
     WeightSink,
@@ -34,94 +38,98 @@ from dnmf.numerics.state import (
     advance,
     stop_reason,
 )
-from dnmf.solvers.passes import Point, measure, run_passes
+from dnmf.numerics.statistics import StatsPerModel, SufficientStats
+from dnmf.storage.checkpoint.spec import FitSpec
+
+COLUMNS = 2**16
+"""Number of pixels in a block of columns of H: a multiple of the number that is solved side by
+side, so that the bits of a column do not depend on where blocks of columns end."""
 
 LEAST_SQUARE = 1e-38
 """Mean square of the pixels, computed in float64, below which float32 has no digits for it."""
 
 
 class Recorder(Protocol):
-    """Keep states and weights between passes, as `dnmf.storage.checkpoint` does.
+    """Keeps states and weights between passes, as `dnmf.storage.checkpoint` does.
 
     Attributes
     ----------
     weights_pass : int
-        The last pass whose weights were kept; 0 before the first.
+        Number of the last pass whose weights were kept; 0 before the first.
     """
 
     weights_pass: int
 
     @property
     def has_weights(self) -> bool:
-        """Whether weights are kept that belong to the H of the last state it was given."""
+        """Whether weights are kept that belong to the H of the last kept state."""
         ...
 
     def weight_sink(self) -> WeightSink:
-        """Give a place for the weights of the pass that is about to run."""
+        """Return a sink for the weights of the pass that is about to run."""
         ...
 
     def keep(self, state: State, written: Written | None) -> None:
-        """Take a state and, if the sink now holds the weights of its H, what it took."""
+        """Keep a state and, if the sink now holds the weights of its H, what the sink stored."""
         ...
 
     def finish(self, stop_reason: str) -> None:
-        """Take the reason why no pass follows."""
+        """Record why no further pass follows."""
         ...
 
 
 @dataclass
-class Course:
-    """A model on its way: what it minimises, where it is, and what keeps it.
+class ModelRun:
+    """A model that is being fitted.
 
     Attributes
     ----------
+    spec : FitSpec
+        What is fitted, and from which seed.
     objective : Objective
+    holdout : Holdout or None
+        Cells of X that are hidden from the model; None for none.
+    recorder : Recorder or None
+        Where states and weights are kept between passes.
+    weights_every : int
+        Number of passes between two whose weights the recorder keeps; 0 to keep no weights.
+    stop_reason : str or None
+        Why no further pass follows; None while the model goes on.
     state : State
-        From `dnmf.solvers.warm_start`, or from a checkpoint: the same passes follow from either.
-    recorder : Recorder, optional
-    every : int
-        Passes between those whose weights the recorder is given; 0 for none.
-    resample : Holdout, optional
-        What of X the model is shown.
-    reason : str or None
-        Why no pass follows.
+        Set by `dnmf.solvers.warm_start.start`, or read from a checkpoint: the same passes follow
+        from either.
     """
 
+    spec: FitSpec
     objective: Objective
-    state: State
+    holdout: Holdout | None = None
     recorder: Recorder | None = None
-    every: int = 1
-    resample: Holdout | None = None
-    reason: str | None = None
-    _sink: WeightSink | None = None
+    weights_every: int = 1
+    stop_reason: str | None = None
+    state: State = field(init=False, repr=False)
 
-    def going(self, tol: float, max_iter: int) -> bool:
-        """Tell whether a pass follows."""
-        return stop_reason(self.state, tol, max_iter) is None
+    def due_sink(self) -> WeightSink | None:
+        """Return a sink for the weights of the next pass, or None if they are not to be kept."""
+        if self.recorder is None or not self.weights_every:
+            return None
+        # A rejected pass has no weights to keep: then the next pass is due.
+        passes = self.state.n_iter + 1 - self.recorder.weights_pass
+        return self.recorder.weight_sink() if passes >= self.weights_every else None
 
-    def point(self) -> Point:
-        """Say where the next pass evaluates the model."""
-        recorder, self._sink = self.recorder, None
-        # A pass that is thrown away has no weights to keep: then the next is due.
-        if recorder is not None and 0 < self.every <= self.state.n_iter + 1 - recorder.weights_pass:
-            self._sink = recorder.weight_sink()
-        return Point(self.objective, self.state.Y, self._sink, self.resample)
-
-    def follow(self, step: Step, blocks: Blocks) -> None:
-        """Go on by a pass."""
-        _require_scale(step, blocks)
-        self.state = advance(self.objective, self.state, step)
+    def follow(self, update: HUpdate, sink: WeightSink | None) -> None:
+        """Advance by one pass, whose weights went to a sink, and record the new state."""
+        self.state = advance(self.objective, self.state, update)
         if self.recorder is not None:
-            kept = self._sink is not None and self.state.accepted
-            self.recorder.keep(self.state, step.written if kept else None)
+            kept = sink is not None and self.state.accepted
+            self.recorder.keep(self.state, update.written if kept else None)
 
-    def end(self, blocks: Blocks, reason: str) -> None:
-        """Stop, with weights if any are wanted."""
-        self.reason, recorder = reason, self.recorder
+    def finish(self, blocks: Blocks, reason: str) -> None:
+        """Record the reason to stop, and the weights of the last H where they are still missing."""
+        self.stop_reason, recorder = reason, self.recorder
         if recorder is None:
             return
-        if self.every and not recorder.has_weights:
-            # The last pass was not due to write its weights: read once more for those of H.
+        if self.weights_every and not recorder.has_weights:
+            # The last pass was not due to keep its weights: one more read of X for those of H.
             sink = recorder.weight_sink()
             written = measure(blocks, self.objective, self.state.H, sink).written
             self.state = replace(self.state, n_reads=self.state.n_reads + 1)
@@ -131,93 +139,203 @@ class Course:
 
 def solve(
     blocks: Blocks,
-    state: State,
-    *,
-    objective: Objective = SQUARED,
-    tol: float,
-    max_iter: int,
-    on_pass: Callable[[State], None] = lambda state: None,
-    recorder: Recorder | None = None,
-    every: int = 1,
-) -> tuple[State, str]:
-    """Run passes for one model until a reason to stop.
-
-    Parameters
-    ----------
-    blocks : Blocks
-    state, objective, recorder, every
-        As in `Course`.
-    tol, max_iter
-        As in `solve_together`.
-    on_pass : callable
-        Told of each new state.
-
-    Returns
-    -------
-    state : State
-    reason : str
-        ``"converged"`` or ``"max_iter"``.
-    """
-    course = Course(objective, state, recorder, every)
-    solve_together(
-        blocks, [course], tol=tol, max_iter=max_iter, on_pass=lambda: on_pass(course.state)
-    )
-    assert course.reason is not None
-    return course.state, course.reason
-
-
-def solve_together(
-    blocks: Blocks,
-    courses: Sequence[Course],
+    runs: Sequence[ModelRun],
     *,
     tol: float,
     max_iter: int,
     on_pass: Callable[[], None] = lambda: None,
-    blocks_of_task: int | None = None,
+    task_blocks: int | None = None,
 ) -> None:
     """Run passes for several models, each a read of X for all of them, until all have stopped.
 
-    What becomes of a model does not depend on how long the others go on.
+    The result for a model does not depend on how long the others go on.
 
     Parameters
     ----------
     blocks : Blocks
-    courses : sequence of Course
-        Changed in place. Those that are shown the same of X should follow each other.
+    runs : sequence of ModelRun
+        Changed in place; each has a first state.
     tol : float
         A model stops when a pass lowers its loss by less than this share of it.
     max_iter : int
-        It stops when its state has this many passes behind it.
+        A model stops when its state has this many passes behind it.
     on_pass : callable
         Called after each pass.
-    blocks_of_task : int, optional
-        As many as suits these models, by default.
+    task_blocks : int, optional
+        Number of blocks per task; by default what suits these models.
 
     Raises
     ------
     DataError
         A pixel is negative, NaN or infinite; names the first.
     """
-    group = blocks_of_task or blocks_per_task(blocks, *(len(course.state.H) for course in courses))
+    task_blocks = task_blocks or blocks_per_task(blocks, *(len(run.state.H) for run in runs))
     with one_blas_thread():
-        while True:
-            going = []
-            for course in courses:
-                reason = stop_reason(course.state, tol, max_iter)
-                if reason is None:
-                    going.append(course)
-                elif course.reason is None:
-                    course.end(blocks, reason)
-            if not going:
-                return
-            points = [course.point() for course in going]
-            for course, step in zip(going, run_passes(blocks, points, group), strict=True):
-                course.follow(step, blocks)
+        while active := _active(blocks, runs, tol, max_iter):
+            sinks = [run.due_sink() for run in active]
+            updates = run_pass(blocks, active, sinks, task_blocks)
+            for run, sink, update in zip(active, sinks, updates, strict=True):
+                _require_scale(update, run)
+                run.follow(update, sink)
             on_pass()
 
 
-def _require_scale(step: Step, blocks: Blocks) -> None:
-    """Refuse pixels whose squares are next to nothing in float32: the weights would be noise."""
-    least = LEAST_SQUARE * step.rows * blocks.shape[1]
-    if compute_dtype(blocks.dtype) == np.float32 and 0 < step.xx < least:
+def _active(blocks: Blocks, runs: Sequence[ModelRun], tol: float, max_iter: int) -> list[ModelRun]:
+    """Return the models that need a further pass; finish those that have just stopped."""
+    active = []
+    for run in runs:
+        reason = stop_reason(run.state, tol, max_iter)
+        if reason is None:
+            active.append(run)
+        elif run.stop_reason is None:
+            run.finish(blocks, reason)
+    return active
+
+
+def run_pass(
+    blocks: Blocks,
+    runs: Sequence[ModelRun],
+    sinks: Sequence[WeightSink | None],
+    task_blocks: int,
+) -> list[HUpdate]:
+    """Read X once, evaluate all models at their Y, and update their H where the sums are.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    runs : sequence of ModelRun
+    sinks : sequence of WeightSink or None
+        For the weights of each model.
+    task_blocks : int
+        Number of blocks per task.
+    """
+    evaluate = partial(
+        evaluate_block,
+        models=[
+            Evaluation(run.objective.project_onto(run.state.Y, blocks.dtype), run.holdout, sink)
+            for run, sink in zip(runs, sinks, strict=True)
+        ],
+    )
+    if blocks.shape[1] <= COLUMNS:
+        stats = blocks.map_sum(evaluate, group=task_blocks).each
+        pairs = list(zip(runs, stats, strict=True))
+        return list(map_on_threads(lambda pair: _update(*pair), pairs))
+    p = blocks.shape[1]
+    cuts = [slice(first, min(first + COLUMNS, p)) for first in range(0, p, COLUMNS)]
+    finish = [
+        UpdateColumns(i, run.objective, np.ascontiguousarray(run.state.Y[:, cut]), cut)
+        for i, run in enumerate(runs)
+        for cut in cuts
+    ]
+    parts = iter(blocks.map_finish(evaluate, finish, group=task_blocks))
+    return [join_columns([next(parts) for _ in cuts]) for _ in runs]
+
+
+def _update(run: ModelRun, stats: SufficientStats) -> HUpdate:
+    return run.objective.finish_pass(run.state.Y, stats)
+
+
+def measure(
+    blocks: Blocks,
+    objective: Objective,
+    H: Array,
+    sink: WeightSink | None = None,
+    only: list[int] | None = None,
+) -> SufficientStats:
+    """Read X once and return its sums at a given H.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    objective : Objective
+    H : ndarray of shape (d, p), float64
+    sink : WeightSink, optional
+        For the weights of each block.
+    only : list of int, optional
+        Blocks to read; all by default.
+    """
+    model = Evaluation(objective.project_onto(H, blocks.dtype), sink=sink)
+    evaluate = partial(evaluate_block, models=[model])
+    return blocks.map_sum(evaluate, only, group=blocks_per_task(blocks, len(H))).each[0]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task needs to know of one model.
+
+    Attributes
+    ----------
+    projection : Projection
+        Onto the components at which the pass evaluates the weights.
+    holdout : Holdout or None
+    sink : WeightSink or None
+    """
+
+    projection: Projection
+    holdout: Holdout | None = None
+    sink: WeightSink | None = None
+
+    def stats(self, block: Block, shown: HeldOutBlock | None) -> SufficientStats:
+        """Return the sums of a block, of which the model is shown all or a part."""
+        objective, basis = self.projection.objective, self.projection.basis
+        if shown is not None:
+            stats, W = objective.block_stats(shown.visible, basis)
+            assert W is not None
+            return replace(stats, held_out=shown.held_out_sums(W, basis, objective.beta))
+        stats, W = objective.block_stats(block, basis, weights=self.sink is not None)
+        if self.sink is None or W is None:
+            return stats
+        return replace(stats, written=((block.start, self.sink(W, block.start) or 0),))
+
+
+def evaluate_block(block: Block, *, models: Sequence[Evaluation]) -> StatsPerModel:
+    """Return the sums of a block for each model; models with the same hidden cells share them."""
+    stats: dict[int, SufficientStats] = {}
+    for holdout in dict.fromkeys(model.holdout for model in models):
+        shown = None  # frees the previous one before the next is made
+        shown = None if holdout is None else holdout(block)
+        for i, model in enumerate(models):
+            if model.holdout == holdout:
+                stats[i] = model.stats(block, shown)
+    return StatsPerModel(tuple(stats[i] for i in range(len(models))))
+
+
+@dataclass(frozen=True)
+class UpdateColumns:
+    """Updates a block of columns of the H of one model; see `dnmf.engine.blocks.Finish`.
+
+    Each pixel's column of H is a problem of its own, given the sums. So for images of a hundred
+    thousand pixels and more the H update runs where the sums are, on the cluster, and no place
+    needs the sums of all pixels.
+
+    Attributes
+    ----------
+    index : int
+        Position of the model among those of the pass.
+    objective : Objective
+    Y : ndarray of shape (d, columns), float64
+        Components at which the pass evaluated the weights.
+    columns : slice
+    """
+
+    index: int
+    objective: Objective
+    Y: Array
+    columns: slice
+
+    def cut(self, sums: StatsPerModel) -> StatsPerModel:
+        """Return a copy of the sums of this model and these columns, so that the others can go."""
+        stats = sums.each[self.index]
+        part = self.objective.columns(stats, self.columns)
+        return StatsPerModel((part if part.T.shape == stats.T.shape else part.scaled(1),))
+
+    def __call__(self, sums: StatsPerModel) -> HUpdate:
+        """Update H on the sums of a whole pass."""
+        return self.objective.finish_pass(self.Y, sums.each[0])
+
+
+def _require_scale(update: HUpdate, run: ModelRun) -> None:
+    """Raise DataError for pixels whose squares are next to nothing in float32."""
+    least = LEAST_SQUARE * update.rows * update.H.shape[1]
+    if run.spec.X["compute_dtype"] == "float32" and 0 < update.xx < least:
         raise DataError(OVERFLOW)

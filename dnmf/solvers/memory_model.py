@@ -25,6 +25,7 @@ from dnmf.errors import CapacityError
 from dnmf.numerics.block import compute_dtype, strip_rows
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
+from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
 from dnmf.solvers.warm_start import PROBE_ROWS
 
@@ -287,18 +288,19 @@ class Room:
         if needed > self.worker:
             return (
                 f"{format_bytes(needed)} on a worker of {self.threads_each} "
-                f"thread{'s' * (self.threads_each > 1)}, which may take {format_bytes(self.worker)} before "
-                "Dask stops giving it work"
+                f"thread{'s' * (self.threads_each > 1)}, which may take "
+                f"{format_bytes(self.worker)} before Dask stops giving it work"
             )
         needed = self.driver_bytes(sizes)
         if needed > self.driver:
-            return f"{format_bytes(needed)} in this process, and there are {format_bytes(self.driver)} for it"
+            available = format_bytes(self.driver)
+            return f"{format_bytes(needed)} in this process, and there are {available} for it"
         return None
 
 
 def resident() -> float:
     """Bytes of this process, once it has imported what tasks need."""
-    import dnmf.solvers.passes
+    import dnmf.solvers.loop
     import dnmf.storage.corpus  # noqa: F401
 
     return float(psutil.Process().memory_info().rss)
@@ -355,53 +357,57 @@ def passes_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) ->
     return (keep + 2) * (arrays + record) + 4 * page
 
 
-def groups_that_fit(blocks: Blocks, models: Sequence[tuple[Objective, int, bool]]) -> list[slice]:
-    """Cut models that are to run together into groups that there is memory for, and say so.
+def groups_that_fit(blocks: Blocks, runs: Sequence[ModelRun]) -> list[slice]:
+    """Cut models that are to be fitted together into groups for which there is memory.
 
     Parameters
     ----------
     blocks : Blocks
-    models : sequence of (Objective, int, bool)
-        What is minimised, the number of components, and whether cells are hidden.
+    runs : sequence of ModelRun
 
     Raises
     ------
     CapacityError
-        There is not the memory for one of them alone.
+        There is not enough memory for one of them alone.
     """
-    sizes = [Sizes.of(blocks, objective, d) for objective, d, _ in models]
+    sizes = [Sizes.of(blocks, run.objective, run.spec.n_components) for run in runs]
 
-    def together(some: slice) -> Together:
-        return Together(tuple(sizes[some]), any(hidden for *_, hidden in models[some]))
+    def together(chosen: slice) -> Together:
+        hidden = any(run.holdout is not None for run in runs[chosen])
+        return Together(tuple(sizes[chosen]), hidden)
 
-    everything = slice(0, len(models))
-    here = isinstance(blocks, LocalBlocks)
-    if here and together(everything).driver(0, CPU_COUNT) < SMALL:
+    everything = slice(0, len(runs))
+    in_memory = isinstance(blocks, LocalBlocks)
+    if in_memory and together(everything).driver(0, CPU_COUNT) < SMALL:
         return [everything]
     room, groups, first = Room.here(blocks), [], 0
 
     def fits(first: int, count: int) -> bool:
         return room.lacks(together(slice(first, first + count))) is None
 
-    while (rest := len(models) - first) > 0:
+    while (rest := len(runs) - first) > 0:
         count = rest if fits(first, rest) else largest(partial(fits, first), rest)
-        if not count:  # not even for one: that says so, or has been too careful
-            require_memory(blocks, *models[first][:2])
+        if not count:  # not even for one alone: either that raises, or the sum was too careful
+            require_memory(blocks, runs[first].objective, runs[first].spec.n_components)
         groups.append(slice(first, first + max(count, 1)))
         first = groups[-1].stop
-    words = room.words(together(max(groups, key=lambda some: len(models[some]))))
-    if len(groups) == 1:
-        log.info("%d models together take about %s", len(models), words)
-    else:
-        each = ", ".join(str(len(models[some])) for some in groups)
-        log.warning(
-            "there is no memory for %d models together: they run in groups of %s, which each read "
-            "X on their own and take about %s",
-            len(models),
-            each,
-            words,
-        )
+    _log_groups(
+        groups, room.words(together(max(groups, key=lambda group: group.stop - group.start))), runs
+    )
     return groups
+
+
+def _log_groups(groups: Sequence[slice], memory: str, runs: Sequence[ModelRun]) -> None:
+    if len(groups) == 1:
+        log.info("%d models together take about %s", len(runs), memory)
+        return
+    log.warning(
+        "there is no memory for %d models together: they run in groups of %s, which each read X on "
+        "their own and take about %s",
+        len(runs),
+        ", ".join(str(len(runs[group])) for group in groups),
+        memory,
+    )
 
 
 def largest(fits: Callable[[int], bool], too_large: int) -> int:

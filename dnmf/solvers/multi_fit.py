@@ -1,4 +1,4 @@
-"""Models that advance together: of other ranks, seeds or cells of X, in the reads of one."""
+"""Models of several ranks, seeds or hidden cells that are fitted in the reads of one fit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.errors import CheckpointError
-from dnmf.numerics.holdout import Holdout
-from dnmf.numerics.objective import Objective
-from dnmf.numerics.state import State
-from dnmf.solvers.loop import Course, solve_together
+from dnmf.numerics.state import State, stop_reason
+from dnmf.solvers.loop import ModelRun, solve
 from dnmf.solvers.memory_model import groups_that_fit, passes_bytes
-from dnmf.solvers.warm_start import Start, start_together
-from dnmf.storage.atomic import bytes_at, is_absent, remove_store, require_space
+from dnmf.solvers.warm_start import start
+from dnmf.storage.atomic import bytes_at, is_absent, is_url, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT
 from dnmf.storage.checkpoint.prune import KEEP
@@ -23,186 +21,166 @@ from dnmf.storage.checkpoint.spec import FitSpec
 
 
 @dataclass(frozen=True)
-class Run:
-    """One of the models.
-
-    Attributes
-    ----------
-    fit : FitSpec
-    objective : Objective
-    resample : Holdout, optional
-        What of X it is shown.
-    """
-
-    fit: FitSpec
-    objective: Objective
-    resample: Holdout | None = None
-
-    @property
-    def name(self) -> str:
-        """Of its checkpoint."""
-        kind = "whole" if self.resample is None else "part"
-        return f"k{self.fit.n_components:04d}-{kind}-{self.fit.seed}"
-
-
-@dataclass(frozen=True)
 class Progress:
-    """How far the models are.
+    """Progress of models that are fitted together.
 
     Attributes
     ----------
     n_pass : int
-        Passes over X of this group.
+        Number of passes over X of this group.
     group, groups : int
-        Of models that run together, from 1.
-    going, models : int
-        Models of the group that go on, and all of it.
+        Number of the group of models that runs now, from 1, and of all groups.
+    active, models : int
+        Number of models of the group that need further passes, and of all its models.
     states : tuple of State
-        Theirs, in the order of the runs.
+        States of the models of the group, in their order.
     """
 
     n_pass: int
     group: int
     groups: int
-    going: int
+    active: int
     models: int
     states: tuple[State, ...]
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What became of the models.
-
-    Attributes
-    ----------
-    states : list of State
-    reasons : list of str
-        Why each stopped.
-    n_reads : float
-        Reads of X, in units of the whole of it.
-    """
-
-    states: list[State]
-    reasons: list[str]
-    n_reads: float
-
-
-def run_together(
+def fit_together(
     blocks: Blocks,
-    runs: Sequence[Run],
+    runs: Sequence[ModelRun],
     *,
     tol: float,
     max_iter: int,
-    place: str | None = None,
+    folder: str | None = None,
     keep: int = KEEP,
     on_pass: Callable[[Progress], None] = lambda progress: None,
-) -> Ran:
-    """Bring models to their end, in as few groups as there is memory for.
+) -> float:
+    """Fit models, in as few groups as there is memory for, and return the reads of X it took.
 
     Parameters
     ----------
     blocks : Blocks
-    runs : sequence of Run
-        Those that are shown the same of X should follow each other. The seed of the first chooses
-        the sample that all start from.
+    runs : sequence of ModelRun
+        Changed in place. The seed of the first chooses the sample that all start from.
     tol, max_iter
-        As in `dnmf.solvers.loop.solve_together`.
-    place : str, optional
-        Folder for a checkpoint of each, which nobody else writes to. What is there is gone on from.
+        As in `dnmf.solvers.loop.solve`.
+    folder : str, optional
+        Folder for a checkpoint of each model, which no other process writes to. Models whose
+        checkpoint is there already go on from it.
     keep : int
-        Passes that a checkpoint keeps.
+        Number of passes that a checkpoint keeps.
     on_pass : callable
-        Told of each pass, once all checkpoints have it.
+        Called with the progress after each pass, once all checkpoints have it.
+
+    Returns
+    -------
+    float
+        Number of reads of X, in units of the whole of it.
 
     Raises
     ------
     CheckpointError
-        A checkpoint is another fit's, or damaged.
+        A checkpoint is damaged or belongs to another fit.
     """
-    if place is not None:
-        each = (passes_bytes(blocks, run.fit.n_components, keep, max_iter) for run in runs)
-        require_space(place, sum(each) - bytes_at(place), "the checkpoints")
-    models = [(run.objective, run.fit.n_components, run.resample is not None) for run in runs]
-    groups = groups_that_fit(blocks, models)
-    together = blocks_per_task(blocks, *(run.fit.n_components for run in runs))
-    courses: list[Course] = []
+    if folder is not None:
+        needed = sum(passes_bytes(blocks, run.spec.n_components, keep, max_iter) for run in runs)
+        require_space(folder, needed - bytes_at(folder), "the checkpoints")
+    groups = groups_that_fit(blocks, runs)
+    task_blocks = blocks_per_task(blocks, *(run.spec.n_components for run in runs))
     n_reads = 0.0
-    for number, some in enumerate(groups, 1):
-        group = _begin(blocks, runs[some], runs[0].fit.seed, tol, place, keep)
+    for number, chosen in enumerate(groups, 1):
+        group = runs[chosen]
+        _begin(blocks, group, runs[0].spec.seed, tol, folder, keep)
 
-        def told(group: list[Course] = group, number: int = number) -> None:
-            states = tuple(course.state for course in group)
-            going = sum(course.going(tol, max_iter) for course in group)
+        def report(group: Sequence[ModelRun] = group, number: int = number) -> None:
+            states = tuple(run.state for run in group)
+            active = sum(stop_reason(state, tol, max_iter) is None for state in states)
             n_pass = max(state.n_iter for state in states)
-            on_pass(Progress(n_pass, number, len(groups), going, len(group), states))
+            on_pass(Progress(n_pass, number, len(groups), active, len(group), states))
 
-        solve_together(
-            blocks, group, tol=tol, max_iter=max_iter, on_pass=told, blocks_of_task=together
-        )
-        courses += group
-        n_reads += max(course.state.n_reads for course in group)
-    states = [course.state for course in courses]
-    return Ran(states, [course.reason or "" for course in courses], n_reads)
+        solve(blocks, group, tol=tol, max_iter=max_iter, on_pass=report, task_blocks=task_blocks)
+        n_reads += max(run.state.n_reads for run in group)
+    return n_reads
 
 
 def _begin(
-    blocks: Blocks, runs: Sequence[Run], seed: int, tol: float, place: str | None, keep: int
-) -> list[Course]:
-    """Open what is there of the models of a group, and start the others."""
-    paths = [None if place is None else os.path.join(place, run.name) for run in runs]
-    there = [
-        None if path is None or is_absent(path) else resumed(path, run.fit, keep)
-        for run, path in zip(runs, paths, strict=True)
-    ]
-    missing = [run for run, checkpoint in zip(runs, there, strict=True) if checkpoint is None]
-    wanted = [
-        Start(run.objective, run.fit.n_components, run.fit.seed, resample=run.resample)
-        for run in missing
-    ]
-    states = start_together(blocks, wanted, seed, tol) if wanted else iter(())
-    courses = []
-    for run, path, checkpoint in zip(runs, paths, there, strict=True):
-        state = next(states) if checkpoint is None else checkpoint.state
-        if path is not None and checkpoint is None:
-            checkpoint = create_checkpoint(path, run.fit, state, keep)
-        courses.append(Course(run.objective, state, checkpoint, 0, run.resample))
-    return courses
+    blocks: Blocks,
+    runs: Sequence[ModelRun],
+    sample_seed: int,
+    tol: float,
+    folder: str | None,
+    keep: int,
+) -> None:
+    """Open the checkpoints that exist, start the other models and create their checkpoints."""
+    new = []
+    for run in runs:
+        run.weights_every = 0
+        found = None
+        if folder is not None and not is_absent(path := checkpoint_of(run, folder)):
+            found = resume_checkpoint(path, run.spec, keep)
+        if found is None:
+            new.append(run)
+        else:
+            run.recorder, run.state = found, found.state
+    for run in start(blocks, new, sample_seed, tol) if new else ():
+        if folder is not None:
+            run.recorder = create_checkpoint(checkpoint_of(run, folder), run.spec, run.state, keep)
 
 
-def resumed(
+def checkpoint_of(run: ModelRun, folder: str) -> str:
+    """Return the path of the checkpoint of one of several models."""
+    cells = "whole" if run.holdout is None else "part"
+    return os.path.join(folder, f"k{run.spec.n_components:04d}-{cells}-{run.spec.seed}")
+
+
+def starts_of(checkpoint: str | os.PathLike[str]) -> str:
+    """Return the folder beside a checkpoint for the fits of `n_init`, until the best is known."""
+    return f"{os.fspath(checkpoint)}.starts"
+
+
+def remove_starts(checkpoint: str | os.PathLike[str]) -> None:
+    """Remove the fits of `n_init` beside a checkpoint, if there are any."""
+    folder = starts_of(checkpoint)
+    if not is_url(folder) and os.path.isdir(folder):
+        for name in os.listdir(folder):
+            remove_store(os.path.join(folder, name), FORMAT)
+        os.rmdir(folder)
+
+
+def resume_checkpoint(
     path: str | os.PathLike[str],
-    fit: FitSpec,
+    spec: FitSpec,
     keep: int,
     resume_from: int | None = None,
     *,
     any_seed: bool = False,
 ) -> Checkpoint | None:
-    """Open the checkpoint of a fit, to go on from.
+    """Open the checkpoint of a fit in order to go on from it.
 
     Parameters
     ----------
     path : str or path
-    fit : FitSpec
-        It must be of.
+    spec : FitSpec
+        Specification of the fit, which the checkpoint must have.
     keep, resume_from
         As in `dnmf.storage.checkpoint.checkpoint.open_checkpoint`.
     any_seed : bool
-        Whether the seed may be any: then it is the one that the checkpoint began with.
+        Whether the checkpoint may have any seed, which the fit then goes on with.
 
     Returns
     -------
     Checkpoint or None
-        None if it was of another fit whose start came to nothing, on bad data, say: it is removed.
+        None if another fit began it and never finished a pass, because of bad data, say: then it
+        has been removed.
 
     Raises
     ------
     CheckpointError
-        It is another fit's, or damaged.
+        It is damaged or belongs to another fit.
     """
     checkpoint = open_checkpoint(path, resume_from, keep)
     if any_seed:
-        fit = replace(fit, seed=checkpoint.fit.seed)
-    differences = checkpoint.fit.differences(fit)
+        spec = replace(spec, seed=checkpoint.spec.seed)
+    differences = checkpoint.spec.differences(spec)
     if differences and not checkpoint.state.losses:
         remove_store(path, FORMAT)
         return None

@@ -132,8 +132,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     where = f"{plan.workers} workers" if plan.workers else "this process"
     yield (
         "fit",
-        f"{plan.images:,} images of {plan.pixels:,} pixels, {format_bytes(plan.bytes_per_pass)}, to "
-        f"{plan.components:,} components on {plan.threads} threads of {where}",
+        f"{plan.images:,} images of {plan.pixels:,} pixels, {format_bytes(plan.bytes_per_pass)}, "
+        f"to {plan.components:,} components on {plan.threads} threads of {where}",
     )
     yield (
         "pass",
@@ -153,18 +153,22 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _times(plan: Plan, trial: Trial) -> Iterator[tuple[str, str]]:
-    least, most = trial.start_seconds
-    rest = (READS - plan.reads) * trial.pass_seconds
+    least, most = map(format_duration, trial.start_seconds)
+    passes = (READS - plan.reads) * trial.pass_seconds
+    total = format_duration(trial.start_seconds[1] + passes)
+    a_pass, a_task, reads, products = map(
+        format_duration,
+        (trial.pass_seconds, trial.task_seconds, trial.read_seconds, trial.gemm_seconds),
+    )
     yield (
         "time",
-        f"{format_duration(trial.pass_seconds)} a pass, {plan.images / trial.pass_seconds:,.0f} images/s, "
-        f"{format_duration(trial.task_seconds)} a task; reads alone {format_duration(trial.read_seconds)}, products "
-        f"alone {format_duration(trial.gemm_seconds)} at {trial.gemm_rate / 1e9:,.0f} GFLOP/s",
+        f"{a_pass} a pass, {plan.images / trial.pass_seconds:,.0f} images/s, {a_task} a task; "
+        f"reads alone {reads}, products alone {products} at {trial.gemm_rate / 1e9:,.0f} GFLOP/s",
     )
     yield (
         "start",
-        f"{plan.reads:.2g} reads, {format_duration(least)} to {format_duration(most)}; with passes up to {READS} reads "
-        f"at most {format_duration(most + rest)}",
+        f"{plan.reads:.2g} reads, {least} to {most}; with passes up to {READS} reads at most "
+        f"{total}",
     )
 
 

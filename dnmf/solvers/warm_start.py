@@ -1,132 +1,101 @@
-"""First states, of one model or of several: all from one sample of the images."""
+"""Where H starts: drawn or from singular vectors, then warmed up on a sample of images in memory.
+
+A full pass updates H once. The warm-up updates it hundreds of times on the same pixels, and after
+one read of X or less H is at a loss that forty full passes from a random start do not reach
+(`docs/how-it-works.md` has the figures). It needs few images and runs in one place, so it costs a
+cluster next to nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
 
 import numpy as np
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
-from dnmf.engine.executors import CPU_COUNT, one_blas_thread, side_by_side
+from dnmf.engine.executors import CPU_COUNT, map_on_threads, one_blas_thread
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
-from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
 from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
 from dnmf.numerics.state import State
-from dnmf.numerics.statistics import Basis
+from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H
 from dnmf.solvers.sample import mean_of, sample_rows, take_sample
 
+ROUND = 360
+"""Number of H updates in a round: it matters more than the number of images behind each update."""
 
-@dataclass(frozen=True)
-class Start:
-    """A model that is to start.
+ROUGH = (240, 500)
+"""Bounds of the number of H updates in the only round for a rough answer, 2.2 per component."""
 
-    Attributes
-    ----------
-    objective : Objective
-    n_components : int
-    seed : int
-    init : str
-        ``"random"`` or one of the ``"nndsvd"`` family.
-    resample : Holdout, optional
-        What of X the model is shown.
-    """
+MAX_ROUNDS, ROUND_GAIN, LEAST_TOL = 12, 3, 5e-5
+"""The warm-up ends with rounds that lower the loss by less than three times `tol`, which counts as
+5e-5 at least. A round costs about as much as a pass over the sample and gains far more."""
 
-    objective: Objective
-    n_components: int
-    seed: int
-    init: str = "random"
-    resample: Holdout | None = None
+ROUGH_TOL = 1e-2
+"""Value of `tol` from which on one short round is enough."""
+
+PATIENCE, COARSE_TOL = 2, 1e-3
+"""Number of such rounds in a row that end the warm-up, since one may gain little by chance; one
+is enough from ``tol=1e-3`` on."""
+
+ROUND_STEPS = 10_000
+"""Bound of sweeps times components per image in one update. Where components are very many and
+much alike, to solve for the weights to the end takes many times as long and lowers the loss
+less."""
+
+MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
+"""Bound of the flops of all rounds, if a single one does not take more: a minute on a few cores.
+More is left to the passes, which have a cluster. Ten sweeps over d weights take 20 d^2 flops."""
+
+PROBE_ROWS = 8192
+"""Number of images of the sample on which the loss after a round is computed."""
+
+SHORT = 256
+"""Least number of updates for losses other than squared error: these updates, or an epoch if that
+is more, on squared error, then as many on the loss itself. Updates are dearer there."""
+
+FORGET = (0.5, 0.99)
+"""Forgetting factor of the running sums at the first and the last update of a round. The first sums
+come from a poor H and should fade fast; the last should average over many images, or H jitters. To
+start again with each round moves H further than to go on averaging."""
 
 
 def start(
-    blocks: Blocks,
-    objective: Objective,
-    n_components: int,
-    seed: int,
-    init: str = "random",
-    tol: float = 1e-4,
-) -> State:
-    """Make the first state of a model: H drawn or from singular vectors, warmed up on a sample.
+    blocks: Blocks, runs: Sequence[ModelRun], sample_seed: int, tol: float
+) -> Iterator[ModelRun]:
+    """Set the first state of models, all from one sample, and yield each when it has it.
 
     Parameters
     ----------
     blocks : Blocks
-    objective, n_components, seed, init
-        As in `Start`; the seed also chooses the sample.
+    runs : sequence of ModelRun
+    sample_seed : int
+        Seed that chooses the images of the sample.
     tol : float
-        Of the passes to follow: where they may end early, the warm-up may.
-    """
-    return next(start_together(blocks, [Start(objective, n_components, seed, init)], seed, tol))
-
-
-def start_together(
-    blocks: Blocks, wanted: Sequence[Start], seed: int, tol: float
-) -> Iterator[State]:
-    """Make the first states of models, in their order, from one sample.
-
-    Parameters
-    ----------
-    blocks : Blocks
-    wanted : sequence of Start
-        Those that are shown the same of X should follow each other.
-    seed : int
-        Chooses the sample.
-    tol : float
-        As in `start`.
+        Tolerance of the passes to follow: where they may end early, the warm-up may too.
     """
     with one_blas_thread():
-        sample, reads = take_sample(blocks, seed)
-
-        def first(start: Start, shown: Block) -> State:
-            k, init = start.n_components, start.init
-            H, more = initial_H(blocks, shown, k, start.seed, init)
-            if len(shown):
-                H = warm_up(start.objective, H, shown, start.seed, tol)
-            return State.at(H, reads + more)
-
-        for resample, alike in groupby(wanted, lambda start: start.resample):
-            shown = sample if resample is None else resample(sample).visible
-            yield from side_by_side(partial(first, shown=shown), list(alike))
+        sample, reads = take_sample(blocks, sample_seed)
+        for holdout in dict.fromkeys(run.holdout for run in runs):
+            shown = sample if holdout is None else holdout(sample).visible
+            some = [run for run in runs if run.holdout == holdout]
+            first = partial(_first_state, blocks, shown, reads, tol)
+            for run, state in zip(some, map_on_threads(first, some), strict=True):
+                run.state = state
+                yield run
 
 
-ROUND, ROUGH = 360, (240, 500)
-"""H updates of a round: their number matters more than the images behind each. Of the only round
-for a rough answer, as many as 2.2 for each component, within these bounds."""
-
-MAX_ROUNDS, ROUND_GAIN, LEAST_TOL, ROUGH_TOL = 12, 3, 5e-5, 1e-2
-"""The warm-up ends with rounds that lower the loss by less than three times `tol`, which counts as
-5e-5 at least; 1e-2 asks for a rough answer, after one round. A round costs about as much as a pass
-over the sample and gains far more."""
-
-PATIENCE, COARSE_TOL = 2, 1e-3
-"""Such rounds in a row that end it, as one may gain little by chance; one from this `tol` on."""
-
-ROUND_STEPS = 10_000
-"""On the weights of an image at most in an update, sweeps times components: where components are
-very many and much alike, to solve to the end takes many times as long and lowers the loss less."""
-
-MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
-"""Work of all rounds, if not one alone is more: a minute on a few cores. Images and components so
-large are left to the passes, which have a cluster. Ten sweeps over d weights take 20 d^2."""
-
-PROBE_ROWS = 8192
-"""Images of the sample that rounds are judged by."""
-
-SHORT = 256
-"""Updates at least, and an epoch, first on squared error, then on the divergence, where that is
-another: each costs more there."""
-
-FORGET = (0.5, 0.99)
-"""Forgetting factor of the running sums at the first and the last update of a round: the first sums
-come from a poor H and should fade fast, the last should average over many images, or H jitters. To
-start over with each round moves H further than to go on averaging."""
+def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: ModelRun) -> State:
+    spec = run.spec
+    H, more = initial_H(blocks, sample, spec.n_components, spec.seed, spec.parameters["init"])
+    if len(sample):
+        H = warm_up(run.objective, H, sample, spec.seed, tol)
+    return State.at(H, reads + more)
 
 
 def random_H(sample: Block, n_components: int, seed: int) -> Array:
@@ -226,7 +195,8 @@ def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]
 
 def loss_of(objective: Objective, H: Array, block: Block) -> float:
     """Compute the loss of a block, with the weights that H gives it."""
-    stats, _ = objective.block_stats(block, Basis.for_pixels(H, block.X.dtype), weights=False)
+    basis = objective.project_onto(H, block.X.dtype).basis
+    stats, _ = objective.block_stats(block, basis, weights=False)
     return objective.known_loss(stats, H, H)[2]
 
 
@@ -245,8 +215,9 @@ def online_round(
     keeps = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
     dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
     each = zip(batches[:updates], keeps.tolist(), strict=True)
-    state = OnlineState(H.astype(dtype))
-    return update_on_batches(objective, state, sample, each, CPU_COUNT).H.astype(np.float64)
+    return update_on_batches(
+        objective, OnlineState(H.astype(dtype)), sample, each, CPU_COUNT
+    ).H.astype(np.float64)
 
 
 def _share_masks(sample: Block) -> list[Array]:

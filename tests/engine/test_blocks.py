@@ -21,7 +21,7 @@ from reference import counted
 
 import dnmf
 from dnmf.engine.dask_graph import DaskBlocks, Graph, _tree
-from dnmf.engine.executors import one_blas_thread, side_by_side
+from dnmf.engine.executors import map_on_threads, one_blas_thread
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import (
     FAN_IN,
@@ -169,8 +169,7 @@ def test_a_pass_reads_every_row_exactly_once(digits):
 
 
 def test_a_fit_reads_what_it_says(digits):
-    from dnmf.solvers.loop import solve
-    from dnmf.solvers.warm_start import start
+    from runs import solve, start
 
     counting, blocks = counted(digits, ROWS)
     state = start(blocks, SQUARED, 4, seed=0)
@@ -442,11 +441,11 @@ class TestSideBySide:
                 return x, float(np.float64(x) / np.float64(0)), threading.get_ident()
 
         with np.errstate(divide="ignore"), pytest.raises(FloatingPointError):
-            list(side_by_side(divide, [1, 2, 3]))
+            list(map_on_threads(divide, [1, 2, 3]))
         with np.errstate(divide="ignore"):
-            made = list(side_by_side(divide, [5, 4, 2, 1]))
+            made = list(map_on_threads(divide, [5, 4, 2, 1]))
         assert [x for x, *_ in made] == [5, 4, 2, 1]
         assert threading.get_ident() not in {ident for *_, ident in made}
 
     def test_one_thing_is_done_here(self):
-        assert list(side_by_side(lambda _: threading.get_ident(), [0])) == [threading.get_ident()]
+        assert list(map_on_threads(lambda _: threading.get_ident(), [0])) == [threading.get_ident()]

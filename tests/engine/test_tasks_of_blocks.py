@@ -6,12 +6,14 @@ import logging
 import math
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 
 import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import model_run
 
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import even_ranges
@@ -20,8 +22,8 @@ from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED
+from dnmf.solvers.loop import Evaluation, evaluate_block
 from dnmf.solvers.memory_model import Room, Sizes, Together, groups_that_fit
-from dnmf.solvers.passes import Point, _task
 
 ROOMY = Room(2, 4, 2, 1e8, math.inf, 1e8, math.inf)
 
@@ -54,8 +56,8 @@ def run(blocks, monkeypatch, caplog):
         return [some.stop - some.start for some in groups], record
 
     def fits(room, models):
-        sizes = tuple(Sizes.of(blocks, objective, d) for objective, d, _ in models)
-        return room.lacks(Together(sizes, any(hidden for *_, hidden in models))) is None
+        sizes = tuple(Sizes.of(blocks, run.objective, run.spec.n_components) for run in models)
+        return room.lacks(Together(sizes, any(run.holdout is not None for run in models))) is None
 
     return grouped
 
@@ -108,7 +110,8 @@ class TestTogether:
         objective = MaskedQuadratic() if hidden else SQUARED
         starts = np.random.default_rng(1).random((count, 60, 5000))
         shown = Holdout(0, 0.1) if hidden else None
-        task = _task(blocks, [Point(objective, Y, resample=shown) for Y in starts])
+        models = [Evaluation(objective.project_onto(Y, X.dtype), shown) for Y in starts]
+        task = partial(evaluate_block, models=models)
         blocks.map_sum(task, group=4)  # compiles
         tracemalloc.start()
         try:
@@ -120,7 +123,7 @@ class TestTogether:
         assert 0.8 * said <= peak <= said
 
 
-MODELS = [(SQUARED, 50, False)] * 7
+MODELS = [model_run(SQUARED, 50)] * 7
 
 
 class TestGroups:
@@ -155,7 +158,7 @@ class TestGroups:
         here = replace(ROOMY, workers=0, driver=math.inf)
         four = Together(sizes_of(blocks, *[5000] * 4), False)
         room = replace(here, driver=float(here.driver_bytes(four)))
-        found, record = run(room, [(SQUARED, 5000, False)] * 6)
+        found, record = run(room, [model_run(SQUARED, 5000)] * 6)
         assert found == [4, 2]
         assert " on a worker" not in record.message
 
@@ -164,12 +167,17 @@ class TestGroups:
         st.floats(0, 1),
     )
     def test_of_unlike_models(self, blocks, components, share):
-        models = [(MaskedQuadratic() if hid else SQUARED, d, hid) for d, hid in components]
-        each = tuple(Sizes.of(blocks, objective, d) for objective, d, _ in models)
-        anyone = any(hidden for *_, hidden in models)
+        models = [
+            model_run(MaskedQuadratic(), d, holdout=Holdout(0, 0.1))
+            if hid
+            else model_run(SQUARED, d)
+            for d, hid in components
+        ]
+        each = tuple(Sizes.of(blocks, run.objective, run.spec.n_components) for run in models)
+        anyone = any(hid for _, hid in components)
         alone = [
             ROOMY.worker_bytes(Together((one,), hid))
-            for one, (*_, hid) in zip(each, models, strict=True)
+            for one, (_, hid) in zip(each, components, strict=True)
         ]
         least, most = max(alone), ROOMY.worker_bytes(Together(each, anyone))
         room = replace(ROOMY, worker=least + share * (most - least))
@@ -179,18 +187,20 @@ class TestGroups:
         covered = [i for some in groups for i in range(len(models))[some]]
         assert covered == list(range(len(models)))
         for some in groups:
-            hidden = any(hid for *_, hid in models[some])
+            hidden = any(hid for _, hid in components[some])
             assert room.lacks(Together(each[some], hidden)) is None
 
     def test_no_room_for_one(self, blocks, run):
         small = replace(ROOMY, worker=float(ROOMY.worker_held + 1e8))
         with pytest.raises(CapacityError, match=r"a fit of 900 components needs about .* worker"):
-            run(small, [(SQUARED, 900, False)] * 3)
+            run(small, [model_run(SQUARED, 900)] * 3)
 
     def test_no_room_for_a_later_one(self, blocks, run):
         with pytest.raises(CapacityError, match=r"a fit of 900 components .*at most \d+ comp"):
-            run(self.room_for(blocks, 3), [*MODELS, (SQUARED, 900, False)])
+            run(self.room_for(blocks, 3), [*MODELS, model_run(SQUARED, 900)])
 
     def test_what_is_small_and_here_is_not_looked_at(self, digits, monkeypatch):
         monkeypatch.setattr(Room, "here", lambda blocks: pytest.fail("looked"))
-        assert groups_that_fit(blocks_of(digits), [(SQUARED, 8, True)] * 5) == [slice(0, 5)]
+        assert groups_that_fit(
+            blocks_of(digits), [model_run(SQUARED, 8, holdout=Holdout(0, 0.1))] * 5
+        ) == [slice(0, 5)]

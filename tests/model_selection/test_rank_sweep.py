@@ -25,6 +25,10 @@ from dnmf.storage.store import Objects
 RANKS = [3, 4, 5]
 
 
+def nmf(**parameters):
+    return dnmf.NMF(**{"random_state": 0, **parameters})
+
+
 @pytest.fixture(scope="module")
 def X():
     return corpus("blobs", 4, 0.1, n=240, side=12)
@@ -62,7 +66,7 @@ class TestTheChoice:
         assert sweep.clear_, sweep
 
     def test_digits_have_no_clear_answer(self, digits):
-        sweep = dnmf.rank_sweep(digits, [4, 8], n_init=2, tol=1e-2)
+        sweep = dnmf.rank_sweep(digits, [4, 8], nmf(tol=1e-2), n_init=2)
         assert not sweep.clear_
         assert sweep.reason_.startswith("No clear answer. 8 components")
         assert "the largest number tried" in sweep.reason_
@@ -121,12 +125,10 @@ class TestTheChoice:
         weights = np.linspace(0.5, 1.5, len(X))
         sweep = dnmf.rank_sweep(spoilt, RANKS, n_init=1, mask=hidden, sample_weight=weights)
         assert sweep.best_n_components_ == 4
-        lost = dnmf.rank_sweep(
-            X, RANKS, n_init=1, solver="mu", beta_loss="kullback-leibler", max_iter=20
-        )
+        lost = dnmf.rank_sweep(X, RANKS, nmf(beta_loss="kullback-leibler", max_iter=20), n_init=1)
         assert lost.best_n_components_ == 4
         assert lost.models_[4].beta_loss == "kullback-leibler"
-        sparse = dnmf.rank_sweep(X, [4], n_init=1, alpha_W=1e-3, l1_ratio=1.0)
+        sparse = dnmf.rank_sweep(X, [4], nmf(alpha_W=1e-3, l1_ratio=1.0), n_init=1)
         assert sparse.models_[4].alpha_W == 1e-3
 
 
@@ -162,7 +164,7 @@ class TestReadsAndBits:
         assert np.array_equal(counting.reads, expected)
         assert sweep.n_reads_ == counting.reads.mean()
         assert passes[0].models == 12
-        going = [progress.going for progress in passes]
+        going = [progress.active for progress in passes]
         assert going == sorted(going, reverse=True)
         assert going[-1] == 0 < going[0]
         alone = max(
@@ -203,7 +205,7 @@ class TestReadsAndBits:
 
     @pytest.mark.slow
     def test_more_pixels_than_a_block_of_columns(self, X, sweep, monkeypatch):
-        monkeypatch.setattr("dnmf.numerics.h_update.COLUMNS", 100)
+        monkeypatch.setattr("dnmf.solvers.loop.COLUMNS", 100)
         parts = dnmf.rank_sweep(X, RANKS, n_init=2)
         assert parts.best_n_components_ == 4
         assert [row["error"] for row in parts.table] == pytest.approx(
@@ -310,11 +312,16 @@ class TestCheckpoints:
         path = tmp_path / "s"
         dnmf.rank_sweep(X, [2], n_init=1, checkpoint=path)
         if words is None:  # other seeds are other models
-            dnmf.rank_sweep(X, [2], n_init=1, checkpoint=path, **change)
+            dnmf.rank_sweep(X, [2], nmf(**change), n_init=1, checkpoint=path)
             assert len(models_in(str(path))) == 4
             return
+
+        def sweep_again(change):
+            holdout = change.pop("holdout", 0.1)
+            dnmf.rank_sweep(X, [2], nmf(**change), n_init=1, holdout=holdout, checkpoint=path)
+
         with pytest.raises(CheckpointError, match=words):
-            dnmf.rank_sweep(X, [2], n_init=1, checkpoint=path, **change)
+            sweep_again(change)
 
     def test_another_corpus_is_refused(self, X, tmp_path):
         dnmf.rank_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
@@ -391,14 +398,30 @@ class TestRefusals:
             ({"holdout": -0.1}, "holdout is -0.1"),
             ({"n_init": 0}, "n_init is 0; it must be an int >= 1"),
             ({"n_init": 1, "holdout": 0}, "there is nothing to choose by"),
-            ({"tol": -1}, "tol is -1"),
-            ({"solver": "pg"}, "solver is 'pg'"),
-            ({"random_state": -1}, "random_state is -1"),
+            ({"estimator": nmf(tol=-1)}, "tol is -1"),
+            ({"estimator": nmf(solver="pg")}, "solver is 'pg'"),
+            ({"estimator": nmf(random_state=-1)}, "random_state is -1"),
+            ({"estimator": nmf(init="nndsvd")}, "the estimator has init='nndsvd'; in a sweep it"),
+            ({"estimator": nmf(n_init=2)}, "the estimator has n_init=2; in a sweep it must be 1"),
+            ({"estimator": nmf(checkpoint="m")}, "has checkpoint='m'; in a sweep it must be None"),
+            ({"estimator": "cd"}, "estimator is 'cd'; it must be an NMF, or None"),
+            ({"tol": 1e-3}, r"takes tol from an estimator: pass it .* NMF\(tol=0.001\)\)"),
+            ({"solver": "mu", "beta_loss": 1}, r"NMF\(beta_loss=1, solver='mu'\)\)"),
+            ({"ranks": 3}, "unexpected keyword argument 'ranks'"),
         ],
     )
     def test_parameters(self, X, parameters, words):
         with pytest.raises(ParameterError, match=words):
             dnmf.rank_sweep(X, [2], **parameters)
+        with pytest.raises(TypeError):
+            dnmf.rank_sweep(X, [2], **parameters)
+
+    def test_the_estimator_is_not_changed(self, X):
+        estimator = nmf(tol=1e-2, n_components=7)
+        before = estimator.get_params()
+        dnmf.rank_sweep(X, [2, 3], estimator, n_init=1)
+        assert estimator.get_params() == before
+        assert not hasattr(estimator, "n_features_in_")
 
     def test_images_all_alike(self):
         constant = np.full((100, 30), 7, np.uint8)

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import fit_of
+from runs import run_pass
 
-import dnmf.numerics.h_update
+import dnmf.solvers.loop
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
 from dnmf.numerics.statistics import Basis
-from dnmf.solvers.passes import run_pass
 
 OBJECTIVES = [
     SQUARED,
@@ -69,7 +69,7 @@ def test_of_a_pass_are_those_of_the_components_it_knows(objective, monkeypatch):
     _, W = objective.block_stats(Block(X), Basis.for_pixels(Y, X.dtype))
     known = whole.H if objective.exact else Y
     np.testing.assert_allclose(whole.energies, energies(W, known, objective.beta), rtol=1e-6)
-    monkeypatch.setattr(dnmf.numerics.h_update, "COLUMNS", 512)
+    monkeypatch.setattr(dnmf.solvers.loop, "COLUMNS", 512)
     np.testing.assert_allclose(run_pass(blocks, objective, Y).energies, whole.energies, rtol=1e-9)
 
 

@@ -39,12 +39,14 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sweep(corpus):
-    return dnmf.rank_sweep(corpus, RANKS, n_init=2, tol=1e-3)
+    return dnmf.rank_sweep(corpus, RANKS, dnmf.NMF(random_state=0, tol=1e-3), n_init=2)
 
 
 @pytest.fixture(scope="module")
 def unhidden(corpus):
-    return dnmf.rank_sweep(corpus, [2, 3, 4], n_init=2, holdout=0, tol=1e-3)
+    return dnmf.rank_sweep(
+        corpus, [2, 3, 4], dnmf.NMF(random_state=0, tol=1e-3), n_init=2, holdout=0
+    )
 
 
 def column(sweep, name):
@@ -263,7 +265,7 @@ class TestWriteSweepPlots:
         X = np.random.default_rng(0).integers(0, 255, (60, 6, 5, 3), dtype=np.uint8)
         np.save(tmp_path / "x.npy", X)
         corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
-        sweep = dnmf.rank_sweep(corpus, [1, 2], n_init=2, tol=1e-2)
+        sweep = dnmf.rank_sweep(corpus, [1, 2], dnmf.NMF(random_state=0, tol=1e-2), n_init=2)
         assert len(rank_plot.write_sweep_plots(sweep, tmp_path / "out", corpus)) == 4
         figure = rank_plot.reconstruction_sheet(sweep, corpus.images([0, 1]))
         assert figure.axes[2].images[0].get_array().shape == (6, 5, 3)

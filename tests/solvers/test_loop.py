@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import counted, loss, weights
+from runs import run_pass, solve, start
 from sklearn import datasets, decomposition
 
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.state import CONVERGED, MAX_ITER, State, advance, stop_reason
-from dnmf.solvers.loop import solve
-from dnmf.solvers.passes import run_pass
-from dnmf.solvers.warm_start import start
 
 
 def run(X, d=5, seed=0, **limits):

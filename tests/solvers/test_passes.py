@@ -9,19 +9,20 @@ import dask.array as da
 import numpy as np
 import pytest
 from reference import counted
+from runs import run_at, run_passes
 
-import dnmf.numerics.h_update
+import dnmf.solvers.loop
 from dnmf.engine.executors import one_blas_thread
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import even_ranges
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
+from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import BUCKETS, Holdout
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import SQUARED, Quadratic
 from dnmf.numerics.statistics import Basis
-from dnmf.solvers.passes import Point, run_passes
 
 N, P, ROWS = 90, 1100, 20
 
@@ -42,14 +43,14 @@ def start_of(d, seed=0):
     return np.random.default_rng(seed).random((d, P)) * 10
 
 
-POINTS = {
-    "whole": Point(SQUARED, start_of(3)),
-    "larger": Point(Quadratic(l1_W=0.1, l2_H=0.1), start_of(5)),
-    "part": Point(MaskedQuadratic(), start_of(3), resample=Holdout(0, 0.1)),
-    "same part": Point(MaskedQuadratic(), start_of(4), resample=Holdout(0, 0.1)),
-    "other part": Point(MaskedQuadratic(), start_of(3), resample=Holdout(1, 0.1)),
-    "another loss": Point(BetaDivergence(1.0), start_of(2), resample=Holdout(1, 0.1)),
-    "whole, too": Point(BetaDivergence(1.0), start_of(2)),
+RUNS = {
+    "whole": run_at(SQUARED, start_of(3)),
+    "larger": run_at(Quadratic(l1_W=0.1, l2_H=0.1), start_of(5)),
+    "part": run_at(MaskedQuadratic(), start_of(3), holdout=Holdout(0, 0.1)),
+    "same part": run_at(MaskedQuadratic(), start_of(4), holdout=Holdout(0, 0.1)),
+    "other part": run_at(MaskedQuadratic(), start_of(3), holdout=Holdout(1, 0.1)),
+    "another loss": run_at(BetaDivergence(1.0), start_of(2), holdout=Holdout(1, 0.1)),
+    "whole, too": run_at(BetaDivergence(1.0), start_of(2)),
 }
 
 
@@ -78,33 +79,33 @@ def assert_same(step, other):
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_model_is_as_if_alone(engine, group, columns, X, monkeypatch):
-    monkeypatch.setattr(dnmf.numerics.h_update, "COLUMNS", columns)
+    monkeypatch.setattr(dnmf.solvers.loop, "COLUMNS", columns)
     blocks = ENGINES[engine](X)
-    names = [name for name in POINTS if "mask" not in engine or name not in ("whole", "larger")]
+    names = [name for name in RUNS if "mask" not in engine or name not in ("whole", "larger")]
     with dask.config.set(scheduler="threads"):
-        alone = {name: run_passes(blocks, [POINTS[name]], group)[0] for name in names}
+        alone = {name: run_passes(blocks, [RUNS[name]], group)[0] for name in names}
         for order in (names, names[::-1], names[::2] + names[1::2]):
-            steps = run_passes(blocks, [POINTS[name] for name in order], group)
+            steps = run_passes(blocks, [RUNS[name] for name in order], group)
             assert len(steps) == len(order)
             for name, step in zip(order, steps, strict=True):
                 assert_same(step, alone[name])
     for name, step in alone.items():
-        shown = POINTS[name].resample is not None
-        assert step.H.shape == POINTS[name].Y.shape
+        shown = RUNS[name].holdout is not None
+        assert step.H.shape == RUNS[name].state.Y.shape
         assert step.held_out.shape == (BUCKETS * shown, 2)
         assert (step.held_out.sum() > 0) == shown
 
 
 @pytest.mark.parametrize("columns", [2**16, 512])
 def test_what_is_hidden_is_counted_once(X, columns, monkeypatch):
-    monkeypatch.setattr(dnmf.numerics.h_update, "COLUMNS", columns)
-    (step,) = run_passes(local(X), [POINTS["part"]])
+    monkeypatch.setattr(dnmf.solvers.loop, "COLUMNS", columns)
+    (step,) = run_passes(local(X), [RUNS["part"]])
     assert step.held_out[:, 1].sum() == N * P / 10
-    resample, objective = POINTS["part"].resample, POINTS["part"].objective
+    resample, objective = RUNS["part"].holdout, RUNS["part"].objective
     known = 0
     for start in range(0, N, ROWS):
-        block = dnmf.numerics.block.Block(X[start : start + ROWS], start)
-        basis = Basis.for_pixels(POINTS["part"].Y, X.dtype)
+        block = Block(X[start : start + ROWS], start)
+        basis = Basis.for_pixels(RUNS["part"].state.Y, X.dtype)
         shown = resample(block)
         _, W = objective.block_stats(shown.visible, basis)
         known = known + shown.held_out_sums(W, basis, 2.0)
@@ -112,16 +113,14 @@ def test_what_is_hidden_is_counted_once(X, columns, monkeypatch):
 
 
 def test_the_images_that_are_drawn_are_as_many_as_they_weigh(X):
-    steps = run_passes(local(X), [POINTS["whole"], POINTS["part"], POINTS["other part"]])
-    shown = [
-        Holdout(seed, 0.1)(dnmf.numerics.block.Block(X)).visible.weights.sum() for seed in (0, 1)
-    ]
+    steps = run_passes(local(X), [RUNS["whole"], RUNS["part"], RUNS["other part"]])
+    shown = [Holdout(seed, 0.1)(Block(X)).visible.weights.sum() for seed in (0, 1)]
     assert [step.rows for step in steps] == [N, *shown]
 
 
 def test_X_is_read_once_for_all(X):
     counting, blocks = counted(X, ROWS)
-    run_passes(blocks, list(POINTS.values()))
+    run_passes(blocks, list(RUNS.values()))
     assert (counting.reads == 1).all()
 
 
@@ -135,10 +134,8 @@ def test_weights_go_to_the_sink_of_their_model(X):
 
         return sink
 
-    points = [Point(SQUARED, start_of(d), sink_of(name)) for name, d in (("a", 3), ("bb", 2))] + [
-        POINTS["part"]
-    ]
-    steps = run_passes(local(X), points)
+    runs = [run_at(SQUARED, start_of(3)), run_at(SQUARED, start_of(2)), RUNS["part"]]
+    steps = run_passes(local(X), runs, sinks=[sink_of("a"), sink_of("bb"), None])
     starts = list(range(0, N, ROWS))
     assert sorted(taken) == [(name, start) for name in ("a", "bb") for start in starts]
     assert all(W.shape[1] == (3 if name == "a" else 2) for (name, _), W in taken.items())
@@ -150,4 +147,4 @@ def test_a_bad_pixel_is_named_whatever_is_hidden(X):
     bad = X.astype(np.int16)
     bad[33, 7] = -2
     with pytest.raises(DataError, match="-2 at pixel 7 of image 33"):
-        run_passes(local(bad), [POINTS["part"], POINTS["other part"]])
+        run_passes(local(bad), [RUNS["part"], RUNS["other part"]])

@@ -48,8 +48,9 @@ def test_random_H_of_nothing_is_zero():
 
 
 def test_the_warm_up_beats_many_passes_from_random(digits):
+    from runs import solve
+
     from dnmf.numerics.state import State
-    from dnmf.solvers.loop import solve
 
     H = random_H(Block(digits), 16, 0)
     passes, _ = solve(blocks_of(digits), State.at(H), tol=0, max_iter=20)

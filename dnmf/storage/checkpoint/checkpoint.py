@@ -59,7 +59,7 @@ class Checkpoint:
     Attributes
     ----------
     path : str
-    fit : FitSpec
+    spec : FitSpec
     state : State
     stop_reason : str or None
         None while the fit goes on.
@@ -76,7 +76,7 @@ class Checkpoint:
     """
 
     path: str
-    fit: FitSpec
+    spec: FitSpec
     state: State
     stop_reason: str | None = None
     name: str = ""
@@ -121,9 +121,9 @@ class Checkpoint:
             self._commit(self.state, stop_reason)
 
     def _checksums(self, written: Written) -> Array:
-        rows = self.fit.X["block_rows"]
+        rows = self.spec.X["block_rows"]
         starts = sorted(written)
-        if [start for start, _ in starts] != list(range(0, self.fit.X["shape"][0], rows)):
+        if [start for start, _ in starts] != list(range(0, self.spec.X["shape"][0], rows)):
             raise CheckpointError(
                 f"{self.path}: {len(written)} blocks of weights were written, not all"
             )
@@ -152,7 +152,7 @@ class Checkpoint:
             "stop_reason": self.stop_reason,
             "weights": self.weights_name,
             "weights_pass": self.weights_pass,
-            "fit": vars(self.fit),
+            "fit": vars(self.spec),
             "losses": list(self.state.losses),
             "divergence": self.state.divergence if self.state.losses else None,
             "beta": self.state.beta,
@@ -180,8 +180,8 @@ class Checkpoint:
 
     @property
     def _form_of_weights(self) -> tuple[tuple[int, int], int, str]:
-        X = self.fit.X
-        return (X["shape"][0], self.fit.n_components), X["block_rows"], X["compute_dtype"]
+        X = self.spec.X
+        return (X["shape"][0], self.spec.n_components), X["block_rows"], X["compute_dtype"]
 
     def read_weights(self, block: int) -> Array:
         """Read a block of the weights that belong to H.
@@ -224,29 +224,29 @@ class Checkpoint:
 
 
 def create_checkpoint(
-    path: str | os.PathLike[str], fit: FitSpec, state: State, keep: int = KEEP
+    path: str | os.PathLike[str], spec: FitSpec, state: State, keep: int = KEEP
 ) -> Checkpoint:
     """Begin a checkpoint at a free place, which is claimed, with the first state of a fit."""
     location = os.fspath(path)
     remove_remains(location)
     with new_store(location, FORMAT) as building:
-        checkpoint = _begin(building, fit, state)
+        checkpoint = _begin(building, spec, state)
     return replace(checkpoint, path=location, keep_passes=keep)
 
 
 def save_model(
-    path: str | os.PathLike[str], fit: FitSpec, state: State, stop_reason: str, *, force: bool
+    path: str | os.PathLike[str], spec: FitSpec, state: State, stop_reason: str, *, force: bool
 ) -> None:
     """Write a model without weights."""
     with claimed(path), new_store(path, FORMAT, force=force) as building:
-        _begin(building, fit, state, stop_reason)
+        _begin(building, spec, state, stop_reason)
 
 
-def _begin(path: str, fit: FitSpec, state: State, stop_reason: str | None = None) -> Checkpoint:
+def _begin(path: str, spec: FitSpec, state: State, stop_reason: str | None = None) -> Checkpoint:
     with faults_named(path, "a model"):
         if is_url(path):
             zarr.open_group(path, mode="w", zarr_format=3)  # without what an unfinished one left
-        checkpoint = Checkpoint(path, fit, state)
+        checkpoint = Checkpoint(path, spec, state)
         checkpoint._commit(state, stop_reason)
         Objects(path).put(METADATA, group_json({"format": FORMAT, "version": VERSION}))
     return checkpoint
