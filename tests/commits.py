@@ -21,8 +21,8 @@ import dnmf.storage.checkpoint.checkpoint
 from dnmf.errors import CheckpointError, SpaceError
 from dnmf.numerics.state import State
 from dnmf.storage.checkpoint.checkpoint import create_checkpoint, open_checkpoint
-from dnmf.storage.checkpoint.commit import committed, group_json
-from dnmf.storage.checkpoint.schema import sealed
+from dnmf.storage.checkpoint.commit import group_json, list_committed
+from dnmf.storage.checkpoint.schema import with_checksum
 from dnmf.storage.checkpoint.spec import FitSpec
 
 N, D, P, ROWS = 7, 2, 5, 4
@@ -91,10 +91,10 @@ def _marked(commit):
 def _old_goes_first(commit):
     """Be wrong: remove the passes that are there before the new one is committed."""
 
-    def run(objects, *arguments):
-        for name in committed(objects):
-            objects.remove(name)
-        commit(objects, *arguments)
+    def run(store, *arguments):
+        for name in list_committed(store):
+            store.delete_dir(name)
+        commit(store, *arguments)
 
     return run
 
@@ -102,9 +102,9 @@ def _old_goes_first(commit):
 def _record_goes_first(commit):
     """Be wrong: write the record before what it is about."""
 
-    def run(objects, name, arrays, record, weights):
-        objects.put(f"{name}/zarr.json", group_json(sealed(record)))
-        commit(objects, name, arrays, record, weights)
+    def run(store, name, arrays, record, weights):
+        store.set(f"{name}/zarr.json", group_json(with_checksum(record)))
+        commit(store, name, arrays, record, weights)
 
     return run
 

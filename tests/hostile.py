@@ -249,7 +249,7 @@ def sealed(**values):
     """Make a change of the record of a pass, with a right checksum."""
 
     def change(metadata):
-        from dnmf.storage.checkpoint.schema import sealed as seal
+        from dnmf.storage.checkpoint.schema import with_checksum as seal
 
         put(**values)(metadata["attributes"]["dnmf"])
         metadata["attributes"]["dnmf"] = seal(metadata["attributes"]["dnmf"])

@@ -10,7 +10,7 @@ import numpy as np
 from dnmf.estimators.nmf import NMF
 from dnmf.estimators.parameters import is_int, require
 from dnmf.numerics.state import State
-from dnmf.storage.checkpoint.prune import KEEP
+from dnmf.storage.checkpoint.commit import KEEP
 
 
 class MiniBatchNMF(NMF):

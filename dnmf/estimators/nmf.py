@@ -42,10 +42,9 @@ from dnmf.solvers.sample import first_block
 from dnmf.solvers.warm_start import initial_H, random_H, start
 from dnmf.storage.atomic import bytes_at, is_absent, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
-from dnmf.storage.checkpoint.commit import FORMAT
-from dnmf.storage.checkpoint.prune import KEEP
+from dnmf.storage.checkpoint.commit import FORMAT, KEEP
 from dnmf.storage.checkpoint.spec import BOUND, FREE, FitSpec
-from dnmf.storage.lock import claimed
+from dnmf.storage.lock import locked
 from dnmf.storage.store import crc32c
 
 OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "energy_shares_")
@@ -404,7 +403,7 @@ class NMF(FittedNMF):
             run.state = self._first_state(run, blocks, H, W)
             yield
             return
-        with claimed(self.checkpoint):
+        with locked(self.checkpoint):
             if overwrite:
                 remove_store(self.checkpoint, FORMAT)
                 remove_starts(self.checkpoint)
@@ -415,7 +414,7 @@ class NMF(FittedNMF):
             try:
                 yield
             except BaseException:
-                checkpoint.give_up()
+                checkpoint.discard_uncommitted()
                 raise
 
     def _open_checkpoint(self, run: ModelRun, blocks: Blocks, H: Any, W: Any) -> Checkpoint:

@@ -20,7 +20,7 @@ from dnmf.estimators.inputs import blocks_of
 from dnmf.estimators.nmf import NMF
 from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Projection
-from dnmf.storage.atomic import absolute, full_disk_named, new_store, require_space
+from dnmf.storage.atomic import absolute, new_store, require_space, translate_disk_full
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import (
     FORMAT,
@@ -63,7 +63,7 @@ def write_weights(
         Number of images.
     """
     with (
-        full_disk_named(path, "the weights"),
+        translate_disk_full(path, "the weights"),
         new_store(path, WEIGHTS, force=force) as building,
     ):
         blocks, projection = _prepare(model, corpus, mask)
@@ -106,7 +106,7 @@ def write_reconstruction(
     if absolute(os.fspath(path)) == absolute(corpus.path):
         raise OutputExistsError(f"{path} is the corpus itself; choose another path")
     with (
-        full_disk_named(path, "the reconstruction"),
+        translate_disk_full(path, "the reconstruction"),
         new_store(path, FORMAT, force=force) as building,
     ):
         blocks, projection = _prepare(model, corpus, mask)
@@ -166,7 +166,7 @@ def write_pngs(
     weights = model.transform(originals.reshape(len(numbers), -1), pixel_mask)
     reconstructed = model.inverse_transform(weights).reshape(originals.shape)
     pictures = [_to_image(pixels, originals) for pixels in reconstructed]
-    with full_disk_named(target, "pictures"):
+    with translate_disk_full(target, "pictures"):
         _save_all(target, [f"{number:06d}.png" for number in numbers], pictures)
     return len(numbers)
 

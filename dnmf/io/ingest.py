@@ -13,7 +13,7 @@ from dnmf.errors import BadImagesError, IngestError, ParameterError
 from dnmf.io.sources.image_files import Size
 from dnmf.io.sources.source import Source, open_source
 from dnmf.numerics.block import find_invalid
-from dnmf.storage.atomic import full_disk_named, new_store, require_space
+from dnmf.storage.atomic import new_store, require_space, translate_disk_full
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
 
@@ -79,7 +79,7 @@ def ingest(
     if block_rows is not None and block_rows < 1:
         raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
     with (
-        full_disk_named(location, "the corpus"),
+        translate_disk_full(location, "the corpus"),
         new_store(location, FORMAT, force=force) as building,
     ):
         images = _as_source(source, size, color)

@@ -27,7 +27,7 @@ from dnmf.solvers.multi_fit import Progress, fit_together
 from dnmf.storage.atomic import remove_store
 from dnmf.storage.checkpoint.checkpoint import Checkpoint
 from dnmf.storage.checkpoint.spec import FitSpec
-from dnmf.storage.lock import claimed
+from dnmf.storage.lock import locked
 
 LEAST_IMAGES = 10
 """From which on a bootstrap sample has some, but for one draw in 20,000."""
@@ -174,7 +174,7 @@ def rank_sweep(
     if folder is None:
         n_reads = fit(on_pass=on_pass)
         return _result(runs, looked + n_reads)
-    with claimed(folder):
+    with locked(folder):
         require_even_blocks(blocks)
         if force:
             remove_store(folder, FORMAT)

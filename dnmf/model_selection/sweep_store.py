@@ -14,11 +14,11 @@ import os
 import re
 
 from dnmf.errors import CheckpointError
-from dnmf.storage.atomic import is_absent, is_url, new_store, read_record, remove_remains
+from dnmf.storage.atomic import is_absent, is_url, new_store, read_record, remove_partial_stores
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import group_json
 from dnmf.storage.metadata import is_count
-from dnmf.storage.store import METADATA, Objects
+from dnmf.storage.store import METADATA, ObjectStore
 
 FORMAT = "dnmf-sweep"
 VERSION = 1
@@ -34,7 +34,7 @@ def prepare_sweep(path: str) -> None:
         Something else is there.
     """
     if is_absent(path):
-        remove_remains(path)
+        remove_partial_stores(path)
         with new_store(path, FORMAT) as building:
             _write(building, None)
     require_sweep(path)
@@ -46,12 +46,12 @@ def finish_sweep(path: str, n_reads: float) -> None:
 
 
 def _write(path: str, n_reads: float | None) -> None:
-    objects = Objects(path)
+    store = ObjectStore(path)
     if not is_url(path):
         os.makedirs(path, exist_ok=True)
     record = {"format": FORMAT, "version": VERSION, "n_reads": n_reads}
-    objects.put(METADATA, group_json(record))
-    objects.settle()
+    store.set(METADATA, group_json(record))
+    store.fsync_dir()
 
 
 def require_sweep(path: str) -> float | None:
@@ -75,7 +75,7 @@ def require_sweep(path: str) -> float | None:
 
 def models_in(path: str) -> list[str]:
     """List the paths of the models of a sweep."""
-    names = sorted(filter(_NAME.fullmatch, Objects(path).names()))
+    names = sorted(filter(_NAME.fullmatch, ObjectStore(path).list_dir()))
     return [os.path.join(path, name) for name in names]
 
 

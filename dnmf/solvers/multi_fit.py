@@ -15,8 +15,7 @@ from dnmf.solvers.memory_model import groups_that_fit, passes_bytes
 from dnmf.solvers.warm_start import start
 from dnmf.storage.atomic import bytes_at, is_absent, is_url, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
-from dnmf.storage.checkpoint.commit import FORMAT
-from dnmf.storage.checkpoint.prune import KEEP
+from dnmf.storage.checkpoint.commit import FORMAT, KEEP
 from dnmf.storage.checkpoint.spec import FitSpec
 
 
@@ -189,5 +188,5 @@ def resume_checkpoint(
             f"{path} belongs to another fit: {'; '.join(differences)}; choose another path, or "
             "replace it (--force on the command line)"
         )
-    checkpoint.go_on()
+    checkpoint.resume()
     return checkpoint

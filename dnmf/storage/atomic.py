@@ -21,8 +21,8 @@ import zarr
 
 from dnmf._format import format_bytes
 from dnmf.errors import OutputExistsError, SpaceError
-from dnmf.storage.metadata import read_metadata
-from dnmf.storage.store import Objects, RefusedError, sync_folder, sync_tree
+from dnmf.storage.metadata import read_node_json
+from dnmf.storage.store import InvalidObjectError, ObjectStore, fsync_dir, fsync_tree
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RECORD = "dnmf"
@@ -42,8 +42,8 @@ def absolute(path: str) -> str:
 def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """Read what dnmf says about the store at a path; None where there is no such record."""
     try:
-        metadata = read_metadata(Objects(path, storage_options))
-    except (OSError, RefusedError):
+        metadata = read_node_json(ObjectStore(path, storage_options))
+    except (OSError, InvalidObjectError):
         return None
     record = metadata.get("attributes", {}).get(RECORD)
     return record if isinstance(record, dict) else None
@@ -127,7 +127,7 @@ def remove_store(path: str | os.PathLike[str], kind: str) -> None:
         old = _beside(final)
         _remove(old)
         final.rename(old)
-        sync_folder(final.parent)
+        fsync_dir(final.parent)
         shutil.rmtree(old)
 
 
@@ -157,13 +157,13 @@ def require_space(path: str | os.PathLike[str], needed: float, what: str) -> Non
     free = shutil.disk_usage(place).free
     if free < needed:
         raise SpaceError(
-            f"{what} at {target} takes up to {format_bytes(needed)}, and the disk has {format_bytes(free)} free: "
-            "make room, or choose a path on another disk"
+            f"{what} at {target} takes up to {format_bytes(needed)}, and the disk has "
+            f"{format_bytes(free)} free: make room, or choose a path on another disk"
         )
 
 
 @contextmanager
-def full_disk_named(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+def translate_disk_full(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Turn a full disk, or a quota that is used up, into SpaceError; a task's error, too."""
     try:
         yield
@@ -176,7 +176,7 @@ def full_disk_named(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         ) from error
 
 
-def remove_remains(path: str | os.PathLike[str]) -> None:
+def remove_partial_stores(path: str | os.PathLike[str]) -> None:
     """Remove what processes that were killed left beside a path; only where none is at work."""
     target = os.fspath(path)
     if not is_url(target):
@@ -200,7 +200,7 @@ def _remove(building: Path) -> None:
 
 def _swap_in(building: Path, final: Path) -> None:
     """Put a finished store in place of whatever `check_free` allowed to be there."""
-    sync_tree(building)
+    fsync_tree(building)
     old = building.with_suffix(".old")
     if final.exists():
         final.rename(old)
@@ -210,5 +210,5 @@ def _swap_in(building: Path, final: Path) -> None:
         if old.exists():
             old.rename(final)
         raise
-    sync_folder(final.parent)  # only then may what was there before go
+    fsync_dir(final.parent)  # only then may what was there before go
     shutil.rmtree(old, ignore_errors=True)

@@ -20,9 +20,9 @@ from dnmf._format import format_bytes, format_shape
 from dnmf.errors import BlockError, CorpusError
 from dnmf.storage.atomic import RECORD, absolute
 from dnmf.storage.corpus_writer import FORMAT, VERSION
-from dnmf.storage.metadata import DTYPES, checked_metadata, is_checksum, is_count, is_shape
-from dnmf.storage.store import Objects, RefusedError
-from dnmf.storage.verified_array import StoredArray, lazy_rows, open_stored, read_manifest
+from dnmf.storage.metadata import DTYPES, is_checksum, is_count, is_shape, read_metadata
+from dnmf.storage.store import InvalidObjectError, ObjectStore
+from dnmf.storage.verified_array import VerifiedArray, lazy_rows, open_matrix, read_manifest
 
 if TYPE_CHECKING:
     import dask.array
@@ -52,11 +52,11 @@ def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions
         There is no corpus, it is unfinished, or of a newer format.
     """
     location = os.fspath(path)
-    objects = Objects(location, storage_options)
+    store = ObjectStore(location, storage_options)
     try:
-        metadata = checked_metadata(objects)
-    except (FileNotFoundError, RefusedError) as error:
-        found = error if isinstance(error, RefusedError) else "no Zarr v3 group is there"
+        metadata = read_metadata(store)
+    except (FileNotFoundError, InvalidObjectError) as error:
+        found = error if isinstance(error, InvalidObjectError) else "no Zarr v3 group is there"
         raise CorpusError(
             f"{location} is not a corpus: {found}; make one with `dnmf ingest SOURCE {location}`"
         ) from error
@@ -65,7 +65,7 @@ def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions
             f"{location} is not a corpus but an array; give the path of a corpus, or make one "
             "with `dnmf ingest SOURCE CORPUS`"
         )
-    return Corpus(objects, metadata.get("attributes", {}).get(RECORD))
+    return Corpus(store, metadata.get("attributes", {}).get(RECORD))
 
 
 class Corpus:
@@ -94,13 +94,13 @@ class Corpus:
     (3, 28, 28)
     """
 
-    def __init__(self, objects: Objects, record: Any) -> None:
-        path = objects.path
+    def __init__(self, store: ObjectStore, record: Any) -> None:
+        path = store.path
         _check_record(record, path)
         self.path = path
-        self.storage_options = objects.storage_options
-        self._pixels = open_stored(objects, "pixels", ADVICE)
-        self._ids = open_stored(objects, "ids", ADVICE)
+        self.storage_options = store.storage_options
+        self._pixels = open_matrix(store, "pixels", ADVICE)
+        self._ids = open_matrix(store, "ids", ADVICE)
         found = [list(self._pixels.shape), str(self._pixels.dtype)]
         if found != [record["shape"], record["dtype"]]:
             raise CorpusError(
@@ -290,12 +290,12 @@ def _check_record(record: Any, path: str) -> None:
         )
 
 
-def _check_grid(pixels: StoredArray, ids: StoredArray) -> None:
+def _check_grid(pixels: VerifiedArray, ids: VerifiedArray) -> None:
     """Refuse arrays that are not cut into blocks of whole images, all at the same rows."""
     grids = ((pixels, pixels.shape[1]), (ids, ids.shape[1]))
     whole = all(array.chunks == (pixels.chunks[0], width) for array, width in grids)
     if not whole or ids.shape[0] != pixels.shape[0] or ids.dtype != np.uint8:
         raise CorpusError(
-            f"{pixels.objects.path}: pixels in {pixels.chunks} and ids in {ids.chunks} are not "
+            f"{pixels.store.path}: pixels in {pixels.chunks} and ids in {ids.chunks} are not "
             f"blocks of whole images; restore both zarr.json from a copy, or {ADVICE}"
         )

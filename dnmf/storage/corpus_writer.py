@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.sync import sync
 
 from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import CorpusError, ParameterError
 from dnmf.storage.atomic import RECORD
 from dnmf.storage.metadata import CHUNK_BYTES
-from dnmf.storage.store import crc32c
+from dnmf.storage.store import ObjectStore, crc32c
 
 OVERHEAD = 256
 """Bytes of a block beside its numbers, at most: headers, checksums, its line of the manifest."""
@@ -86,8 +85,9 @@ def create_corpus(path: str, layout: Layout) -> None:
     block_bytes = layout.block_rows * layout.n_pixels * np.dtype(layout.dtype).itemsize
     if block_bytes > CHUNK_BYTES:
         raise ParameterError(
-            f"blocks of {layout.block_rows} images of {layout.dtype} take {format_bytes(block_bytes)}; at "
-            "most 2 GiB are possible: use fewer images per block (--block-rows, block_rows)"
+            f"blocks of {layout.block_rows} images of {layout.dtype} take "
+            f"{format_bytes(block_bytes)}; at most 2 GiB are possible: use fewer images per block "
+            "(--block-rows, block_rows)"
         )
     group = zarr.open_group(path, mode="w", zarr_format=3)
     compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
@@ -125,15 +125,26 @@ def write_block(
     group = zarr.open_group(path, mode="r+")
     pixels, names = _writable(group, "pixels"), _writable(group, "ids")
     encoded = _encode_ids(ids, names.shape[1])
-    stored, checksum = write_rows(pixels, index, images)
-    return len(images), stored, checksum, write_rows(names, index, encoded)[1]
+    stored, checksum = write_rows(path, pixels, index, images)
+    return len(images), stored, checksum, write_rows(path, names, index, encoded)[1]
 
 
-def write_rows(array: zarr.Array[Any], index: int, rows: Array) -> tuple[int, int]:
-    """Write one block of a matrix; give the bytes it takes in the store and its checksum."""
+def write_rows(path: str, array: zarr.Array[Any], index: int, rows: Array) -> tuple[int, int]:
+    """Write one block of a matrix and return the bytes it takes in the store and its checksum.
+
+    Parameters
+    ----------
+    path : str
+        The store that the array was opened from.
+    array : zarr.Array
+    index : int
+        Block number.
+    rows : ndarray of shape (rows, columns)
+    """
     start = index * array.chunks[0]
     array[start : start + len(rows)] = rows
-    return stored_bytes(array, index), crc32c(rows)
+    stored = ObjectStore(path).getsize(f"{array.path}/c/{index}/0".lstrip("/"))
+    return stored, crc32c(rows)
 
 
 def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, int, int]]) -> None:
@@ -161,12 +172,6 @@ def write_manifest(path: str, lines: Array) -> int:
         f"{path}/manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()]
     )
     return crc32c(lines)
-
-
-def stored_bytes(array: zarr.Array[Any], index: int) -> int:
-    """Size of a block's chunk in the store; FileNotFoundError where there is none."""
-    path = array.store_path / array.metadata.encode_chunk_key((index, 0))
-    return int(sync(path.store.getsize(path.path)))
 
 
 def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dnmf.errors import ClaimError, OutputExistsError, SpaceError
-from dnmf.storage.atomic import absolute, full_disk_named, is_url
+from dnmf.storage.atomic import absolute, is_url, translate_disk_full
 
 
 @contextmanager
-def claimed(path: str | os.PathLike[str] | None) -> Iterator[None]:
+def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     """Hold a model for this process; nothing is held behind a URL, or for None.
 
     Raises
@@ -36,7 +36,7 @@ def claimed(path: str | os.PathLike[str] | None) -> Iterator[None]:
     final = Path(absolute(target))
     lock = final.with_name(f".{final.name}.lock")
     try:
-        with full_disk_named(target, "the claim of a fit"):
+        with translate_disk_full(target, "the claim of a fit"):
             file = _locked(lock, target)
     except (ClaimError, SpaceError):
         raise

@@ -1,7 +1,7 @@
 """What of a store is used at all: it may come from anybody, and be damaged or made to do harm.
 
 Zarr takes any codec, shape and chunk that a ``zarr.json`` names, and follows links. dnmf takes what
-dnmf writes: `check_metadata` reads ``zarr.json`` itself, before Zarr opens anything, and refuses
+dnmf writes: `read_metadata` reads ``zarr.json`` itself, before Zarr opens anything, and refuses
 what is not on the lists here; `store` reads with a bound, only regular files, and only those inside
 the store. So loading a store runs no code of its, and takes memory for what it says it holds
 and no more.
@@ -15,8 +15,7 @@ import reprlib
 from typing import Any
 
 from dnmf._format import format_bytes
-from dnmf.errors import CorpusError, DnmfError
-from dnmf.storage.store import METADATA, Objects, RefusedError
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore
 
 METADATA_BYTES = 2**22
 """Longest ``zarr.json`` that is read: as JSON it may take twenty times as much memory. What grows
@@ -48,54 +47,37 @@ _ARRAY = {
 _EMPTY = ("consolidated_metadata", "storage_transformers")
 
 
-def read_metadata(objects: Objects, name: str = "") -> dict[str, Any]:
+def read_node_json(store: ObjectStore, name: str = "") -> dict[str, Any]:
     """Read the ``zarr.json`` of a node as JSON, with nothing checked but that it is a Zarr v3 node.
 
     Raises
     ------
-    FileNotFoundError, RefusedError
+    FileNotFoundError, InvalidObjectError
     """
     key = f"{name}/{METADATA}".lstrip("/")
     try:
-        stored = objects.read(key, METADATA_BYTES)
+        stored = store.get(key, METADATA_BYTES)
         if stored.count(b"[") + stored.count(b"{") > METADATA_PARTS:
-            raise RefusedError("holds far more lists and objects than metadata does")
+            raise InvalidObjectError("holds far more lists and objects than metadata does")
         metadata = json.loads(stored)
-    except RefusedError as refused:
-        raise RefusedError(f"{key} {refused}") from refused
+    except InvalidObjectError as refused:
+        raise InvalidObjectError(f"{key} {refused}") from refused
     except (ValueError, RecursionError) as error:
-        raise RefusedError(f"{key} cannot be read ({error})") from error
+        raise InvalidObjectError(f"{key} cannot be read ({error})") from error
     if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
-        raise RefusedError(f"{key} is no Zarr v3 metadata")
+        raise InvalidObjectError(f"{key} is no Zarr v3 metadata")
     if not isinstance(metadata.get("attributes", {}), dict):
-        raise RefusedError(f"{key} has attributes that are no JSON object")
+        raise InvalidObjectError(f"{key} has attributes that are no JSON object")
     return metadata
 
 
-def check_metadata(
-    path: str,
-    name: str = "",
-    *,
-    storage_options: dict[str, Any] | None = None,
-    error: type[DnmfError] = CorpusError,
-) -> dict[str, Any]:
+def read_metadata(store: ObjectStore, name: str = "") -> dict[str, Any]:
     """Read the ``zarr.json`` of a group or an array, and refuse what dnmf does not write.
 
     To be called before Zarr opens the node. Allowed are groups without consolidated metadata, and
     arrays of numbers of a fixed size, in regular chunks of at most 2 GiB under their default keys
     (with ``/`` or ``.``), encoded by ``bytes``, ``blosc`` and ``crc32c``, in that order. A shape
     may be of any size: it costs nothing, and the record must agree with it.
-
-    Parameters
-    ----------
-    path : str
-        Of the store, a folder or a URL.
-    name : str
-        Of the node in it; the root by default.
-    storage_options : dict, optional
-        For a URL.
-    error : type
-        Raised as ``error("PATH: WHAT; restore it from a copy ...")``.
 
     Returns
     -------
@@ -107,26 +89,20 @@ def check_metadata(
     ------
     FileNotFoundError
         There is no such node.
-    DnmfError
-        Of the type `error`.
+    InvalidObjectError
+        It is not as dnmf writes it.
     """
-    try:
-        return checked_metadata(Objects(path, storage_options), name)
-    except RefusedError as refused:
-        raise error(f"{path}: {refused}; restore it from a copy, or make the store anew") from None
-
-
-def checked_metadata(objects: Objects, name: str = "") -> dict[str, Any]:
-    """Do as `check_metadata`, with RefusedError."""
-    metadata = read_metadata(objects, name)
+    metadata = read_node_json(store, name)
     key = f"{name}/{METADATA}".lstrip("/")
     kind = metadata.get("node_type")
     if kind not in ("group", "array"):
-        raise RefusedError(f"{key} has node_type {brief(kind)}; it must be 'group' or 'array'")
+        raise InvalidObjectError(
+            f"{key} has node_type {brief(kind)}; it must be 'group' or 'array'"
+        )
     unknown = sorted(metadata.keys() - (_GROUP if kind == "group" else _ARRAY))
     unknown += [name for name in _EMPTY if metadata.get(name)]
     if unknown:
-        raise RefusedError(f"{key} has {brief(unknown)}, which dnmf never writes")
+        raise InvalidObjectError(f"{key} has {brief(unknown)}, which dnmf never writes")
     return metadata if kind == "group" else {**metadata, **_array(metadata, key)}
 
 
@@ -134,19 +110,23 @@ def _array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     dtype: Any = metadata.get("data_type")
     shape: Any = metadata.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise RefusedError(f"{key} has data_type {brief(dtype)}; it must be a type of numbers")
+        raise InvalidObjectError(
+            f"{key} has data_type {brief(dtype)}; it must be a type of numbers"
+        )
     chunks: Any = _configured(metadata.get("chunk_grid"), "regular", key).get("chunk_shape")
     if not (is_shape(shape) and is_shape(chunks) and len(shape) == len(chunks)):
-        raise RefusedError(
+        raise InvalidObjectError(
             f"{key} has shape {brief(shape)} in chunks of {brief(chunks)}; both must be lists of "
             "positive integers, equally long"
         )
     if (nbytes := math.prod(chunks) * DTYPES[dtype]) > CHUNK_BYTES:
-        raise RefusedError(f"{key} has chunks of {format_bytes(nbytes)}; the largest are 2 GiB")
+        raise InvalidObjectError(
+            f"{key} has chunks of {format_bytes(nbytes)}; the largest are 2 GiB"
+        )
     encoding = metadata.get("chunk_key_encoding")
     separator = _configured(encoding, "default", key).get("separator", "/")
     if separator not in ("/", "."):
-        raise RefusedError(f"{key} has chunk keys that dnmf never writes: {brief(encoding)}")
+        raise InvalidObjectError(f"{key} has chunk keys that dnmf never writes: {brief(encoding)}")
     codecs = _codecs(metadata.get("codecs"), DTYPES[dtype], key)
     return {
         "shape": tuple(shape),
@@ -162,14 +142,14 @@ def _codecs(codecs: Any, itemsize: int, key: str) -> list[str]:
     listed = codecs if isinstance(codecs, list) and len(codecs) <= 3 else []
     names = [codec.get("name") if isinstance(codec, dict) else None for codec in listed]
     if names not in CODECS:
-        raise RefusedError(
+        raise InvalidObjectError(
             f"{key} has codecs {brief(names or codecs)}; dnmf reads bytes, blosc and crc32c"
         )
     for codec, name in zip(listed, names, strict=True):
         settings = _configured(codec, name, key)
         valid = {"bytes": _is_bytes(settings, itemsize), "blosc": _is_blosc(settings)}
         if not valid.get(name, not settings) or codec.keys() - {"name", "configuration"}:
-            raise RefusedError(f"{key} has codec {brief(codec)}, which dnmf never writes")
+            raise InvalidObjectError(f"{key} has codec {brief(codec)}, which dnmf never writes")
     return names
 
 
@@ -191,7 +171,7 @@ def _configured(part: Any, name: str, key: str) -> dict[str, Any]:
     """Give the configuration of a part of the metadata that must have a name; it may be empty."""
     found = part.get("configuration", {}) if isinstance(part, dict) else None
     if not isinstance(found, dict) or part.get("name") != name:
-        raise RefusedError(f"{key} has {brief(part)} where {name!r} belongs")
+        raise InvalidObjectError(f"{key} has {brief(part)} where {name!r} belongs")
     return found
 
 

@@ -1,7 +1,8 @@
-"""The objects of a store, in a folder or behind a URL: the one way dnmf reaches them.
+"""Objects of a store, in a folder or behind a URL: the only way in which dnmf reaches them.
 
-Reading has a bound, and takes only regular files inside the store, since a store may come from
-anybody. What is written to a disk is there for good when `put` and `settle` have returned.
+A store may come from anybody. So every read has a bound, and in a folder it takes only regular
+files that lie inside the store. What was written to a folder with `ObjectStore.set` and
+`ObjectStore.fsync_dir` survives a power failure.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,144 +19,160 @@ from uuid import uuid4
 
 import google_crc32c
 import numpy as np
-from zarr.abc.store import RangeByteRequest
-from zarr.core.buffer.core import default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore
+from fsspec.core import url_to_fs
 
 from dnmf._typing import Array
 
 METADATA = "zarr.json"
+"""Name of the object that holds the metadata of a Zarr v3 node."""
+
+NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
+"""Errors of file systems that cannot fsync a directory: nothing more can be done there."""
 
 
-class RefusedError(Exception):
-    """Something in a store is not what dnmf writes; said without the path of the store."""
+class InvalidObjectError(Exception):
+    """An object of a store is not as dnmf writes it; the message leaves out the store's path."""
 
 
 @dataclass(frozen=True)
-class Objects:
-    """The objects of a store, read and written whole.
+class ObjectStore:
+    """A store of objects by key, in a folder or behind a URL.
+
+    The methods are named as those of `zarr.abc.store.Store`, and are synchronous.
 
     Attributes
     ----------
     path : str
-        A folder, or a URL for fsspec. Links to places outside the folder are not followed, and
-        what is no regular file is not read; of a URL its file system knows such things. An object
-        store keeps what it has taken; to a folder, files are moved when they are whole.
+        A folder, or a URL for fsspec.
     storage_options : dict, optional
-        For the file system behind a URL.
+        Options of the file system behind a URL.
     """
 
     path: str
     storage_options: dict[str, Any] | None = None
 
-    def read(self, key: str, most: int) -> bytes:
+    def get(self, key: str, max_bytes: int) -> bytes:
         """Read an object.
 
         Raises
         ------
         FileNotFoundError
-            There is none.
-        RefusedError
-            It is longer than `most` bytes, or cannot or may not be read; with the OSError that the
-            disk answered, if it did, as its cause.
+            There is no such object.
+        InvalidObjectError
+            It is longer than `max_bytes`, or cannot or must not be read. The cause is the OSError
+            of the disk, if there was one.
         """
         root = local_folder(self.path)
         try:
-            content = self._fetch(key, most + 1) if root is None else _read_file(root, key, most)
+            if root is None:
+                fs, path = self._locate(key)
+                content: bytes = fs.cat_file(path, start=0, end=max_bytes + 1)
+            else:
+                content = _read_file(root, key, max_bytes)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{self.path}: {key} is missing") from error
-        except (OSError, ValueError) as error:  # of a URL, also: no such protocol
+        except (OSError, ValueError) as error:  # fsspec: ValueError for an unknown protocol
             reason = getattr(error, "strerror", None) or error
-            raise RefusedError(f"cannot be read ({reason})") from error
-        if len(content) > most:
-            raise RefusedError(f"is too long: it has more than {most:,} bytes")
+            raise InvalidObjectError(f"cannot be read ({reason})") from error
+        if len(content) > max_bytes:
+            raise InvalidObjectError(f"is too long: it has more than {max_bytes:,} bytes")
         return content
 
-    def _fetch(self, key: str, most: int) -> bytes:
-        request = RangeByteRequest(0, most)
-        found = sync(self._store().get(key, default_buffer_prototype(), request))
-        if found is None:
-            raise FileNotFoundError(key)
-        return found.to_bytes()
+    def getsize(self, key: str) -> int:
+        """Return the size of an object in bytes.
 
-    def names(self, folder: str = "") -> list[str]:
-        """List what is in a folder; nothing where there is none."""
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        """
+        if (root := local_folder(self.path)) is not None:
+            return os.path.getsize(os.path.join(root, key))
+        fs, path = self._locate(key)
+        fs.invalidate_cache(path)
+        return int(fs.size(path))
+
+    def list_dir(self, prefix: str = "") -> list[str]:
+        """List the names in a folder of the store; an empty list if there is no such folder."""
         root = local_folder(self.path)
-        if root is None:
-            return sync(self._listed(folder))
         try:
-            return os.listdir(os.path.join(root, folder))
+            if root is not None:
+                return os.listdir(os.path.join(root, prefix))
+            fs, path = self._locate(prefix)
+            fs.invalidate_cache(path)  # other processes write, too
+            found = [name.rstrip("/") for name in fs.ls(path, detail=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
+        # Some file systems list the folder itself, as an empty object with its name.
+        return [name.rpartition("/")[2] for name in found if name.strip("/") != path.strip("/")]
 
-    async def _listed(self, folder: str) -> list[str]:
-        return [name.rstrip("/") async for name in self._store().list_dir(folder)]
-
-    def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object, whole or not at all; safe to repeat."""
+    def set(self, key: str, data: bytes | memoryview) -> None:
+        """Write an object as a whole; safe to repeat."""
         if (root := local_folder(self.path)) is not None:
-            put_file(Path(root, key), data)
+            write_file(Path(root, key), data)
         else:
-            buffer = default_buffer_prototype().buffer.from_bytes(bytes(data))
-            sync(self._store().set(key, buffer))
+            fs, path = self._locate(key)
+            fs.pipe_file(path, bytes(data))
 
-    def settle(self, folder: str = "") -> None:
-        """Make the names in a folder last."""
+    def fsync_dir(self, prefix: str = "") -> None:
+        """Fsync a folder, so that the names in it survive a power failure; of a URL do nothing."""
         if (root := local_folder(self.path)) is not None:
-            sync_folder(Path(root, folder))
+            fsync_dir(Path(root, prefix))
 
-    def remove(self, folder: str) -> None:
-        """Remove a folder, its metadata first: what is left of it counts for nothing."""
+    def delete_dir(self, prefix: str) -> None:
+        """Remove a folder, its metadata first: without it, what remains is no Zarr node."""
         if (root := local_folder(self.path)) is None:
-            store = self._store()
-            sync(store.delete(f"{folder}/{METADATA}"))
-            sync(store.delete_dir(folder))
+            fs, path = self._locate(prefix)
+            with suppress(FileNotFoundError):
+                fs.rm_file(f"{path}/{METADATA}")
+            fs.invalidate_cache(path)
+            with suppress(FileNotFoundError):
+                fs.rm(path, recursive=True)
             return
-        target = Path(root, folder)
-        if target.is_symlink():  # what it leads to may be somebody's
+        target = Path(root, prefix)
+        if target.is_symlink():  # what it points to may be somebody's
             target.unlink()
             return
         if (target / METADATA).exists():
             (target / METADATA).unlink()
-            sync_folder(target)
+            fsync_dir(target)
         shutil.rmtree(target)
 
-    def _store(self) -> FsspecStore:
-        return FsspecStore.from_url(self.path, self.storage_options)
+    def _locate(self, key: str) -> tuple[Any, str]:
+        """Return the fsspec file system behind the URL, and the path of an object in it."""
+        fs, root = url_to_fs(self.path, **(self.storage_options or {}))
+        return fs, f"{root.rstrip('/')}/{key}".rstrip("/")
 
 
 def local_folder(path: str) -> str | None:
-    """Give the folder of a store, or None where it is behind a URL."""
+    """Return the local folder of a store, or None if it is behind a URL."""
     for scheme in ("file://", "local://"):
         path = path.removeprefix(scheme)
     return None if "://" in path else path
 
 
-def _read_file(root: str, key: str, most: int) -> bytes:
+def _read_file(root: str, key: str, max_bytes: int) -> bytes:
     top = os.path.realpath(root)
     file = os.path.realpath(os.path.join(top, key))
     if os.path.commonpath([top, file]) != top:
-        raise RefusedError("is a link out of the store")
+        raise InvalidObjectError("is a link out of the store")
 
-    def at_once(path: str, flags: int) -> int:  # opening a pipe would wait for a writer
+    def open_nonblocking(path: str, flags: int) -> int:  # opening a pipe would wait for a writer
         return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(file, "rb", opener=at_once) as opened:
+    with open(file, "rb", opener=open_nonblocking) as opened:
         status = os.fstat(opened.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise RefusedError("is no regular file")
-        if status.st_size > most:
-            raise RefusedError(f"is too long: {status.st_size:,} bytes, at most {most:,}")
-        return opened.read(status.st_size)  # not `most`: so much would be set aside first
+            raise InvalidObjectError("is no regular file")
+        if status.st_size > max_bytes:
+            raise InvalidObjectError(
+                f"is too long: {status.st_size:,} bytes, at most {max_bytes:,}"
+            )
+        return opened.read(status.st_size)  # `max_bytes` would allocate that much first
 
 
-NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What file systems say that do not fsync folders: no more can be done there."""
-
-
-def put_file(path: Path, data: bytes | memoryview) -> None:
-    """Write a file as a whole; folders on the way to it are made. Safe to repeat."""
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Write a file as a whole and fsync it, making the folders above it; safe to repeat."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
@@ -170,8 +188,8 @@ def put_file(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder last."""
+def fsync_dir(path: Path) -> None:
+    """Fsync a directory, so that the names in it survive a power failure."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -182,8 +200,8 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def sync_tree(path: Path) -> None:
-    """Make everything below a folder last."""
+def fsync_tree(path: Path) -> None:
+    """Fsync all files and directories below a directory, and the directory itself."""
     for folder, _, files in os.walk(path, topdown=False):
         for name in files:
             file = os.open(Path(folder, name), os.O_RDONLY)
@@ -191,9 +209,9 @@ def sync_tree(path: Path) -> None:
                 os.fsync(file)
             finally:
                 os.close(file)
-        sync_folder(Path(folder))
+        fsync_dir(Path(folder))
 
 
 def crc32c(array: Array) -> int:
-    """Checksum an array's bytes in C order."""
+    """Return the crc32c of an array's bytes in C order."""
     return int(google_crc32c.value(np.ascontiguousarray(array).view(np.uint8)))

@@ -20,8 +20,8 @@ from numcodecs.blosc import Blosc
 
 from dnmf._format import format_bytes
 from dnmf.errors import BlockError, CorpusError
-from dnmf.storage.metadata import checked_metadata
-from dnmf.storage.store import METADATA, Objects, RefusedError, crc32c
+from dnmf.storage.metadata import read_metadata
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -34,14 +34,14 @@ _blosc = Blosc()
 
 
 @dataclass(frozen=True)
-class StoredArray:
+class VerifiedArray:
     """An array in chunks, which are blocks of rows where it is read by blocks.
 
-    Made by `open_stored` and `find_stored`.
+    Made by `open_matrix` and `open_array`.
 
     Attributes
     ----------
-    objects : Objects
+    store : ObjectStore
     name : str
         Of the array in the store; empty for the root.
     advice : str
@@ -53,7 +53,7 @@ class StoredArray:
         Of the parts of a chunk's key.
     """
 
-    objects: Objects
+    store: ObjectStore
     name: str
     advice: str
     shape: tuple[int, ...]
@@ -102,7 +102,7 @@ class StoredArray:
             rows = self.decode(self._content(self.key(index), stored))[: stop - start]
         except FileNotFoundError:
             raise self.damaged(index, "is missing") from None
-        except RefusedError as refused:
+        except InvalidObjectError as refused:
             raise self.damaged(index, str(refused)) from None
         if crc32c(rows) != checksum:
             raise self.damaged(index, "is not what was written: altered, lost or swapped")
@@ -115,18 +115,18 @@ class StoredArray:
         ------
         FileNotFoundError
             A chunk is missing.
-        RefusedError
+        InvalidObjectError
             One cannot be decoded, or all do not fit into memory.
         """
         counts = [-(-n // chunk) for n, chunk in zip(self.shape, self.chunks, strict=True)]
         # Before so much memory is set aside: what a shape claims costs nobody anything.
-        if math.prod(counts) > len(self.objects.names(self.name)):
+        if math.prod(counts) > len(self.store.list_dir(self.name)):
             raise FileNotFoundError("a chunk is missing")
         try:
             whole = np.empty(self.shape, self.dtype)
         except (MemoryError, ValueError) as error:
             nbytes = format_bytes(math.prod(self.shape) * self.dtype.itemsize)
-            raise RefusedError(f"takes {nbytes}, which are not there ({error})") from error
+            raise InvalidObjectError(f"takes {nbytes}, which are not there ({error})") from error
         for place in product(*map(range, counts)):
             starts = [i * chunk for i, chunk in zip(place, self.chunks, strict=True)]
             part = whole[tuple(map(slice, starts, map(int.__add__, starts, self.chunks)))]
@@ -135,9 +135,9 @@ class StoredArray:
         return whole
 
     def _content(self, key: str, stored: int | None) -> bytes:
-        content = self.objects.read(key, self.most_bytes)
+        content = self.store.get(key, self.most_bytes)
         if stored is not None and len(content) != stored:
-            raise RefusedError(
+            raise InvalidObjectError(
                 f"is truncated or altered: {len(content)} stored bytes where {stored} were written"
             )
         return content
@@ -148,11 +148,13 @@ class StoredArray:
         if "crc32c" in self.codecs:
             body, tail = body[:-4], content[-4:]
             if len(tail) < 4 or crc32c(body) != int.from_bytes(tail, "little"):
-                raise RefusedError("cannot be decoded: its checksum is another")
+                raise InvalidObjectError("cannot be decoded: its checksum is another")
         if "blosc" in self.codecs:
             return self._inflate(body)
         if len(body) != self._chunk_bytes:
-            raise RefusedError(f"has {len(body)} bytes where {self._chunk_bytes} were written")
+            raise InvalidObjectError(
+                f"has {len(body)} bytes where {self._chunk_bytes} were written"
+            )
         return body.view(self.dtype).reshape(self.chunks).copy()
 
     def _inflate(self, body: Array) -> Array:
@@ -162,7 +164,7 @@ class StoredArray:
             struct.unpack_from("<III", body.data, 4) if len(body) >= BLOSC_HEADER else (0, 0, 0)
         )
         if (claimed, length) != (self._chunk_bytes, len(body)):
-            raise RefusedError(
+            raise InvalidObjectError(
                 f"cannot be decoded: of {len(body)} bytes it says that they are {length} and hold "
                 f"{claimed}, where {self._chunk_bytes} belong"
             )
@@ -170,7 +172,7 @@ class StoredArray:
         try:
             _blosc.decode(body, out=out)
         except (RuntimeError, ValueError) as error:
-            raise RefusedError(f"cannot be decoded ({error})") from error
+            raise InvalidObjectError(f"cannot be decoded ({error})") from error
         return out
 
     def key(self, *place: int) -> str:
@@ -182,12 +184,12 @@ class StoredArray:
         """Say that a block cannot be used, in the words of its images."""
         start, stop = self.block_range(index)
         return BlockError(
-            f"{self.objects.path}: block {index} (images {start} to {stop - 1}) {what}; "
+            f"{self.store.path}: block {index} (images {start} to {stop - 1}) {what}; "
             f"restore {self.key(index)} from a copy, or {self.advice}"
         )
 
 
-def open_stored(objects: Objects, name: str, advice: str) -> StoredArray:
+def open_matrix(store: ObjectStore, name: str, advice: str) -> VerifiedArray:
     """Open a matrix of a corpus or of weights, by its checked metadata alone.
 
     Raises
@@ -196,25 +198,23 @@ def open_stored(objects: Objects, name: str, advice: str) -> StoredArray:
         It is missing, or not what dnmf writes.
     """
     try:
-        return find_stored(objects, name, advice)
+        return open_array(store, name, advice)
     except FileNotFoundError:
-        raise CorpusError(f"{objects.path}: the array {name!r} is missing; {advice}") from None
-    except RefusedError as refused:
-        raise CorpusError(
-            f"{objects.path}: {refused}; restore it from a copy, or {advice}"
-        ) from None
+        raise CorpusError(f"{store.path}: the array {name!r} is missing; {advice}") from None
+    except InvalidObjectError as refused:
+        raise CorpusError(f"{store.path}: {refused}; restore it from a copy, or {advice}") from None
 
 
-def find_stored(
-    objects: Objects, name: str, advice: str, *, axes: int = 2, separator: str = "/"
-) -> StoredArray:
-    """Open an array as `open_stored` does.
+def open_array(
+    store: ObjectStore, name: str, advice: str, *, axes: int = 2, separator: str = "/"
+) -> VerifiedArray:
+    """Open an array as `open_matrix` does.
 
     Parameters
     ----------
-    objects : Objects
+    store : ObjectStore
     name, advice : str
-        See `StoredArray`.
+        See `VerifiedArray`.
     axes : int
         How many it must have.
     separator : str
@@ -222,20 +222,20 @@ def find_stored(
 
     Raises
     ------
-    FileNotFoundError, RefusedError
+    FileNotFoundError, InvalidObjectError
     """
-    found = checked_metadata(objects, name)
+    found = read_metadata(store, name)
     kind = (found["node_type"], len(found.get("shape", ())), found.get("separator"))
     if kind != ("array", axes, separator):
-        raise RefusedError(
+        raise InvalidObjectError(
             f"{f'{name}/{METADATA}'.lstrip('/')} is of another array than belongs there"
         )
     dtype = np.dtype(found["dtype"])
     shape, chunks = found["shape"], found["chunks"]
-    return StoredArray(objects, name, advice, shape, chunks, dtype, found["codecs"], separator)
+    return VerifiedArray(store, name, advice, shape, chunks, dtype, found["codecs"], separator)
 
 
-def read_manifest(array: StoredArray, columns: int, checksum: int) -> Array:
+def read_manifest(array: VerifiedArray, columns: int, checksum: int) -> Array:
     """Read the lines of an array's blocks: images, stored bytes, crc32c, and what else there is.
 
     Raises
@@ -243,8 +243,8 @@ def read_manifest(array: StoredArray, columns: int, checksum: int) -> Array:
     CorpusError
         They are missing, damaged or none of this array's.
     """
-    path, advice = array.objects.path, array.advice
-    lines = open_stored(array.objects, "manifest", advice)
+    path, advice = array.store.path, array.advice
+    lines = open_matrix(array.store, "manifest", advice)
     shape = (array.n_blocks, columns)
     found = (lines.shape, lines.chunks, lines.dtype, list(lines.codecs))
     if found != (shape, shape, np.dtype(np.int64), ["bytes", "crc32c"]):
@@ -269,12 +269,12 @@ def read_manifest(array: StoredArray, columns: int, checksum: int) -> Array:
     return manifest
 
 
-def lazy_rows(array: StoredArray, read: Callable[[int], Array], name: str) -> da.Array:
+def lazy_rows(array: VerifiedArray, read: Callable[[int], Array], name: str) -> da.Array:
     """Give an array as a lazy Dask array, one chunk per block, each checked when it is read.
 
     Parameters
     ----------
-    array : StoredArray
+    array : VerifiedArray
     read : callable
         Reads a block by its number; pickled with every task.
     name : str

@@ -22,8 +22,8 @@ from dnmf.errors import BlockError, CorpusError
 from dnmf.storage.atomic import RECORD, absolute, read_record
 from dnmf.storage.corpus_writer import write_manifest, write_rows
 from dnmf.storage.metadata import is_checksum, is_count
-from dnmf.storage.store import Objects, crc32c
-from dnmf.storage.verified_array import StoredArray, lazy_rows, open_stored, read_manifest
+from dnmf.storage.store import ObjectStore, crc32c
+from dnmf.storage.verified_array import VerifiedArray, lazy_rows, open_matrix, read_manifest
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -50,7 +50,7 @@ def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: An
 def write_weights_block(path: str, index: int, rows: Array) -> Line:
     """Write one block and return its line; safe to repeat."""
     array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
-    return (len(rows), *write_rows(array, index, rows))
+    return (len(rows), *write_rows(path, array, index, rows))
 
 
 def commit_weights(path: str, corpus_fingerprint: int, lines: Sequence[Line]) -> None:
@@ -84,8 +84,8 @@ class Weights:
     >>> Y = model.inverse_transform(W.to_dask())
     """
 
-    def __init__(self, array: StoredArray, record: dict[str, Any]) -> None:
-        self.path = array.objects.path
+    def __init__(self, array: VerifiedArray, record: dict[str, Any]) -> None:
+        self.path = array.store.path
         self.shape = array.shape
         self.dtype = array.dtype
         self.corpus_fingerprint: int = record["corpus_fingerprint"]
@@ -163,7 +163,7 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
             f"{VERSION}: {ADVICE}, with --force"
         )
     checksums = [record.get("corpus_fingerprint"), record.get("manifest_crc32c")]
-    array = open_stored(Objects(location), "", ADVICE)
+    array = open_matrix(ObjectStore(location), "", ADVICE)
     whole = all(map(is_checksum, checksums)) and record.get("crc32c") == _crc32c_of(*checksums)
     if not whole or array.chunks[1] != array.shape[1]:
         raise CorpusError(

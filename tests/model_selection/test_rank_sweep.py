@@ -20,7 +20,7 @@ import dnmf
 from dnmf.errors import CapacityError, CheckpointError, ClaimError, DataError, ParameterError
 from dnmf.model_selection.sweep_store import FORMAT, models_in
 from dnmf.solvers import multi_fit as runs
-from dnmf.storage.store import Objects
+from dnmf.storage.store import ObjectStore
 
 RANKS = [3, 4, 5]
 
@@ -215,7 +215,7 @@ class TestReadsAndBits:
 
 def has_a_pass(path):
     """Tell whether a model of a sweep that runs has come to its first pass."""
-    each = (Objects(model).names() for model in models_in(str(path)))
+    each = (ObjectStore(model).list_dir() for model in models_in(str(path)))
     return any(name.startswith("pass-000001") for names in each for name in names)
 
 

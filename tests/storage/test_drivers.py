@@ -23,7 +23,7 @@ from dnmf.errors import CheckpointError, ClaimError, SpaceError
 from dnmf.storage.atomic import bytes_at
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint, verify_checkpoint
 from dnmf.storage.checkpoint.spec import FitSpec
-from dnmf.storage.lock import claimed
+from dnmf.storage.lock import locked
 
 
 def fit(corpus, path, **options):
@@ -33,8 +33,8 @@ def fit(corpus, path, **options):
 
 HOLD = """
 import sys, time
-from dnmf.storage.lock import claimed
-with claimed(sys.argv[1]):
+from dnmf.storage.lock import locked
+with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -86,7 +86,7 @@ class TestTwoDrivers:
 
         fit(corpus, tmp_path / "m")
         line = ["fit", corpus.path, str(tmp_path / "m"), "-k", "2", "--force"]
-        with claimed(tmp_path / "m"):
+        with locked(tmp_path / "m"):
             assert "another fit" in CliRunner().invoke(main, line).output
         assert dnmf.load(tmp_path / "m").n_components_ == 5
 
@@ -97,7 +97,7 @@ class TestTwoDrivers:
         def drive():
             for _ in range(200):
                 try:
-                    with claimed(tmp_path / "m"):
+                    with locked(tmp_path / "m"):
                         inside.append(1)
                         most.append(len(inside))
                         inside.pop()
@@ -121,7 +121,7 @@ class TestTwoDrivers:
         monkeypatch.setattr(fcntl, "flock", flock)
         with (
             pytest.warns(RuntimeWarning, match="nothing keeps a second fit"),
-            claimed(tmp_path / "m"),
+            locked(tmp_path / "m"),
         ):
             assert json.loads((tmp_path / ".m.lock").read_text())["process"] == os.getpid()
 
@@ -163,10 +163,10 @@ class TestDiskSpace:
 
     @pytest.mark.parametrize("part", ["weights", "pass"])
     def test_a_disk_that_fills_up_later_costs_no_pass(self, corpus, tmp_path, monkeypatch, part):
-        from dnmf.storage import store as objects
+        from dnmf.storage import store
 
         model, expected = tmp_path / "m", fit(corpus, tmp_path / "whole")
-        put, key = objects.put_file, "pass-000003" if part == "pass" else "weights-000003"
+        put, key = store.write_file, "pass-000003" if part == "pass" else "weights-000003"
 
         def full(path, data):
             if key in str(path):
@@ -175,7 +175,7 @@ class TestDiskSpace:
             put(path, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(objects, "put_file", full)
+            patch.setattr(store, "write_file", full)
             with pytest.raises(SpaceError, match=r"the disk is full.*make room, then run the same"):
                 fit(corpus, model)
         assert open_checkpoint(model).state.n_iter == 2
@@ -195,13 +195,13 @@ class TestDiskSpace:
 
         X = np.random.default_rng(0).random((2000, 30), np.float32)  # weights that do not compress
         X = zarr.create_array(tmp_path / "X", data=X, chunks=(100, 30))
-        seen, tidy, path = [], checkpoint.tidy, tmp_path / "m"
+        seen, prune, path = [], checkpoint.prune, tmp_path / "m"
 
         def measured(*arguments):
             seen.append(bytes_at(path))
-            tidy(*arguments)
+            return prune(*arguments)
 
-        monkeypatch.setattr(checkpoint, "tidy", measured)
+        monkeypatch.setattr(checkpoint, "prune", measured)
         model = dnmf.NMF(20, tol=0, max_iter=12, random_state=0, checkpoint=path, **options)
         said = model.plan(X, trial=False).checkpoint_bytes
         model.fit(X)

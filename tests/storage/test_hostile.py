@@ -19,7 +19,8 @@ import dnmf
 from dnmf.errors import CheckpointError, CorpusError
 from dnmf.io.export import write_weights
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint
-from dnmf.storage.metadata import check_metadata
+from dnmf.storage.metadata import read_metadata
+from dnmf.storage.store import InvalidObjectError, ObjectStore
 
 log = logging.getLogger("figures")
 
@@ -214,7 +215,7 @@ def test_what_a_link_in_a_model_leads_to_stays(stores, tmp_path):
     shutil.copytree(stores / "corpus", tmp_path / "c")
     shutil.copytree(stores / "model", tmp_path / "m")
     (tmp_path / "m/pass-000001-1").symlink_to(tmp_path / "c")
-    open_checkpoint(tmp_path / "m", keep=1).go_on()
+    open_checkpoint(tmp_path / "m", keep=1).resume()
     assert not os.path.lexists(tmp_path / "m/pass-000001-1")
     assert (dnmf.open_corpus(tmp_path / "c").images(slice(None)) == IMAGES).all()
 
@@ -230,14 +231,15 @@ def test_a_bomb_at_a_url_is_not_fetched(stores, tmp_path):
         corpus.id_of(0)
 
 
-def test_check_metadata_gives_what_it_checked_and_raises_what_it_is_told_to(stores):
-    found = check_metadata(str(stores / "corpus"), "pixels")
+def test_read_metadata_returns_what_it_checked_and_refuses_the_rest(stores):
+    corpus = ObjectStore(str(stores / "corpus"))
+    found = read_metadata(corpus, "pixels")
     assert found["shape"] == (40, 15)
     assert found["chunks"] == (16, 15)
     assert found["dtype"] == "uint8"
     assert found["codecs"] == ["bytes", "blosc", "crc32c"]
-    assert check_metadata(str(stores / "corpus"))["node_type"] == "group"
+    assert read_metadata(corpus)["node_type"] == "group"
     with pytest.raises(FileNotFoundError, match=r"nothing/zarr\.json is missing"):
-        check_metadata(str(stores / "corpus"), "nothing")
-    with pytest.raises(CheckpointError, match="is a link out of the store"):
-        check_metadata(str(stores / "corpus"), "../../../../etc", error=CheckpointError)
+        read_metadata(corpus, "nothing")
+    with pytest.raises(InvalidObjectError, match="is a link out of the store"):
+        read_metadata(corpus, "../../../../etc")

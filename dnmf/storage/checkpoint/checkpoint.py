@@ -26,28 +26,30 @@ from dnmf._typing import Array
 from dnmf._version import __version__
 from dnmf.errors import CheckpointError
 from dnmf.numerics.state import State, WeightSink, Written
-from dnmf.storage.atomic import absolute, is_url, new_store, remove_remains
+from dnmf.storage.atomic import absolute, is_url, new_store, remove_partial_stores
 from dnmf.storage.checkpoint.commit import (
     FORMAT,
+    KEEP,
     VERSION,
     commit,
-    committed,
-    faults_named,
     group_json,
-    name_of,
-    pass_of,
-    passes_in,
+    list_committed,
+    list_passes,
+    new_pass_name,
+    pass_number,
+    prune,
     read_array,
     read_record,
+    read_weights_names,
     require_model,
+    translate_write_errors,
 )
-from dnmf.storage.checkpoint.prune import KEEP, tidy
-from dnmf.storage.checkpoint.schema import STATE, described, fit_of
+from dnmf.storage.checkpoint.schema import STATE, describe_arrays, fit_of
 from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.checkpoint.weights import ArraySink, find_weights, new_weights, read_weights
-from dnmf.storage.lock import claimed
-from dnmf.storage.store import METADATA, Objects
-from dnmf.storage.verified_array import StoredArray
+from dnmf.storage.lock import locked
+from dnmf.storage.store import METADATA, ObjectStore
+from dnmf.storage.verified_array import VerifiedArray
 
 NO_RECORD = "has no record: the fit was killed as it was about to commit it, or zarr.json was lost"
 
@@ -85,6 +87,7 @@ class Checkpoint:
     checksums: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     keep_passes: int = KEEP
     _sink: str | None = None
+    _passes: dict[str, str | None] | None = None
 
     @property
     def has_weights(self) -> bool:
@@ -94,8 +97,8 @@ class Checkpoint:
     def weight_sink(self) -> WeightSink:
         """Make the array for the next weights."""
         n_iter = self.state.n_iter + 1
-        with faults_named(self.path, f"pass {n_iter}"):
-            self._sink = new_weights(Objects(self.path), n_iter, *self._form_of_weights)
+        with translate_write_errors(self.path, f"pass {n_iter}"):
+            self._sink = new_weights(ObjectStore(self.path), n_iter, *self._form_of_weights)
         return ArraySink(f"{absolute(self.path)}/{self._sink}")
 
     def keep(self, state: State, written: Written | None) -> None:
@@ -134,17 +137,26 @@ class Checkpoint:
         arrays = {name: getattr(state, name) for name in STATE}
         if self.weights_name is not None:
             arrays["checksums"] = self.checksums
-        objects = Objects(self.path)
-        with faults_named(self.path, f"pass {state.n_iter}"):
-            name = name_of(objects, state.n_iter)
+        store = ObjectStore(self.path)
+        with translate_write_errors(self.path, f"pass {state.n_iter}"):
+            passes = self._read_passes(store)
+            name = new_pass_name(store, state.n_iter)
             try:
-                commit(objects, name, arrays, self._record(arrays), self.weights_name)
+                commit(store, name, arrays, self._record(arrays), self.weights_name)
             except BaseException:
                 with suppress(OSError):
-                    objects.remove(name)
+                    store.delete_dir(name)
                 raise
             self.name = name
-            tidy(objects, self.keep_passes)
+            self._prune(store, {**passes, name: self.weights_name})
+
+    def _read_passes(self, store: ObjectStore) -> dict[str, str | None]:
+        """Return the committed passes and the weights of each; read them where not yet known."""
+        return read_weights_names(store) if self._passes is None else self._passes
+
+    def _prune(self, store: ObjectStore, passes: dict[str, str | None]) -> None:
+        self._passes = passes
+        self._passes = prune(store, passes, self.keep_passes)
 
     def _record(self, arrays: dict[str, Array]) -> dict[str, Any]:
         return {
@@ -162,7 +174,7 @@ class Checkpoint:
             "xx": self.state.xx,
             "energies": list(self.state.energies),
             "held_out": self.state.held_out.tolist(),
-            **described(arrays),
+            **describe_arrays(arrays),
         }
 
     @property
@@ -173,10 +185,10 @@ class Checkpoint:
         self._stored_weights()  # refuses metadata that is not dnmf's before Zarr sees it
         return zarr.open_array(self.path, path=self.weights_name, mode="r", zarr_format=3)
 
-    def _stored_weights(self) -> StoredArray:
+    def _stored_weights(self) -> VerifiedArray:
         if self.weights_name is None:
             raise CheckpointError(f"{self.path} has no weights; `dnmf transform` makes some")
-        return find_weights(Objects(self.path), self.weights_name, *self._form_of_weights)
+        return find_weights(ObjectStore(self.path), self.weights_name, *self._form_of_weights)
 
     @property
     def _form_of_weights(self) -> tuple[tuple[int, int], int, str]:
@@ -207,20 +219,22 @@ class Checkpoint:
             except CheckpointError as error:
                 yield str(error)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Remove the passes after this one, newest first, and what killed fits left behind."""
-        objects = Objects(self.path)
-        with faults_named(self.path, "what a fit goes on from"):
-            for name in reversed(committed(objects)):
-                if name == self.name:
-                    break
-                objects.remove(name)
-            tidy(objects, self.keep_passes)
+        store = ObjectStore(self.path)
+        with translate_write_errors(self.path, "what a fit goes on from"):
+            passes = read_weights_names(store)
+            names = list(passes)
+            for name in reversed(names[names.index(self.name) + 1 :]):
+                store.delete_dir(name)
+                del passes[name]
+            self._prune(store, passes)
 
-    def give_up(self) -> None:
+    def discard_uncommitted(self) -> None:
         """Remove what a fit that failed was about to commit, where that is possible."""
         with suppress(OSError):
-            tidy(Objects(self.path), self.keep_passes)
+            store = ObjectStore(self.path)
+            self._prune(store, self._read_passes(store))
 
 
 def create_checkpoint(
@@ -228,7 +242,7 @@ def create_checkpoint(
 ) -> Checkpoint:
     """Begin a checkpoint at a free place, which is claimed, with the first state of a fit."""
     location = os.fspath(path)
-    remove_remains(location)
+    remove_partial_stores(location)
     with new_store(location, FORMAT) as building:
         checkpoint = _begin(building, spec, state)
     return replace(checkpoint, path=location, keep_passes=keep)
@@ -238,17 +252,17 @@ def save_model(
     path: str | os.PathLike[str], spec: FitSpec, state: State, stop_reason: str, *, force: bool
 ) -> None:
     """Write a model without weights."""
-    with claimed(path), new_store(path, FORMAT, force=force) as building:
+    with locked(path), new_store(path, FORMAT, force=force) as building:
         _begin(building, spec, state, stop_reason)
 
 
 def _begin(path: str, spec: FitSpec, state: State, stop_reason: str | None = None) -> Checkpoint:
-    with faults_named(path, "a model"):
+    with translate_write_errors(path, "a model"):
         if is_url(path):
             zarr.open_group(path, mode="w", zarr_format=3)  # without what an unfinished one left
-        checkpoint = Checkpoint(path, spec, state)
+        checkpoint = Checkpoint(path, spec, state, _passes={})
         checkpoint._commit(state, stop_reason)
-        Objects(path).put(METADATA, group_json({"format": FORMAT, "version": VERSION}))
+        ObjectStore(path).set(METADATA, group_json({"format": FORMAT, "version": VERSION}))
     return checkpoint
 
 
@@ -281,38 +295,38 @@ def open_checkpoint(
 
 def _open(location: str, resume_from: int | None) -> Checkpoint:
     require_model(location)
-    objects = Objects(location)
-    names = committed(objects)
-    wanted = [name for name in names if resume_from in (None, pass_of(name))]
+    store = ObjectStore(location)
+    names = list_committed(store)
+    wanted = [name for name in names if resume_from in (None, pass_number(name))]
     if not wanted:
         which = "no pass" if resume_from is None else f"no pass {resume_from}"
-        there = ", ".join(str(n) for n in sorted({pass_of(name) for name in names})) or "none"
+        there = ", ".join(str(n) for n in sorted({pass_number(name) for name in names})) or "none"
         raise CheckpointError(
             f"{location} holds {which}; those there are: {there}. Take one of them, or fit again "
             "with --force"
         )
     try:
-        return _read(objects, wanted[-1])
+        return _read(store, wanted[-1])
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_advice(objects, names)}") from error
+        raise CheckpointError(f"{error}; {_advice(store, names)}") from error
 
 
-def _advice(objects: Objects, names: list[str]) -> str:
+def _advice(store: ObjectStore, names: list[str]) -> str:
     for name in reversed(names):
         with suppress(CheckpointError):
-            _read(objects, name)
+            _read(store, name)
             return (
-                f"pass {pass_of(name)} is intact: `dnmf fit --resume-from {pass_of(name)}` "
-                f"(resume_from={pass_of(name)} in Python) goes on from it"
+                f"pass {pass_number(name)} is intact: `dnmf fit --resume-from {pass_number(name)}` "
+                f"(resume_from={pass_number(name)} in Python) goes on from it"
             )
     return "no other pass is intact: restore it from a copy, or fit again with --force"
 
 
-def _read(objects: Objects, name: str) -> Checkpoint:
-    record = read_record(objects, name)
+def _read(store: ObjectStore, name: str) -> Checkpoint:
+    record = read_record(store, name)
     arrays = {
         key: read_array(
-            objects,
+            store,
             f"{name}/{key}",
             tuple(record["shapes"][key]),
             "int64" if key == "checksums" else "float64",
@@ -322,7 +336,7 @@ def _read(objects: Objects, name: str) -> Checkpoint:
     }
     none = np.zeros(0, np.int64)
     checksums, weights = arrays.pop("checksums", none), record["weights"]
-    if weights is not None and not objects.names(weights):
+    if weights is not None and not store.list_dir(weights):
         checksums, weights = none, None  # removed to save space, say; a fit writes them again
     state = State(
         **arrays,
@@ -337,7 +351,7 @@ def _read(objects: Objects, name: str) -> Checkpoint:
         held_out=np.array(record["held_out"], np.float64).reshape(-1, 2),
     )
     return Checkpoint(
-        objects.path,
+        store.path,
         fit_of(record),
         state,
         record["stop_reason"],
@@ -367,17 +381,17 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
     """
     location = os.fspath(path)
     require_model(location)
-    objects = Objects(location)
-    if not (names := committed(objects)):
+    store = ObjectStore(location)
+    if not (names := list_committed(store)):
         yield f"{location}: no pass is there"
-    passes = passes_in(objects)
+    passes = list_passes(store)
     for name in passes[passes.index(names[-1]) + 1 :] if names else passes:
-        if all(METADATA in objects.names(f"{name}/{key}") for key in STATE):
+        if all(METADATA in store.list_dir(f"{name}/{key}") for key in STATE):
             yield f"{location}: {name} is whole and {NO_RECORD}"
     checked: set[str] = set()
     for name in names:
         try:
-            checkpoint = _read(objects, name)
+            checkpoint = _read(store, name)
         except OSError as error:  # CheckpointError, or the disk's own
             yield (
                 str(error) if isinstance(error, CheckpointError) else f"{location}: {name} {error}"

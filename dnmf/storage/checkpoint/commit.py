@@ -24,12 +24,12 @@ from zarr.storage import MemoryStore
 
 from dnmf._typing import Array
 from dnmf.errors import CheckpointError, SpaceError
-from dnmf.storage.atomic import RECORD, full_disk_named, is_absent
+from dnmf.storage.atomic import RECORD, is_absent, translate_disk_full
 from dnmf.storage.atomic import read_record as read_root
-from dnmf.storage.checkpoint.schema import check_record, sealed
-from dnmf.storage.metadata import brief, checked_metadata, is_count
-from dnmf.storage.store import METADATA, Objects, RefusedError, crc32c
-from dnmf.storage.verified_array import find_stored
+from dnmf.storage.checkpoint.schema import WEIGHTS, check_record, with_checksum
+from dnmf.storage.metadata import brief, is_count, read_metadata
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
+from dnmf.storage.verified_array import open_array
 
 FORMAT = "dnmf-model"
 VERSION = 4
@@ -39,14 +39,20 @@ FLAT: dict[str, Any] = {"name": "default", "separator": "."}
 CHUNK_BYTES = 2**26
 """Of the chunks of H: few files, far from what the compressor can take."""
 
+KEEP = 2
+"""Number of passes that are kept: the second is there in case storage damages the newest."""
+
+UNKNOWN = "unknown"
+"""Weights of a pass whose record is damaged: as long as it is kept, all weights are."""
+
 _NAME = re.compile(r"pass-(\d{6,})-(\d+)")
 
 
 @contextmanager
-def faults_named(path: str, what: str) -> Iterator[None]:
+def translate_write_errors(path: str, what: str) -> Iterator[None]:
     """Turn what a disk answers to writing into SpaceError or CheckpointError."""
     try:
-        with full_disk_named(path, what):
+        with translate_disk_full(path, what):
             yield
     except (CheckpointError, SpaceError):
         raise
@@ -64,7 +70,7 @@ def require_model(location: str) -> None:
         what = "nothing is there" if is_absent(location) else "it holds something else"
         if record is not None and "format" in record:
             what = f"it is a {str(record['format'])[:80]}"
-        elif os.path.isdir(location) and passes_in(Objects(location)):
+        elif os.path.isdir(location) and list_passes(ObjectStore(location)):
             what = "its zarr.json is damaged or lost; that of any other model will do"
         raise CheckpointError(
             f"{location} is not a dnmf model: {what}; make one with `dnmf fit CORPUS {location}`"
@@ -78,7 +84,7 @@ def require_model(location: str) -> None:
         )
 
 
-def pass_of(name: str) -> int:
+def pass_number(name: str) -> int:
     """Give the number of a pass by its name."""
     return _order(name)[0]
 
@@ -88,24 +94,24 @@ def _order(name: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (-1, 0)
 
 
-def passes_in(objects: Objects) -> list[str]:
+def list_passes(store: ObjectStore) -> list[str]:
     """List all passes, oldest first, those too that do not count."""
-    return sorted(filter(_NAME.fullmatch, objects.names()), key=_order)
+    return sorted(filter(_NAME.fullmatch, store.list_dir()), key=_order)
 
 
-def committed(objects: Objects) -> list[str]:
+def list_committed(store: ObjectStore) -> list[str]:
     """List the passes that count, whole or damaged, oldest first."""
-    return [name for name in passes_in(objects) if METADATA in objects.names(name)]
+    return [name for name in list_passes(store) if METADATA in store.list_dir(name)]
 
 
-def name_of(objects: Objects, n_iter: int) -> str:
+def new_pass_name(store: ObjectStore, n_iter: int) -> str:
     """Choose a free name for a pass."""
-    taken = [count for n, count in map(_order, passes_in(objects)) if n == n_iter]
+    taken = [count for n, count in map(_order, list_passes(store)) if n == n_iter]
     return f"pass-{n_iter:06d}-{max(taken, default=0) + 1}"
 
 
 def commit(
-    objects: Objects,
+    store: ObjectStore,
     name: str,
     arrays: Mapping[str, Array],
     record: dict[str, Any],
@@ -115,7 +121,7 @@ def commit(
 
     Parameters
     ----------
-    objects : Objects
+    store : ObjectStore
     name : str
     arrays : mapping of str to ndarray
     record : dict
@@ -125,14 +131,14 @@ def commit(
     """
     for key, array in arrays.items():
         for part, data in _encoded(array).items():
-            objects.put(f"{name}/{key}/{part}", data)
-        objects.settle(f"{name}/{key}")
-    objects.settle(name)
+            store.set(f"{name}/{key}/{part}", data)
+        store.fsync_dir(f"{name}/{key}")
+    store.fsync_dir(name)
     if weights is not None:
-        objects.settle(weights)
-    objects.settle()  # the folders of the pass and of its weights
-    objects.put(f"{name}/{METADATA}", group_json(sealed(record)))
-    objects.settle(name)
+        store.fsync_dir(weights)
+    store.fsync_dir()  # the folders of the pass and of its weights
+    store.set(f"{name}/{METADATA}", group_json(with_checksum(record)))
+    store.fsync_dir(name)
 
 
 def group_json(record: dict[str, Any]) -> bytes:
@@ -157,7 +163,7 @@ def _encoded(array: Array) -> dict[str, bytes]:
     return {key: value.to_bytes() for key, value in made.items()}
 
 
-def read_record(objects: Objects, name: str) -> dict[str, Any]:
+def read_record(store: ObjectStore, name: str) -> dict[str, Any]:
     """Read the record of a pass that counts.
 
     Raises
@@ -168,15 +174,15 @@ def read_record(objects: Objects, name: str) -> dict[str, Any]:
         The disk did not give it.
     """
     try:
-        attributes = checked_metadata(objects, name).get("attributes", {})
+        attributes = read_metadata(store, name).get("attributes", {})
         return check_record(attributes.get(RECORD))
     except FileNotFoundError:
         what = "is missing"
-    except RefusedError as refused:
+    except InvalidObjectError as refused:
         if (answer := _of_the_disk(refused)) is not None:
             raise answer from None
         what = str(refused).removeprefix(f"{name}/{METADATA} ")
-    raise CheckpointError(f"{objects.path}: {name}/{METADATA} {what}")
+    raise CheckpointError(f"{store.path}: {name}/{METADATA} {what}")
 
 
 def _of_the_disk(error: BaseException | None) -> OSError | None:
@@ -187,7 +193,7 @@ def _of_the_disk(error: BaseException | None) -> OSError | None:
 
 
 def read_array(
-    objects: Objects, key: str, shape: tuple[int, ...], dtype: str, expected: int
+    store: ObjectStore, key: str, shape: tuple[int, ...], dtype: str, expected: int
 ) -> Array:
     """Read an array of a pass.
 
@@ -197,13 +203,65 @@ def read_array(
         It is not what was written.
     """
     try:
-        stored = find_stored(objects, key, "", axes=len(shape), separator=FLAT["separator"])
+        stored = open_array(store, key, "", axes=len(shape), separator=FLAT["separator"])
         if (stored.shape, stored.dtype.name) != (shape, dtype):
-            raise RefusedError(f"is {brief(stored.shape)} {stored.dtype}, not {shape} {dtype}")
+            raise InvalidObjectError(
+                f"is {brief(stored.shape)} {stored.dtype}, not {shape} {dtype}"
+            )
         array = stored.read_whole()
-    except (FileNotFoundError, RefusedError) as error:
-        what = str(error).removeprefix(f"{objects.path}: ")
-        raise CheckpointError(f"{objects.path}: {key} cannot be read ({what})") from error
+    except (FileNotFoundError, InvalidObjectError) as error:
+        what = str(error).removeprefix(f"{store.path}: ")
+        raise CheckpointError(f"{store.path}: {key} cannot be read ({what})") from error
     if crc32c(array) != expected:
-        raise CheckpointError(f"{objects.path}: {key} is not what was written: altered or swapped")
+        raise CheckpointError(f"{store.path}: {key} is not what was written: altered or swapped")
     return array
+
+
+def read_weights_names(store: ObjectStore) -> dict[str, str | None]:
+    """Read which weights each committed pass has, oldest pass first.
+
+    Returns
+    -------
+    dict of str to str or None
+        Name of the weights by the name of the pass; `UNKNOWN` if the record is damaged.
+    """
+    found: dict[str, str | None] = {}
+    for name in list_committed(store):
+        try:
+            found[name] = read_record(store, name)["weights"]
+        except CheckpointError:
+            found[name] = UNKNOWN
+    return found
+
+
+def prune(store: ObjectStore, passes: Mapping[str, str | None], keep: int) -> dict[str, str | None]:
+    """Remove all but the newest passes, the newest with weights, and the weights of these.
+
+    The loss of successive passes never rises, so the newest is also the best. The newest with
+    weights is kept beside it, since weights may be due in few passes only.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    passes : mapping of str to str or None
+        Committed passes, oldest first, and the weights that each has; whatever else is in the
+        store was never committed, and is removed.
+    keep : int
+        Number of newest passes to keep, whole or damaged.
+
+    Returns
+    -------
+    dict of str to str or None
+        The passes that are kept, and the weights of each.
+    """
+    last = {pass_number(name): name for name in passes}  # a pass may be committed twice
+    newest = {*list(last.values())[-keep:], *[name for name in passes if passes[name]][-1:]}
+    kept = {name: weights for name, weights in passes.items() if name in newest}
+    for name in list_passes(store):
+        if name not in kept:
+            store.delete_dir(name)
+    if UNKNOWN not in kept.values():
+        for name in sorted(filter(WEIGHTS.fullmatch, store.list_dir())):
+            if name not in kept.values():
+                store.delete_dir(name)
+    return kept

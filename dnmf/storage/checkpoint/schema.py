@@ -17,14 +17,14 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.storage.checkpoint.spec import BOUND, FREE, FitSpec
 from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape
-from dnmf.storage.store import RefusedError, crc32c
+from dnmf.storage.store import InvalidObjectError, crc32c
 
 STATE = ("H", "Y", "Z")
 WEIGHTS = re.compile(r"weights-\d{6,}-[0-9a-f]{8}")
 """Names of arrays of weights: what else a record names is not looked for."""
 
 
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
+def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
     """Add a record's own checksum."""
     return {**record, "record_crc32c": _seal(record)}
 
@@ -34,7 +34,7 @@ def _seal(record: dict[str, Any]) -> int:
     return crc32c(np.frombuffer(json.dumps(plain, sort_keys=True).encode(), np.uint8))
 
 
-def described(arrays: Mapping[str, Array]) -> dict[str, Any]:
+def describe_arrays(arrays: Mapping[str, Array]) -> dict[str, Any]:
     """Say what a record must know of the arrays of its pass."""
     return {
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
@@ -47,34 +47,34 @@ def check_record(record: Any) -> dict[str, Any]:
 
     Raises
     ------
-    RefusedError
+    InvalidObjectError
         Names the field.
     """
     if not isinstance(record, dict) or "record_crc32c" not in record:
-        raise RefusedError("has no record of a pass")
+        raise InvalidObjectError("has no record of a pass")
     if record["record_crc32c"] != _seal(record):
-        raise RefusedError("is not what was written")
+        raise InvalidObjectError("is not what was written")
     _require(record, _RECORD, "")
     fit = record["fit"]
     _require(fit, _FIT, "fit.")
     _require(fit["X"], _X, "fit.X.")
     parameters, settings = fit["parameters"], fit["settings"]
     if not set(BOUND) <= parameters.keys():
-        raise RefusedError(f"has a record without {sorted(set(BOUND) - parameters.keys())}")
+        raise InvalidObjectError(f"has a record without {sorted(set(BOUND) - parameters.keys())}")
     if not settings.keys() <= set(FREE):
-        raise RefusedError(f"has a record with {brief(sorted(settings.keys() - set(FREE)))}")
+        raise InvalidObjectError(f"has a record with {brief(sorted(settings.keys() - set(FREE)))}")
     for name, value in {**parameters, **settings}.items():
         if not (value is None or isinstance(value, str) or _is_number(value)):
-            raise RefusedError(f"has a record in which {name} is {brief(value)}")
+            raise InvalidObjectError(f"has a record in which {name} is {brief(value)}")
     X = fit["X"]
     if math.prod(X["image_shape"]) != X["shape"][1]:
-        raise RefusedError(f"has a record with images of {brief(X['image_shape'])}")
+        raise InvalidObjectError(f"has a record with images of {brief(X['image_shape'])}")
     if len(record["energies"]) not in (0, fit["n_components"]):
-        raise RefusedError(f"has a record with {len(record['energies'])} energies")
+        raise InvalidObjectError(f"has a record with {len(record['energies'])} energies")
     if record["shapes"] != shapes_of(fit, weights=record["weights"] is not None):
-        raise RefusedError(f"has a record with arrays of {brief(record['shapes'])}")
+        raise InvalidObjectError(f"has a record with arrays of {brief(record['shapes'])}")
     if record["crc32c"].keys() != record["shapes"].keys():
-        raise RefusedError("has a record without a checksum of each array")
+        raise InvalidObjectError("has a record without a checksum of each array")
     return record
 
 
@@ -148,7 +148,9 @@ _X: Checks = {
 def _require(found: dict[str, Any], checks: Checks, where: str) -> None:
     """Refuse fields that are missing or out of range; only X may have others."""
     if checks is not _X and (unknown := sorted(found.keys() - checks)):
-        raise RefusedError(f"has a record with {where}{brief(unknown)}")
+        raise InvalidObjectError(f"has a record with {where}{brief(unknown)}")
     for name, check in checks.items():
         if name not in found or not check(found[name]):
-            raise RefusedError(f"has a record in which {where}{name} is {brief(found.get(name))}")
+            raise InvalidObjectError(
+                f"has a record in which {where}{name} is {brief(found.get(name))}"
+            )

@@ -12,28 +12,26 @@ from uuid import uuid4
 
 import numpy as np
 import zarr
+from zarr.buffer import cpu
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CheckpointError
-from dnmf.storage.checkpoint.commit import FLAT, faults_named
+from dnmf.storage.checkpoint.commit import FLAT, translate_write_errors
 from dnmf.storage.metadata import METADATA_BYTES
-from dnmf.storage.store import METADATA, Objects, RefusedError, crc32c
-from dnmf.storage.verified_array import StoredArray, find_stored
-
-PREFIX = "weights-"
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
+from dnmf.storage.verified_array import VerifiedArray, open_array
 
 
 def new_weights(
-    objects: Objects, n_iter: int, shape: tuple[int, int], rows: int, dtype: str
+    store: ObjectStore, n_iter: int, shape: tuple[int, int], rows: int, dtype: str
 ) -> str:
     """Make the array for the weights of a pass and return its name, which no other ever had.
 
     A task of a driver that died may still run somewhere: what it writes is nobody's.
     """
-    name = f"{PREFIX}{n_iter:06d}-{uuid4().hex[:8]}"
+    name = f"weights-{n_iter:06d}-{uuid4().hex[:8]}"
     made: dict[str, Any] = {}
     zarr.create_array(
         MemoryStore(made),
@@ -44,13 +42,8 @@ def new_weights(
         compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
         chunk_key_encoding=FLAT,
     )
-    objects.put(f"{name}/{METADATA}", made[METADATA].to_bytes())
+    store.set(f"{name}/{METADATA}", made[METADATA].to_bytes())
     return name
-
-
-def weights_in(objects: Objects) -> list[str]:
-    """List the arrays of weights."""
-    return sorted(name for name in objects.names() if name.startswith(PREFIX))
 
 
 @dataclass(frozen=True)
@@ -64,28 +57,30 @@ class ArraySink:
 
         Whole chunks, so safe to repeat.
         """
-        with faults_named(self.path, f"the weights of images {start} to {start + len(rows) - 1}"):
+        with translate_write_errors(
+            self.path, f"the weights of images {start} to {start + len(rows) - 1}"
+        ):
             self._put(rows, start)
         return crc32c(rows)
 
     def _put(self, rows: Array, start: int) -> None:
         """Write a chunk as Zarr makes it: its own store would not fsync it."""
-        objects = Objects(self.path)
+        store = ObjectStore(self.path)
         try:
-            metadata = objects.read(METADATA, METADATA_BYTES)
-        except RefusedError as refused:
+            metadata = store.get(METADATA, METADATA_BYTES)
+        except InvalidObjectError as refused:
             raise CheckpointError(f"{self.path}: {METADATA} {refused}") from refused
-        made: dict[str, Any] = {METADATA: default_buffer_prototype().buffer.from_bytes(metadata)}
+        made: dict[str, Any] = {METADATA: cpu.Buffer.from_bytes(metadata)}
         array = zarr.open_array(MemoryStore(made), mode="r+", config={"write_empty_chunks": True})
         array[start : start + len(rows)] = rows
         for key, value in made.items():
             if key != METADATA:
-                objects.put(key, memoryview(value.as_numpy_array()))
+                store.set(key, memoryview(value.as_numpy_array()))
 
 
 def find_weights(
-    objects: Objects, name: str, shape: tuple[int, int], rows: int, dtype: str
-) -> StoredArray:
+    store: ObjectStore, name: str, shape: tuple[int, int], rows: int, dtype: str
+) -> VerifiedArray:
     """Open an array of weights, by its checked metadata alone.
 
     Raises
@@ -95,24 +90,24 @@ def find_weights(
     """
     advice = f"remove {name}, and the same `dnmf fit` writes weights again"
     try:
-        found = find_stored(objects, name, advice, separator=FLAT["separator"])
+        found = open_array(store, name, advice, separator=FLAT["separator"])
         expected = (shape, (min(rows, shape[0]), shape[1]), dtype)
         if (found.shape, found.chunks, found.dtype.name) != expected:
-            raise RefusedError(f"{name}/{METADATA} is of other weights than belong there")
+            raise InvalidObjectError(f"{name}/{METADATA} is of other weights than belong there")
         return found
     except FileNotFoundError:
         what = f"{name}/{METADATA} is missing"
-    except RefusedError as refused:
+    except InvalidObjectError as refused:
         what = str(refused)
-    raise CheckpointError(f"{objects.path}: {what}; {advice}")
+    raise CheckpointError(f"{store.path}: {what}; {advice}")
 
 
-def read_weights(array: StoredArray, index: int, expected: int) -> Array:
+def read_weights(array: VerifiedArray, index: int, expected: int) -> Array:
     """Read a block of weights.
 
     Parameters
     ----------
-    array : StoredArray
+    array : VerifiedArray
     index : int
         Block number.
     expected : int
