@@ -294,7 +294,7 @@ def test_a_finished_fit_is_only_loaded(corpus, tmp_path, whole):
 def test_without_a_seed_the_first_one_is_kept(corpus, tmp_path):
     with pytest.raises(StopError):
         fit(corpus, tmp_path / "model", random_state=None, on_pass=stop_after(2))
-    seed = open_checkpoint(tmp_path / "model").fit.seed
+    seed = open_checkpoint(tmp_path / "model").spec.seed
     resumed = fit(corpus, tmp_path / "model", random_state=None)
     assert same(resumed, fit(corpus, tmp_path / "other", random_state=seed))
 
@@ -474,12 +474,12 @@ class TestSave:
             dnmf.load(tmp_path / "nothing")
 
     def test_before_the_first_pass(self, corpus, tmp_path, monkeypatch):
-        from dnmf.solvers import loop as solver
+        from dnmf.solvers import loop
 
         def stop(*args):
             raise StopError
 
-        monkeypatch.setattr(solver, "run_passes", stop)
+        monkeypatch.setattr(loop, "run_pass", stop)
         with pytest.raises(StopError):
             fit(corpus, tmp_path / "model")
         with pytest.raises(CheckpointError, match="no finished pass"):

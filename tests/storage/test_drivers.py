@@ -130,7 +130,7 @@ class TestAnotherFit:
     def test_another_version_of_the_code(self, corpus, tmp_path):
         fit(corpus, tmp_path / "m", max_iter=2)
         found = open_checkpoint(tmp_path / "m")
-        found.fit = FitSpec(**{**vars(found.fit), "dnmf": "0.0"})
+        found.spec = FitSpec(**{**vars(found.spec), "dnmf": "0.0"})
         found.finish("interrupted by an update")
         assert dnmf.load(tmp_path / "m").n_iter_ == 2
         with pytest.raises(CheckpointError, match=r"dnmf was 0\.0, is 0\.1"):
