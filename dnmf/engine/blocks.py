@@ -1,15 +1,15 @@
-"""A pass over X: a function of each block, and the sum of its results in a fixed order.
+"""The protocol of both engines: X in blocks of whole rows, and one pass over them.
 
-Two engines with one face (`Blocks`): `LocalBlocks` runs over slices of a NumPy array on threads;
-`dask_blocks.DaskBlocks` runs tasks of some blocks each on whatever scheduler is active. Both sum in
-the same tree, which depends on the number of blocks and on nothing else, so the bits do not depend
-on the engine, the workers or the order in which blocks finish.
+`local.LocalBlocks` runs over slices of an array in memory, on threads; `dask_graph.DaskBlocks` runs
+as tasks on the active Dask scheduler. Both apply a `BlockFunction` to each block and add up what it
+returns in the tree of `tree_reduce`, which depends on the number of blocks alone: the bits do not
+depend on the engine, on the workers or on the order in which blocks finish.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,17 +18,40 @@ from dnmf.numerics.block import Block, PixelRules
 
 Result = TypeVar("Result")
 
+BlockFunction = Callable[[Block], Result]
+"""Function of a block whose results support ``+``. It is picklable and has no side effects, except
+for writes that are safe to repeat."""
+
 
 class Finish(Protocol[Result]):
-    """What is made of a sum; picklable."""
+    """Picklable function of the sum over all blocks, or of a part of it."""
 
-    def cut(self, result: Result, /) -> Result:
-        """Take what is needed of a result, or of a sum of results: the one or the other first."""
+    def select(self, result: Result, /) -> Result:
+        """Select the part that is needed, of one result or of a sum; commutes with addition."""
         ...
 
     def __call__(self, total: Result, /) -> Any:
-        """Make something of the sum."""
+        """Compute the result of a pass from the selected part of the sum."""
         ...
+
+
+class RawBlock(NamedTuple):
+    """Rows of X as they were read, before they are checked and masked.
+
+    Attributes
+    ----------
+    X : ndarray of shape (b, p)
+    start : int
+        Row of ``X[0]`` in the whole of X.
+    weights : ndarray of shape (b,) or None
+    mask : ndarray of shape (b, p), bool, or None
+        True where a pixel is to be ignored.
+    """
+
+    X: Array
+    start: int
+    weights: Array | None
+    mask: Array | None
 
 
 class Blocks(Protocol):
@@ -39,11 +62,13 @@ class Blocks(Protocol):
     shape : tuple of int
         (n images, p pixels).
     dtype : numpy.dtype
-        Of the pixels as stored.
+        Data type of the pixels as stored.
     ranges : sequence of (start, stop)
         Rows of each block.
     weights, masks
-        What lies beside X, in the engine's form; None without any.
+        Weights of the images and mask of the pixels, in the engine's form; None without any.
+    rules : PixelRules
+        Which pixels are valid.
     """
 
     weights: Any
@@ -61,49 +86,47 @@ class Blocks(Protocol):
 
     def map_sum(
         self,
-        task: BlockFunction[Result],
+        function: BlockFunction[Result],
         only: Sequence[int] | None = None,
         *,
         check: bool = True,
         group: int = 1,
     ) -> Result:
-        """Read every block once, check it, apply `task` and add up what it returns.
+        """Read each block once, apply a function to it, and return the sum of the results.
 
         Parameters
         ----------
-        task : callable ``(Block) -> result``
+        function : callable
+            See `BlockFunction`.
         only : sequence of int, optional
-            Blocks to read, in ascending order; all by default.
+            Numbers of the blocks to read, in ascending order; all by default.
         check : bool
-            Whether to look for pixels that cannot be factorised.
+            Whether to raise for pixels that cannot be factorised.
         group : int
-            Blocks that are read and added up by one task, the next while one is computed with.
+            Number of blocks that one task reads and adds up. It reads the next one while it
+            computes.
 
         Raises
         ------
         DataError
-            A pixel is negative, infinite, or NaN where that is no mark of a missing one.
+            A pixel is negative, infinite, or NaN where NaN does not mark missing pixels.
         """
         ...
 
-    def map_parts(self, task: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
-        """Apply `task` to some blocks, unchecked, and bring home what it returns, not added up."""
+    def map_blocks(self, function: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
+        """Apply a function to each of the given blocks, unchecked, and return the results."""
         ...
 
     def map_finish(
-        self, task: BlockFunction[Result], finish: Sequence[Finish[Result]], *, group: int = 1
+        self,
+        function: BlockFunction[Result],
+        finishes: Sequence[Finish[Result]],
+        *,
+        group: int = 1,
     ) -> list[Any]:
-        """Do as `map_sum`, and bring home what each of some functions makes of the sum.
+        """Sum as `map_sum` does over all blocks, and return what each `Finish` computes from it.
 
-        Results are cut where they come to be, for each function what it needs; each cut is added
-        up on its own, and finished where it lies.
+        Each task selects the part for each `Finish`. Each part has a tree of its own and is
+        finished where that tree ends, so that no place needs the whole sum.
         """
         ...
-
-
-BlockFunction = Callable[[Block], Result]
-"""What is done to a block: a picklable function, pure but for writes that are safe to repeat; its
-results support ``+``."""
-
-Aside = tuple[Array | None, Array | None]
-"""The weights and the mask of a block's rows."""

@@ -1,11 +1,9 @@
-"""Dask clients: one from the flags of a command, the active one, and a computation on it."""
+"""The cluster that the flags of a command ask for, and what is known about its workers."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,21 +11,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 from dask import config
-from dask.utils import parse_timedelta
 
-from dnmf._format import format_duration
+from dnmf.engine.retry import wait_for_workers
 from dnmf.errors import ClusterError, ParameterError
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
-
-log = logging.getLogger("dnmf")
-CLOSING = 10.0
+CLOSE_TIMEOUT = 10.0
 """Seconds that workers started here get to close: one that is stopped or stuck may never do."""
-
-LONG = 5.0
-"""Seconds without any worker after which that is said."""
 
 
 @contextmanager
@@ -42,18 +34,18 @@ def cluster(
     Parameters
     ----------
     workers : int, optional
-        Start a cluster of so many single-threaded processes, on the loopback interface alone.
+        Number of single-threaded worker processes to start, on the loopback interface alone.
     memory_limit : str, optional
-        Of each of those workers, with a unit (``2GB``).
+        Memory of each of those workers, with a unit (``2GB``).
     scheduler : str, optional
         Address of a running scheduler.
     scheduler_file : str, optional
-        File in which a running scheduler has left its address.
+        Path of a file to which a running scheduler has written its address.
 
     Yields
     ------
     str
-        What computes, in words. Without any flag that is this process's threads.
+        Description of what computes. Without any flag that is the threads of this process.
     """
     given = [flag for flag in (workers, scheduler, scheduler_file) if flag is not None]
     if len(given) > 1:
@@ -89,7 +81,7 @@ def cluster(
 
 @contextmanager
 def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalCluster]:
-    """Start workers here; in the end they are gone, even if Dask waits in vain for one to close."""
+    """Start workers on this machine, and kill those that do not close at the end."""
     from distributed import LocalCluster
 
     before = set(psutil.Process().children(recursive=True))
@@ -104,7 +96,7 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
         yield local
     finally:
         try:
-            local.close(timeout=CLOSING)
+            local.close(timeout=CLOSE_TIMEOUT)
         except TimeoutError:
             for process in set(psutil.Process().children(recursive=True)) - before:
                 with suppress(psutil.NoSuchProcess):
@@ -137,9 +129,9 @@ def _check_memory_limit(memory_limit: str, workers: int | None) -> None:
 
 
 def workers_of(client: Client) -> list[tuple[int, float, str]]:
-    """Say for each worker how many threads it has, and at how many bytes Dask stops giving it work.
+    """Return the number of threads, the bytes of memory and the address of each worker.
 
-    Infinite where its memory is not limited. Its address comes last.
+    The memory is what a worker uses when Dask stops giving it tasks; infinite without a limit.
     """
     shares = (config.get(f"distributed.worker.memory.{name}", 0) for name in ("pause", "terminate"))
     share = next((share for share in shares if share), 1.0)
@@ -148,50 +140,3 @@ def workers_of(client: Client) -> list[tuple[int, float, str]]:
         (each["nthreads"], share * each["memory_limit"] or math.inf, address)
         for address, each in known
     ]
-
-
-def wait_for_workers(client: Client) -> None:
-    """Wait until a worker is there, and say so where that takes long.
-
-    As long as it takes, or no longer than Dask's ``distributed.scheduler.no-workers-timeout``.
-
-    Raises
-    ------
-    ClusterError
-        The scheduler was lost, or the time is over.
-    """
-    limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout")) or math.inf
-    began, told = time.monotonic(), False
-    while True:
-        left = began + limit - time.monotonic()
-        try:
-            client.wait_for_workers(1, timeout=max(0.1, min(LONG, left)))
-        except TimeoutError as error:
-            if time.monotonic() - began >= limit:
-                raise ClusterError(
-                    f"no worker came in {format_duration(limit)} (distributed.scheduler.no-workers-timeout); "
-                    "start workers, then run the same again"
-                ) from error
-            if not told:
-                log.warning("the cluster has no workers: waiting for one to come; Ctrl-C ends it")
-            told = True
-        except OSError as error:
-            _require_scheduler(client, error)
-            time.sleep(0.1)
-        else:
-            break
-    if told:
-        log.warning(
-            "a worker is there after %s: going on", format_duration(time.monotonic() - began)
-        )
-
-
-def _require_scheduler(client: Client, error: BaseException) -> None:
-    """Wait while the client tries to reach its scheduler again, which Dask bounds, or raise."""
-    while client.status == "connecting":
-        time.sleep(0.1)
-    if client.status != "running":
-        raise ClusterError(
-            f"the Dask scheduler was lost ({error}); start it again, or another, then run the same "
-            "again: a fit with a checkpoint goes on from its last commit"
-        ) from error

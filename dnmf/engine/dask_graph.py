@@ -1,6 +1,12 @@
-"""A pass as a Dask graph: tasks of some blocks each, and the tree that adds up what they return.
+"""A pass over X as a Dask graph.
 
-What all tasks need (the function, H, how a block is read) goes to every worker once, before them. A
+    blocks 0 to 3       blocks 4 to 7   ...   `_run_group`: read each X_b, solve X_b H^T for W_b,
+          |                   |               add up W_b^T W_b and W_b^T X_b over the group
+          +---- `add` --------+         ...   sum of up to eight results, see `tree_reduce`
+                  |
+              `_finish`                       H from the sums, where these are
+
+What all tasks need (the function with its H, how to read a block) is scattered once per pass. A
 task says no more than which blocks it is for, so a scheduler holds a hundred thousand of them
 easily, and needs no access to the images.
 """
@@ -8,253 +14,259 @@ easily, and needs no access to the images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-from dask.base import is_dask_collection
+from dask.base import compute, is_dask_collection
 from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
 from dask.typing import Key
 
 from dnmf._typing import Array
-from dnmf.engine.blocks import Aside, BlockFunction, Finish
-from dnmf.engine.executors import active_client, one_blas_thread
+from dnmf.engine.blocks import BlockFunction, Finish, RawBlock, Result
+from dnmf.engine.executors import active_client, map_on_threads, one_blas_thread
 from dnmf.engine.retry import GROUP, compute_with
-from dnmf.engine.tree_reduce import (
-    FAN_IN,
-    Outcome,
-    add,
-    groups_of,
-    image_number,
-    run_blocks,
-    value_of,
-)
-from dnmf.numerics.block import DEFAULT_RULES, PixelRules
+from dnmf.engine.tree_reduce import Outcome, add, groups_of, run_blocks, tree_reduce
+from dnmf.numerics.block import DEFAULT_RULES, PixelRules, image_number
 
-Result = TypeVar("Result")
-Part = Callable[[int], Array] | Sequence[Any] | None
-"""A matrix, mask or vector in blocks: a picklable function that reads one by its number, or for
-each an array or a Dask ``Delayed`` of one."""
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+BlockSource = Callable[[int], Array] | Sequence[Any] | None
+"""A matrix, mask or vector in blocks: a picklable function that reads a block by its number, or a
+sequence with an array or a ``Delayed`` for each block."""
 
 
 @dataclass
 class DaskBlocks:
-    """Blocks that tasks read or are given; see `dnmf.engine.blocks.Blocks`.
+    """Blocks that tasks read, or get from other tasks; a `dnmf.engine.blocks.Blocks`.
 
     Attributes
     ----------
-    shape, dtype, ranges
+    shape, dtype, ranges, rules
         As in `Blocks`.
-    load, weights, masks
-        X and what lies beside it.
-    image : callable
-        Names the image of a row, for errors.
+    pixels, weights, masks : BlockSource
+        X, the weights of its rows and the mask of its pixels.
+    image_name : callable ``(int) -> str``
+        Names the image of a row in errors.
     """
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     ranges: Sequence[tuple[int, int]]
-    load: Part
-    image: Callable[[int], str] = image_number
-    weights: Part = None
-    masks: Part = None
+    pixels: BlockSource
+    image_name: Callable[[int], str] = image_number
+    weights: BlockSource = None
+    masks: BlockSource = None
     rules: PixelRules = DEFAULT_RULES
 
     def map_sum(
         self,
-        task: BlockFunction[Result],
+        function: BlockFunction[Result],
         only: Sequence[int] | None = None,
         *,
         check: bool = True,
         group: int = 1,
     ) -> Result:
-        """Apply a task to every block on the active Dask scheduler; see `Blocks.map_sum`."""
-        wanted = range(len(self.ranges)) if only is None else only
+        """See `Blocks.map_sum`."""
+        numbers = range(len(self.ranges)) if only is None else only
 
-        def ends(graph: Graph, work: TaskRef) -> list[TaskRef]:
-            return [_tree(graph, self._leaves(graph, work, wanted, group))]
+        def build(graph: Graph, shared: TaskRef) -> list[TaskRef]:
+            return [graph.sum(self._add_leaves(graph, shared, numbers, group))]
 
-        work = self._work(task, replace(self.rules, check=check))
-        total: Outcome[Result] = _compute(work, ends)[0]
-        return value_of(total, self.image)
+        shared = self._shared(function, replace(self.rules, check=check))
+        total: Outcome[Result] = _compute(build, shared)[0]
+        return total.result(self.image_name)
 
-    def map_parts(self, task: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
-        """Apply a task to some blocks on the active scheduler; see `Blocks.map_parts`."""
-        work = self._work(task, replace(self.rules, check=False))
-        outcomes = _compute(work, lambda graph, work: self._leaves(graph, work, only, 1))
-        return [value_of(outcome, self.image) for outcome in outcomes]
+    def map_blocks(self, function: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
+        """See `Blocks.map_blocks`."""
+
+        def build(graph: Graph, shared: TaskRef) -> list[TaskRef]:
+            return self._add_leaves(graph, shared, only, 1)
+
+        outcomes = _compute(build, self._shared(function, replace(self.rules, check=False)))
+        return [outcome.result(self.image_name) for outcome in outcomes]
 
     def map_finish(
-        self, task: BlockFunction[Result], finish: Sequence[Finish[Result]], *, group: int = 1
+        self, function: BlockFunction[Result], finishes: Sequence[Finish[Result]], *, group: int = 1
     ) -> list[Any]:
-        """Apply a task to every block and functions to the sum; see `Blocks.map_finish`."""
+        """See `Blocks.map_finish`."""
 
-        def ends(graph: Graph, work: TaskRef, *finish: TaskRef) -> list[TaskRef]:
-            leaves = self._leaves(graph, work, range(len(self.ranges)), group)
-            return [
-                graph.add(
-                    _finished, _tree(graph, [graph.add(_cut, leaf, end) for leaf in leaves]), end
-                )
-                for end in finish
-            ]
+        def build(graph: Graph, shared: TaskRef, *finishes: TaskRef) -> list[TaskRef]:
+            leaves = self._add_leaves(graph, shared, range(len(self.ranges)), group)
+            ends = []
+            for finish in finishes:
+                total = graph.sum([graph.add(_select, leaf, finish) for leaf in leaves])
+                ends.append(graph.add(_finish, total, finish))
+            return ends
 
-        outcomes = _compute(self._work(task, self.rules), ends, finish)
-        return [value_of(outcome, self.image) for outcome in outcomes]
+        outcomes = _compute(build, self._shared(function, self.rules), *finishes)
+        return [outcome.result(self.image_name) for outcome in outcomes]
 
-    def _work(self, task: BlockFunction[Result], rules: PixelRules) -> Work:
-        read = (part if callable(part) else None for part in (self.load, self.weights, self.masks))
-        return Work(task, rules, tuple(read))
+    def _shared(self, function: BlockFunction[Result], rules: PixelRules) -> Shared:
+        pixels, weights, masks = (
+            source if callable(source) else None
+            for source in (self.pixels, self.weights, self.masks)
+        )
+        return Shared(function, rules, (pixels, weights, masks))
 
-    def _leaves(
-        self, graph: Graph, work: TaskRef, wanted: Sequence[int], group: int
+    def _add_leaves(
+        self, graph: Graph, shared: TaskRef, numbers: Sequence[int], group: int
     ) -> list[TaskRef]:
+        """Add a task for each group of blocks, and return references to their results."""
         # Blocks that are results of other tasks must all be there before a task can start.
-        together = group if callable(self.load) else 1
+        together = group if callable(self.pixels) else 1
         leaves = []
-        for some in groups_of(wanted, together):
-            starts = [self.ranges[i][0] for i in some]
-            leaves.append(graph.add(_run_group, work, some, starts, *self._given(graph, some)))
-        if together < group:
-            leaves = [graph.add(add, *some) for some in groups_of(leaves, group)]
-        return leaves
+        for some in groups_of(numbers, together):
+            starts = [self.ranges[number][0] for number in some]
+            leaves.append(graph.add(_run_group, shared, some, starts, *self._given(graph, some)))
+        if together == group:
+            return leaves
+        return [graph.add(add, *some) for some in groups_of(leaves, group)]
 
-    def _given(self, graph: Graph, some: Sequence[int]) -> list[List | None]:
-        return [
-            None if part is None or callable(part) else List(*(graph.use(part[i]) for i in some))
-            for part in (self.load, self.weights, self.masks)
-        ]
+    def _given(self, graph: Graph, numbers: Sequence[int]) -> Iterator[List | None]:
+        """Yield what a task gets of X, the weights and the mask; None for what it reads."""
+        for source in (self.pixels, self.weights, self.masks):
+            if source is None or callable(source):
+                yield None
+            else:
+                yield List(*(graph.use(source[number]) for number in numbers))
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every task of a computation needs.
+class Shared:
+    """What all tasks of a pass need.
 
     Attributes
     ----------
-    task : callable
+    function : callable
+        See `BlockFunction`.
     rules : PixelRules
-    read : tuple of callable or None
-        Read a block of X, its weights, its mask; None for what a task is given, or there is none.
+    readers : tuple of callable or None
+        Functions that read a block of X, its weights and its mask; None for what does not exist
+        or is given to the tasks.
     """
 
-    task: BlockFunction[Any]
+    function: BlockFunction[Any]
     rules: PixelRules
-    read: tuple[Callable[[int], Array] | None, ...]
+    readers: tuple[Callable[[int], Array] | None, ...]
+
+
+def _run_group(
+    shared: Shared, numbers: Sequence[int], starts: Sequence[int], *given: Sequence[Any] | None
+) -> Outcome[Any]:
+    """Apply the function of a pass to a group of blocks, and read the next one meanwhile."""
+
+    def read(at: int) -> RawBlock:
+        X, weights, mask = (
+            reader(numbers[at]) if reader else values[at] if values else None
+            for reader, values in zip(shared.readers, given, strict=True)
+        )
+        return RawBlock(np.asarray(X), starts[at], weights, mask)
+
+    with one_blas_thread():
+        raw_blocks = map_on_threads(read, range(len(numbers)), threads=1, ahead=1)
+        return run_blocks(raw_blocks, shared.rules, shared.function)
+
+
+def _select(outcome: Outcome[Any], finish: Finish[Any]) -> Outcome[Any]:
+    return outcome.map(finish.select)
+
+
+def _finish(outcome: Outcome[Any], finish: Finish[Any]) -> Outcome[Any]:
+    return outcome.map(finish)
 
 
 @dataclass
 class Graph:
-    """Tasks of one computation.
+    """A Dask graph under construction.
 
     Attributes
     ----------
     name : str
-        Unique; the part of the keys before it is what dashboards and statistics show.
+        Unique part of its keys.
     nodes : dict
-        Tasks and values by their keys.
+        Tasks and values by key.
     inputs : list of Delayed
-        Results of other graphs that tasks of this one use.
+        Results of other graphs that its tasks use.
+    ends : list of TaskRef
+        Tasks whose results are wanted.
     """
 
     name: str = field(default_factory=lambda: uuid4().hex)
     nodes: dict[Key, GraphNode] = field(default_factory=dict)
     inputs: list[Any] = field(default_factory=list)
+    ends: list[TaskRef] = field(default_factory=list)
 
     def add(self, function: Callable[..., Any], *arguments: Any) -> TaskRef:
-        """Add a task; references among the arguments stand for results."""
+        """Add a task and return a reference to its result."""
         key = self._next_key()
         self.nodes[key] = Task(key, function, *arguments)
         return TaskRef(key)
 
     def put(self, value: Any) -> TaskRef:
-        """Add a value."""
+        """Add a value and return a reference to it."""
         key = self._next_key()
         self.nodes[key] = DataNode(key, value)
         return TaskRef(key)
 
     def use(self, value: Any) -> Any:
-        """Return a reference to a ``Delayed``, and any other value as it is."""
+        """Return a reference to the result of a ``Delayed``, and any other value as it is."""
         if not is_dask_collection(value):
             return value
         self.inputs.append(value)
         return TaskRef(value.key)
 
-    def describe(self, key: Any) -> str:
-        """Name a task, for errors, by the blocks it is for."""
-        task = self.nodes.get(key)
-        if not isinstance(task, Task) or task.func is not _run_group:
-            return f"task {key}"
-        _, some, starts, *_ = task.args
-        blocks = f"block {some[0]}" if len(some) == 1 else f"blocks {some[0]} to {some[-1]}"
-        return f"the task for {blocks} (images from {starts[0]:,} on)"
+    def sum(self, results: Sequence[TaskRef]) -> TaskRef:
+        """Add the tasks that add up results in the fixed tree."""
+        return tree_reduce(results, partial(self.add, add))
 
-    def delayed(self, ends: Sequence[TaskRef]) -> list[Any]:
-        """Return the results of tasks as Dask's lazy values."""
+    def results(self) -> list[Delayed]:
+        """Return what the graph computes as Dask's lazy values."""
         from dask.delayed import Delayed
         from dask.highlevelgraph import HighLevelGraph
 
-        whole = HighLevelGraph.from_collections(self.name, self.nodes, dependencies=self.inputs)
-        return [Delayed(end.key, whole, layer=self.name) for end in ends]
+        graph = HighLevelGraph.from_collections(self.name, self.nodes, dependencies=self.inputs)
+        return [Delayed(end.key, graph, layer=self.name) for end in self.ends]
+
+    def describe(self, key: Key) -> str:
+        """Return the name of a task for errors, the same in every graph of a pass."""
+        task = self.nodes.get(key)
+        if not isinstance(task, Task):
+            return f"task {key}"
+        if task.func is not _run_group:
+            return f"task {list(self.nodes).index(key)} of the pass"
+        _, numbers, starts, *_ = task.args
+        first, last = numbers[0], numbers[-1]
+        blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
+        return f"the task for {blocks} (images from {starts[0]:,} on)"
 
     def _next_key(self) -> Key:
         return (GROUP, self.name, len(self.nodes))
 
 
-def _compute(work: Work, ends: Callable[..., list[TaskRef]], apart: Sequence[Any] = ()) -> Any:
-    """Compute the ends of a graph, around one copy of the work per worker."""
-    from dask.base import compute
+def _compute(build: Callable[..., list[TaskRef]], *objects: Any) -> Sequence[Any]:
+    """Compute a graph on the active scheduler.
 
-    graph = Graph()
+    Parameters
+    ----------
+    build : callable
+        Adds tasks to a graph, from references to the objects, and returns references to the
+        results that are wanted.
+    *objects : object
+    """
 
-    def lazy(*shared: Any) -> list[Any]:
-        nonlocal graph
+    def graph_of(*references: TaskRef) -> Graph:
         graph = Graph()
-        return graph.delayed(ends(graph, *shared))
+        graph.ends = build(graph, *references)
+        return graph
 
     client = active_client()
     if client is not None:
-        return compute_with(client, work, lazy, apart, lambda key: graph.describe(key))
-    return compute(*graph.delayed(ends(graph, *map(graph.put, (work, *apart)))))
-
-
-def _tree(graph: Graph, leaves: Sequence[TaskRef]) -> TaskRef:
-    while len(leaves) > 1:
-        leaves = [graph.add(add, *some) for some in groups_of(leaves, FAN_IN)]
-    return leaves[0]
-
-
-def _cut(outcome: Outcome[Any], end: Finish[Any]) -> Outcome[Any]:
-    return outcome if outcome.invalid is not None else Outcome(end.cut(outcome.value))
-
-
-def _finished(outcome: Outcome[Any], end: Finish[Any]) -> Outcome[Any]:
-    return outcome if outcome.invalid is not None else Outcome(end(outcome.value))
-
-
-def _run_group(
-    work: Work, some: Sequence[int], starts: Sequence[int], *given: Sequence[Any] | None
-) -> Outcome[Any]:
-    with one_blas_thread():
-        return run_blocks(_read_ahead(work, some, starts, given), work.rules, work.task)
-
-
-def _read_ahead(
-    work: Work, some: Sequence[int], starts: Sequence[int], given: Sequence[Sequence[Any] | None]
-) -> Iterator[tuple[Array, int, Aside]]:
-    """Read blocks, the next one while the caller computes with one."""
-
-    def read(at: int) -> list[Any]:
-        return [
-            reader(some[at]) if reader is not None else here and here[at]
-            for reader, here in zip(work.read, given, strict=True)
-        ]
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, 0)
-        for at, start in enumerate(starts):
-            X, weights, mask = ahead.result()
-            if at + 1 < len(some):
-                ahead = reader.submit(read, at + 1)
-            yield np.asarray(X), start, (weights, mask)
+        return compute_with(client, objects, graph_of)
+    graph = Graph()
+    graph.ends = build(graph, *map(graph.put, objects))
+    results: Sequence[Any] = compute(*graph.results())
+    return results

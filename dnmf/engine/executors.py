@@ -1,60 +1,46 @@
-"""One BLAS thread while dnmf computes.
-
-Blocks are already spread over threads or processes, and a BLAS that splits a product over threads
-rounds differently from one that does not: with one thread the bits do not depend on the machine's
-core count.
-"""
+"""Where functions run: on threads, with one BLAS thread, on the active Dask client."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from distributed import Client
 import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import threadpoolctl
 from dask.system import CPU_COUNT
 
 from dnmf.engine.retry import scatter
 
-__all__ = ["CPU_COUNT", "map_on_threads", "one_blas_thread"]
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["CPU_COUNT", "active_client", "each_block", "map_on_threads", "one_blas_thread"]
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+
 _lock = threading.Lock()
 _depth = 0
-_limiter = None
-
-
-@cache
-def _controller() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()  # takes milliseconds: once per process
-
-
-def _take_control() -> None:
-    """Let this thread set OpenBLAS's limit, which is the process's.
-
-    From threadpoolctl 3.8 on the first thread to set it keeps the right to, and what other threads
-    set is silently ignored: a task in a worker's thread would compute on all cores.
-    """
-    openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
-    if hasattr(openblas, "clear_controlling_thread"):
-        openblas.clear_controlling_thread(force=True)
+_limiter: Any = None
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread; nests, and may be entered from many threads at once.
+    """Limit BLAS to one thread; may be nested, and entered from many threads at once.
 
-    The setting belongs to the process, so the first to enter sets it and the last to leave puts it
-    back: restoring it earlier would change the bits of whoever is still inside.
+    Blocks are already spread over threads or processes, and a BLAS that splits a product over
+    threads rounds differently from one that does not. With one thread the bits do not depend on
+    the number of cores.
+
+    The limit belongs to the process, so the first to enter sets it and the last to leave restores
+    it: restoring it earlier would change the bits of those who are still inside.
     """
     global _depth, _limiter
     with _lock:
@@ -67,25 +53,63 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         with _lock:
             _depth -= 1
-            if _depth == 0 and _limiter is not None:
+            if _depth == 0:
                 _take_control()
                 _limiter.restore_original_limits()
                 _take_control()
 
 
-def map_on_threads(function: Callable[[Any], Result], items: Sequence[Any]) -> Iterator[Result]:
-    """Apply a function to each item on threads, and yield the results in order.
+@cache
+def _controller() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()  # takes milliseconds: once per process
 
-    The context of the caller, such as `numpy.errstate`, holds on the threads too. A single item
-    needs no thread. When the caller stops, calls that have not begun are cancelled.
+
+def _take_control() -> None:
+    """Let this thread set the limit of OpenBLAS.
+
+    From threadpoolctl 3.8 on the first thread to set it keeps the right to, and what other threads
+    set is silently ignored: a task in a worker's thread would compute on all cores.
     """
-    return map(function, items) if len(items) == 1 else _map_on_pool(function, items)
+    openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(openblas, "clear_controlling_thread"):
+        openblas.clear_controlling_thread(force=True)
 
 
-def _map_on_pool(function: Callable[[Any], Result], items: Sequence[Any]) -> Iterator[Result]:
-    contexts = [copy_context() for _ in items]
-    with ThreadPoolExecutor(min(len(items), CPU_COUNT)) as pool:
-        yield from pool.map(lambda context, item: context.run(function, item), contexts, items)
+def map_on_threads(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int = CPU_COUNT,
+    ahead: int | None = None,
+) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item, in order, computed on threads.
+
+    Context variables of the caller, such as those of `numpy.errstate`, hold on the threads. A
+    single item is computed on the thread of the caller.
+
+    Parameters
+    ----------
+    function : callable
+    items : sequence
+    threads : int
+    ahead : int, optional
+        Number of items that are computed, or wait, while the caller uses a result; by default
+        twice the number of threads.
+    """
+    if len(items) == 1:
+        yield function(items[0])
+        return
+    ahead = 2 * threads if ahead is None else ahead
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            waiting.append(pool.submit(copy_context().run, function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def active_client() -> Client | None:
@@ -100,20 +124,20 @@ def active_client() -> Client | None:
 
 
 def each_block(
-    task: Callable[[Any, int], Result], shared: Any, n_blocks: int
+    function: Callable[[Any, int], Result], shared: Any, n_blocks: int
 ) -> Iterator[tuple[int, Result]]:
-    """Yield each block's number and what ``task(shared, number)`` returns, as it is done.
+    """Yield the number of each block and ``function(shared, number)``, as they complete.
 
-    A bounded number of tasks is under way, on the active Dask client if there is one, else on
-    threads. After an error those are waited for, not cancelled: one may be writing, and what it
-    writes to is about to be removed.
+    A bounded number of calls runs at a time, on the active Dask client if there is one, else on
+    threads. After an error those that run are awaited, not cancelled: one may be writing, and what
+    it writes to is about to be removed.
 
     Parameters
     ----------
-    task : callable
+    function : callable
         Picklable, and safe to repeat.
     shared : object
-        Reaches each worker once, not with every task: it may hold a million file names.
+        Sent to each worker once, not with each call: it may hold a million file names.
     n_blocks : int
     """
     client = active_client()
@@ -122,17 +146,17 @@ def each_block(
         pool, threads = ThreadPoolExecutor(CPU_COUNT), CPU_COUNT
     else:
         pool, threads = client.get_executor(pure=False), sum(client.nthreads().values())
-        shared = scatter(client, [shared])[0]
-    blocks = iter(range(n_blocks))
-    under_way: dict[Future[Result], int] = {}
+        (shared,) = scatter(client, [shared])
+    numbers = iter(range(n_blocks))
+    running: dict[Future[Result], int] = {}
     with pool:
         try:
             while True:
-                for index in islice(blocks, 4 * threads - len(under_way)):
-                    under_way[pool.submit(task, shared, index)] = index
-                if not under_way:
+                for number in islice(numbers, 4 * threads - len(running)):
+                    running[pool.submit(function, shared, number)] = number
+                if not running:
                     return
-                for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    yield under_way.pop(done), done.result()
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(done), done.result()
         finally:
-            wait(under_way)
+            wait(running)

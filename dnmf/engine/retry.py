@@ -1,95 +1,109 @@
-"""A computation on a cluster whose workers may die."""
+"""Compute a graph on a cluster whose workers may die."""
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from dask import config
 from dask.base import annotate
 from dask.task_spec import TaskRef
+from dask.utils import parse_timedelta
 
+from dnmf._format import format_duration
 from dnmf.errors import ClusterError, TaskError
 
 if TYPE_CHECKING:
-    from distributed import Client, KilledWorker
-from dnmf.engine.client import _require_scheduler, log, wait_for_workers
+    from distributed import Client, Future, KilledWorker
+
+    from dnmf.engine.dask_graph import Graph
+
+log = logging.getLogger("dnmf")
 
 ATTEMPTS = 5
-"""Times that a computation is begun before the cluster counts as lost."""
+"""Number of times that a computation is begun before the cluster counts as lost."""
 
 SUSPICIONS = 2
-"""Times that Dask gives a task up before it counts as what its workers died of. Each time so many
-were lost as Dask's ``allowed-failures`` says, 4, but to random kills any task may lose some."""
+"""Number of times that Dask gives up a task before the task counts as the cause of its workers'
+deaths. Each time stands for as many workers as Dask's ``allowed-failures`` says, but where workers
+are killed at random, any task may lose some."""
 
-LESS = (
+WAIT_UNNOTICED = 5.0
+"""Seconds without any worker after which a warning says so."""
+
+ADVICE = (
     "mostly memory is short: give workers more (--memory-limit), or fewer threads, or take fewer "
     "components or blocks of fewer images (--block-rows of dnmf ingest)"
 )
 
 GROUP = "dnmf"
-"""First part of all keys, and what Dask's statistics call every pass. Without it each pass would
-get a record of its own, which scheduler and workers keep for ever."""
+"""First part of all keys, and so the name of all tasks in Dask's statistics.
+
+With a name per pass, schedulers and workers would keep a record of each for ever. With names of
+their own, the tasks that read blocks would count as root tasks, which the scheduler hands out one
+by one: its work for a task grew from 0.2 to 0.5 ms (measured with ``benchmarks/scheduler.py``).
+"""
 
 
-def compute_with(
-    client: Client,
-    shared: Any,
-    graph: Callable[..., list[Any]],
-    apart: Sequence[Any] = (),
-    name: Callable[[Any], str] = str,
-) -> list[Any]:
-    """Compute a graph around an object that every worker gets one copy of.
+def compute_with(client: Client, objects: Sequence[Any], build: Callable[..., Graph]) -> list[Any]:
+    """Compute a graph whose tasks need some objects, of which each worker gets one copy.
 
-    The copy has a key of its own, so that the scheduler forgets the graph when the copy goes. It
-    cannot be made again by the scheduler: when all workers that hold it are lost, the graph is
-    computed anew, which is safe because its tasks are. So it is when Dask gives a task up, because
-    workers that it was for died: it may not have been what they died of, unless that comes again.
+    The objects are scattered and not part of the graph, so that the scheduler forgets the graph
+    when they go. It cannot make them again: when all workers that hold one are lost, the whole
+    graph is computed anew, which is safe because its tasks may be repeated. It is also computed
+    anew when Dask gives up a task because workers died that had it. The task may not have been the
+    cause, unless that happens to it again.
 
     Parameters
     ----------
     client : Client
-    shared : object
-    graph : callable
-        Makes the Delayed to compute from references to the object and to those apart. Their keys
-        end in a number that is the same each time.
-    apart : sequence
-        Objects that some worker gets, each any.
-    name : callable
-        Names a task of the graph by its key, for errors.
+    objects : sequence
+    build : callable
+        Builds the graph from references to the objects, the same one each time but for its keys.
+
+    Returns
+    -------
+    list
+        Results of the graph.
 
     Raises
     ------
     ClusterError
-        The scheduler, or the workers again and again, were lost.
+        The scheduler was lost, or workers again and again.
     TaskError
-        Workers die of one of the tasks.
+        A task is the cause of its workers' deaths.
     """
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
 
-    suspects: Counter[Any] = Counter()
-    with _stepping_aside():
+    suspects: Counter[str] = Counter()
+    with _seceded():
         for _ in range(ATTEMPTS):
             wait_for_workers(client)
             try:
-                return _attempt(client, shared, graph, apart)
+                futures = scatter(client, objects)
+                graph = build(*(TaskRef(future.key) for future in futures))
+                return _gather(client, graph)
             except (CancelledError, CommClosedError) as error:
                 _require_scheduler(client, error)
                 log.warning("workers were lost, and with them results: the pass begins anew")
             except KilledWorker as error:
-                key = error.task
-                # One of ours has the same number in every attempt; others keep their names.
-                suspect = key[-1] if isinstance(key, tuple) and key[0] == GROUP else key
-                suspects[suspect] += 1
-                if suspects[suspect] == SUSPICIONS:
-                    raise TaskError(_deadly(error, name(key))) from error
-                log.warning("%s lost its workers: the pass begins anew", name(key))
+                task = graph.describe(error.task)
+                suspects[task] += 1
+                if suspects[task] == SUSPICIONS:
+                    raise TaskError(_deadly(error, task)) from error
+                log.warning("%s lost its workers: the pass begins anew", task)
+            finally:
+                futures = []  # a traceback that is kept would keep them
     raise ClusterError(
         f"workers were lost {ATTEMPTS} times in a row while a pass ran; their logs may say why; "
-        + LESS
+        + ADVICE
     )
 
 
@@ -97,53 +111,99 @@ def _deadly(error: KilledWorker, task: str) -> str:
     deaths = SUSPICIONS * (error.allowed_failures + 1)
     return (
         f"{task} lost all {deaths} workers that it was given to, the last at "
-        f"{error.last_worker.address}, whose log may say why; {LESS}"
+        f"{error.last_worker.address}, whose log may say why; {ADVICE}"
     )
 
 
-def _attempt(
-    client: Client, shared: Any, graph: Callable[..., list[Any]], apart: Sequence[Any]
-) -> list[Any]:
-    """Compute once; the futures go when it ends, however it ends, and with them the graph."""
-    copies = scatter(client, [shared, *apart])
-    references = [TaskRef(copy.key) for copy in copies]
+def _gather(client: Client, graph: Graph) -> list[Any]:
+    """Compute the results of a graph; afterwards the scheduler may forget it."""
     with annotate(span={"name": (GROUP,), "ids": (GROUP,)}):
-        futures = client.compute(graph(*references))
+        futures = client.compute(graph.results())
     try:
         return list(client.gather(futures))
     except BaseException:
         client.cancel(futures)  # its tasks are not left running
         raise
     finally:
-        del copies, futures  # a traceback that is kept would keep them
+        del futures  # a traceback that is kept would keep them
 
 
-def scatter(client: Client, things: Sequence[Any]) -> list[Any]:
-    """Put things on some worker each, under keys of the group; the futures of them in order.
+def scatter(client: Client, objects: Sequence[Any]) -> list[Future[Any]]:
+    """Scatter each object to one arbitrary worker, and return their futures in order.
 
-    Tasks take them from there to theirs, and from then on there are more copies. Not by
-    ``broadcast``: Dask 2026.8 tries for ever to reach a worker that dies in the middle of it.
+    Workers whose tasks need an object copy it from there, then from each other. ``broadcast=True``
+    is not used: with it Dask 2026.8 tries for ever to reach a worker that dies meanwhile.
     """
     from distributed.comm.core import CommClosedError
 
     try:
-        return list(client.scatter({(GROUP, uuid4().hex): thing for thing in things}).values())
+        return list(client.scatter({(GROUP, uuid4().hex): each for each in objects}).values())
     except OSError as error:  # a worker died meanwhile: no task has run yet, so nothing else fails
         raise CommClosedError(str(error)) from error
 
 
 @contextmanager
-def _stepping_aside() -> Iterator[None]:
-    """Inside a task, leave its thread to other tasks: those that it is about to wait for."""
+def _seceded() -> Iterator[None]:
+    """Leave the thread of the task that this runs in, if any, to the tasks that it waits for."""
     from distributed import rejoin, secede
 
     try:
         secede()
-        inside = True
-    except ValueError:  # no worker: this is not a task
-        inside = False
+        in_task = True
+    except ValueError:  # not called on a worker
+        in_task = False
     try:
         yield
     finally:
-        if inside:
+        if in_task:
             rejoin()
+
+
+def wait_for_workers(client: Client) -> None:
+    """Wait until there is a worker, and log a warning if that takes long.
+
+    Dask's ``distributed.scheduler.no-workers-timeout`` limits the time; by default nothing does.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler was lost, or the time is over.
+    """
+    limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout")) or math.inf
+    began, warned = time.monotonic(), False
+    while True:
+        left = began + limit - time.monotonic()
+        try:
+            client.wait_for_workers(1, timeout=max(0.1, min(WAIT_UNNOTICED, left)))
+        except TimeoutError as error:
+            if time.monotonic() - began >= limit:
+                raise ClusterError(
+                    f"no worker came in {format_duration(limit)} "
+                    "(distributed.scheduler.no-workers-timeout); start workers, then run the same "
+                    "again"
+                ) from error
+            if not warned:
+                log.warning("the cluster has no workers: waiting for one to come; Ctrl-C ends it")
+            warned = True
+        except OSError as error:
+            _require_scheduler(client, error)
+            time.sleep(0.1)
+        else:
+            break
+    if warned:
+        seconds = time.monotonic() - began
+        log.warning("a worker is there after %s: going on", format_duration(seconds))
+
+
+def _require_scheduler(client: Client, error: BaseException) -> None:
+    """Raise ClusterError unless the client still has its scheduler, or reaches it again.
+
+    Dask limits the time for which the client tries to.
+    """
+    while client.status == "connecting":
+        time.sleep(0.1)
+    if client.status != "running":
+        raise ClusterError(
+            f"the Dask scheduler was lost ({error}); start it again, or another, then run the same "
+            "again: a fit with a checkpoint goes on from its last commit"
+        ) from error

@@ -1,151 +1,63 @@
-"""What tasks make of blocks, the pixel that keeps one from running, and sums in a fixed order."""
+"""How blocks are grouped into tasks, and how their results add up in a fixed tree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import iadd
 from typing import Any, Generic, TypeVar, cast
 
-import numpy as np
-
-from dnmf._typing import Array
-from dnmf.engine.blocks import Aside, BlockFunction, Blocks
-from dnmf.errors import DataError
-from dnmf.numerics.block import Block, InvalidPixel, PixelRules, assemble
+from dnmf.engine.blocks import BlockFunction, Blocks, RawBlock
+from dnmf.numerics.block import InvalidPixel, PixelRules, assemble, invalid_pixel_error
 
 Item = TypeVar("Item")
+Mapped = TypeVar("Mapped")
 Result = TypeVar("Result")
+
 FAN_IN = 8
-"""Results summed by one task: of a block's sums, which are d x p, no more are in one place."""
-
-
-def add_up(results: Iterable[Result]) -> Result:
-    """Sum in the fixed tree, holding at most `FAN_IN` results per level."""
-    levels: list[list[Result]] = []
-    for result in results:
-        carry, level = result, 0
-        while True:
-            if level == len(levels):
-                levels.append([])
-            levels[level].append(carry)
-            if len(levels[level]) < FAN_IN:
-                break
-            carry, levels[level], level = add(*levels[level]), [], level + 1
-    rest: list[Result] = []
-    for waiting in levels:
-        rest = [add(*waiting, *rest)] if waiting or rest else []
-    return rest[0]
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Result]):
-    """What a task made of a block, or the pixel that kept it from running; adds up."""
-
-    value: Result | None
-    invalid: InvalidPixel | None = None
-
-    def __add__(self, other: Outcome[Result]) -> Outcome[Result]:
-        invalid = min((x for x in (self.invalid, other.invalid) if x is not None), default=None)
-        if invalid is not None:
-            return Outcome(None, invalid)
-        return Outcome(self.value + other.value)  # type: ignore[operator]
-
-    def plus(self, other: Outcome[Result]) -> Outcome[Result]:
-        """Add to this one, in its arrays where it can: it must be nobody else's."""
-        if self.value is None or other.value is None:
-            return self + other
-        value = self.value
-        value += other.value  # type: ignore[operator]
-        return Outcome(value)
-
-
-def run_task(
-    X: Array, start: int, aside: Aside, rules: PixelRules, task: BlockFunction[Result]
-) -> Outcome[Result]:
-    """Apply a task to a block, unless one of its pixels forbids it."""
-    block = assemble(X, start, *aside, rules)
-    return Outcome(None, block) if isinstance(block, InvalidPixel) else Outcome(task(block))
-
-
-def run_blocks(
-    parts: Iterable[tuple[Array, int, Aside]], rules: PixelRules, task: BlockFunction[Result]
-) -> Outcome[Result]:
-    """Apply a task to a group of blocks, one after the other, and add up."""
-    total: Outcome[Result] | None = None
-    for X, start, aside in parts:
-        # Without a name for it, or `reduce`: either would hold the sums of a block during the next.
-        if total is None:
-            total = run_task(X, start, aside, rules, task)
-        else:
-            total = total.plus(run_task(X, start, aside, rules, task))
-    assert total is not None  # there is no task without a block
-    return total
-
-
-def checked_block(
-    X: Array, start: int, weights: Array | None, mask: Array | None, rules: PixelRules
-) -> Block:
-    """Assemble a block, or raise DataError for the first pixel that cannot be factorised."""
-    block = assemble(X, start, weights, mask, rules)
-    if isinstance(block, InvalidPixel):
-        raise invalid_pixel(block, image_number)
-    return block
-
-
-def value_of(outcome: Outcome[Result], image: Callable[[int], str]) -> Result:
-    """Give what the tasks made of all blocks, or raise DataError for the pixel that forbade it."""
-    if outcome.invalid is not None:
-        raise invalid_pixel(outcome.invalid, image)
-    return cast(Result, outcome.value)
-
-
-def invalid_pixel(invalid: InvalidPixel, image: Callable[[int], str]) -> DataError:
-    """Say which image cannot be factorised, in words that scikit-learn's callers look for."""
-    row, pixel, value = invalid
-    where = f"the first is {value:g} at pixel {pixel} of {image(row)}"
-    if value == 0:
-        return DataError(
-            "When beta_loss <= 0 and X contains zeros, the divergence is infinite: "
-            f"{where}; add a small value to X, or use a positive beta_loss"
-        )
-    kind = "Negative values" if value < 0 else "NaN or infinity"
-    advice = "; missing='ignore' leaves out NaN" if np.isnan(value) else ""
-    return DataError(
-        f"{kind} in data passed to NMF: {where}; pixels must be finite and non-negative: mend or "
-        f"leave out such images{advice}"
-    )
-
-
-def image_number(row: int) -> str:
-    """Name an image that has no id."""
-    return f"image {row}"
-
-
-def add(first: Any, *rest: Any) -> Any:
-    """Add results up; theirs are not touched, one sum is made and filled."""
-    if not rest:
-        return first
-    total = first + rest[0]
-    return reduce(Outcome.plus, rest[1:], total)
-
+"""Number of results that one node of the tree adds up: the most that are in one place at a time,
+which bounds memory, because the sums of a block are as large as H."""
 
 TASK_FLOPS = 2e10
-"""Work of a task that is worth its scheduling many times over: half a second or less of a core."""
+"""Least work of a task, half a second of a core or less: many times what its scheduling costs."""
 
 PIXELS_PER_SUM = 4
-"""Bytes of pixels a task should read for each byte of the sums that it sends on."""
+"""Least number of bytes of pixels that a task reads for each byte of sums that it sends on."""
 
-LEAST_TASKS, MOST_TASKS = 16, 100_000
-"""Tasks of a pass: work for a few workers where there are as many blocks, and no more than one
-scheduler hands out in two minutes."""
+LEAST_TASKS = 16
+"""Least number of tasks in a pass that has as many blocks: work for a few workers."""
+
+MOST_TASKS = 100_000
+"""Largest number of tasks in a pass: as many as a scheduler hands out in two minutes."""
+
+
+def choose_block_rows(n_images: int, image_bytes: int) -> int:
+    """Return the number of images in a block, of about 16 MiB.
+
+    A block is the unit of reading, of a task and of its memory. 16 MiB reads well from disks and
+    object stores and keeps a core busy for a few tenths of a second. A small corpus is cut into
+    sixteenths, of 1 MiB at least, which still keeps several workers busy.
+    """
+    block_bytes = min(max(n_images * image_bytes // 16, 2**20), 2**24)
+    return max(1, min(block_bytes // image_bytes, n_images))
+
+
+def even_ranges(n: int, rows: int) -> list[tuple[int, int]]:
+    """Cut n rows into ranges (start, stop) of equal length; the last one may be shorter."""
+    return [(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
 def blocks_per_task(blocks: Blocks, *components: int) -> int:
-    """Choose how many blocks one task of a pass takes, from sizes alone: the bits depend on it.
+    """Return the number of blocks that one task of a pass takes, so that it is worth scheduling.
 
-    Enough for a task to be worth its scheduling, and for its pixels to outweigh its sums, which
-    are those of one model or of several.
+    The bits of the sums depend on this number, so it follows from sizes alone.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    *components : int
+        Number of components of each model in the pass.
     """
     p, (start, stop) = blocks.shape[1], blocks.ranges[0]
     pixels = (stop - start) * p
@@ -157,21 +69,100 @@ def blocks_per_task(blocks: Blocks, *components: int) -> int:
 
 
 def groups_of(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Cut a sequence, of blocks or of results, into groups of so many."""
+    """Cut a sequence into groups of equal size; the last one may be smaller."""
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def even_ranges(n: int, rows: int) -> list[tuple[int, int]]:
-    """Cut n rows into ranges of so many rows, the last one short."""
-    return [(start, min(start + rows, n)) for start in range(0, n, rows)]
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
+    """Result of a block or a sum of results, or the first invalid pixel of the blocks.
 
-
-def choose_block_rows(n_images: int, image_bytes: int) -> int:
-    """Choose the images of a block: about 16 MiB, or sixteenths of a small corpus, 1 MiB at least.
-
-    A block is the unit of reading, of a task and of its memory. 16 MiB reads well from disks and
-    object stores and keeps a core busy for a few tenths of a second; a smaller corpus is still cut
-    finely enough to keep several workers busy.
+    Attributes
+    ----------
+    value : object or None
+    invalid : InvalidPixel or None
     """
-    block_bytes = min(max(n_images * image_bytes // 16, 2**20), 2**24)
-    return max(1, min(block_bytes // image_bytes, n_images))
+
+    value: Result | None
+    invalid: InvalidPixel | None = None
+
+    def __add__(self, other: Outcome[Result]) -> Outcome[Result]:
+        invalid = min((x for x in (self.invalid, other.invalid) if x is not None), default=None)
+        if invalid is not None:
+            return Outcome(None, invalid)
+        return Outcome(self.value + other.value)  # type: ignore[operator]
+
+    def __iadd__(self, other: Outcome[Result]) -> Outcome[Result]:
+        if self.value is None or other.value is None:
+            return self + other
+        value = self.value
+        value += other.value  # type: ignore[operator]
+        return Outcome(value)
+
+    def map(self, function: Callable[[Result], Mapped]) -> Outcome[Mapped]:
+        """Apply a function to the value, if there is one."""
+        if self.invalid is not None:
+            return Outcome(None, self.invalid)
+        return Outcome(function(cast(Result, self.value)))
+
+    def result(self, image_name: Callable[[int], str]) -> Result:
+        """Return the value, or raise DataError for the invalid pixel of the image of that name."""
+        if self.invalid is not None:
+            raise invalid_pixel_error(self.invalid, image_name)
+        return cast(Result, self.value)
+
+
+def run_block(raw: RawBlock, rules: PixelRules, function: BlockFunction[Result]) -> Outcome[Result]:
+    """Check and mask a block, and apply a function to it unless a pixel is invalid."""
+    block = assemble(*raw, rules)
+    return Outcome(None, block) if isinstance(block, InvalidPixel) else Outcome(function(block))
+
+
+def run_blocks(
+    raw_blocks: Iterable[RawBlock], rules: PixelRules, function: BlockFunction[Result]
+) -> Outcome[Result]:
+    """Apply a function to the blocks of a task, one after the other, and return the sum."""
+    total: Outcome[Result] | None = None
+    for raw in raw_blocks:
+        # No name and no `reduce` for a result: either would keep it alive during the next block.
+        if total is None:
+            total = run_block(raw, rules, function)
+        else:
+            total += run_block(raw, rules, function)
+    assert total is not None  # no task is without a block
+    return total
+
+
+def add(first: Any, *rest: Any) -> Any:
+    """Add up results from left to right, without changing any of them."""
+    return reduce(iadd, rest[1:], first + rest[0]) if rest else first
+
+
+def tree_reduce(results: Iterable[Item], add: Callable[..., Item]) -> Item:
+    """Add up results in a tree whose shape depends on their number alone.
+
+    Each node takes `FAN_IN` results that follow each other. Results may come from an iterator:
+    fewer than `FAN_IN` of each level wait at any time.
+
+    Parameters
+    ----------
+    results : iterable
+        At least one.
+    add : callable
+        Returns the sum of its arguments, of which there are two or more.
+    """
+    levels: list[list[Item]] = []
+    for result in results:
+        total, level = result, 0
+        while True:
+            if level == len(levels):
+                levels.append([])
+            levels[level].append(total)
+            if len(levels[level]) < FAN_IN:
+                break
+            total, levels[level], level = add(*levels[level]), [], level + 1
+    rest: list[Item] = []
+    for waiting in levels:
+        rest = [*waiting, *rest]
+        rest = [add(*rest)] if len(rest) > 1 else rest
+    return rest[0]

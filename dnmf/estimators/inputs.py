@@ -14,7 +14,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 
 from dnmf.engine.blocks import Blocks
-from dnmf.engine.dask_graph import DaskBlocks, Part
+from dnmf.engine.dask_graph import BlockSource, DaskBlocks
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
@@ -140,7 +140,7 @@ def _same_shape(name: str, aligned: Any, shape: Any) -> None:
         )
 
 
-def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> Part:
+def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> BlockSource:
     """Cut an array beside X where X is cut."""
     if aligned is None:
         return None

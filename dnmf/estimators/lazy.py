@@ -9,9 +9,8 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.engine.executors import one_blas_thread
-from dnmf.engine.tree_reduce import checked_block
 from dnmf.estimators.inputs import as_dask, is_dask, mask_beside
-from dnmf.numerics.block import Block
+from dnmf.numerics.block import Block, checked_block
 from dnmf.numerics.objective import Projection
 
 if TYPE_CHECKING:

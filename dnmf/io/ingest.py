@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from dnmf.engine.executors import each_block
-from dnmf.engine.tree_reduce import choose_block_rows, invalid_pixel
+from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import BadImagesError, IngestError, ParameterError
 from dnmf.io.sources.image_files import Size
 from dnmf.io.sources.source import Source, open_source
-from dnmf.numerics.block import find_invalid
+from dnmf.numerics.block import find_invalid, invalid_pixel_error
 from dnmf.storage.atomic import new_store, require_space, translate_disk_full
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
@@ -147,5 +147,5 @@ def _ingest_block(
         )
     images = images.reshape(stop - start, -1)
     if (invalid := find_invalid(images, start)) is not None:
-        raise invalid_pixel(invalid, lambda row: f"image {row} ({ids[row - start]})")
+        raise invalid_pixel_error(invalid, lambda row: f"image {row} ({ids[row - start]})")
     return write_block(path, index, images, ids)

@@ -6,7 +6,7 @@ have no influence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -181,6 +181,44 @@ def assemble(
     if rules.check and (invalid := find_invalid(X, start, observed, rules.positive)):
         return invalid
     return Block(X, start, observed, None if weights is None else _weights(weights, start))
+
+
+def checked_block(
+    X: Array, start: int, weights: Array | None, mask: Array | None, rules: PixelRules
+) -> Block:
+    """Put a block together as `assemble` does, or raise DataError for its first invalid pixel."""
+    block = assemble(X, start, weights, mask, rules)
+    if isinstance(block, InvalidPixel):
+        raise invalid_pixel_error(block, image_number)
+    return block
+
+
+def invalid_pixel_error(invalid: InvalidPixel, image_name: Callable[[int], str]) -> DataError:
+    """Return the error for a pixel, in words that callers of scikit-learn look for.
+
+    Parameters
+    ----------
+    invalid : InvalidPixel
+    image_name : callable ``(row) -> str``
+    """
+    row, pixel, value = invalid
+    where = f"the first is {value:g} at pixel {pixel} of {image_name(row)}"
+    if value == 0:
+        return DataError(
+            "When beta_loss <= 0 and X contains zeros, the divergence is infinite: "
+            f"{where}; add a small value to X, or use a positive beta_loss"
+        )
+    kind = "Negative values" if value < 0 else "NaN or infinity"
+    advice = "; missing='ignore' leaves out NaN" if np.isnan(value) else ""
+    return DataError(
+        f"{kind} in data passed to NMF: {where}; pixels must be finite and non-negative: mend or "
+        f"leave out such images{advice}"
+    )
+
+
+def image_number(row: int) -> str:
+    """Return the name of an image that has no id."""
+    return f"image {row}"
 
 
 def _boolean(mask: Array, shape: tuple[int, ...], start: int) -> Array:

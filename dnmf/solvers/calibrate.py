@@ -114,7 +114,7 @@ def _try_start(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, flo
 def _gemm_rate(blocks: Blocks, threads: int) -> float:
     """Measure flops per second of a thread while as many others are as busy."""
     some = [i % len(blocks.ranges) for i in range(threads)]
-    return float(np.mean(blocks.map_parts(partial(_multiply, seconds=SECONDS / 2), some)))
+    return float(np.mean(blocks.map_blocks(partial(_multiply, seconds=SECONDS / 2), some)))
 
 
 def _multiply(block: Block, *, seconds: float) -> float:

@@ -323,7 +323,7 @@ class UpdateColumns:
     Y: Array
     columns: slice
 
-    def cut(self, sums: StatsPerModel) -> StatsPerModel:
+    def select(self, sums: StatsPerModel) -> StatsPerModel:
         """Return a copy of the sums of this model and these columns, so that the others can go."""
         stats = sums.each[self.index]
         part = self.objective.columns(stats, self.columns)

@@ -55,7 +55,7 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     share = min(1.0, wanted / available)
     pick = partial(_pick_rows, share=share, seed=seed, positive=blocks.rules.positive)
     groups = groups_of(chosen, SAMPLE_AT_ONCE)
-    parts = (part for some in groups for part in blocks.map_parts(pick, some))
+    parts = (part for some in groups for part in blocks.map_blocks(pick, some))
     return _join(parts, wanted + len(chosen), p), available / n
 
 
@@ -129,7 +129,7 @@ def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
     """Read the first block of a stream, all that is known of it at its start."""
     pick = partial(_pick_rows, share=1.0, seed=0, positive=blocks.rules.positive)
     start, stop = blocks.ranges[0]
-    sample = _join(blocks.map_parts(pick, [0]), stop - start, blocks.shape[1])
+    sample = _join(blocks.map_blocks(pick, [0]), stop - start, blocks.shape[1])
     mask = None if sample.observed is None else ~sample.observed
     return LocalBlocks(sample.X, sample.weights, mask, blocks.rules), sample
 

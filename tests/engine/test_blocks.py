@@ -20,16 +20,17 @@ import zarr
 from reference import counted
 
 import dnmf
-from dnmf.engine.dask_graph import DaskBlocks, Graph, _tree
+from dnmf.engine.dask_graph import DaskBlocks, Graph
 from dnmf.engine.executors import map_on_threads, one_blas_thread
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import (
     FAN_IN,
     MOST_TASKS,
     Outcome,
-    add_up,
+    add,
     blocks_per_task,
     even_ranges,
+    tree_reduce,
 )
 from dnmf.errors import BlockError, DataError
 from dnmf.estimators import inputs
@@ -239,7 +240,7 @@ def test_streamed_sum_is_the_same_tree_as_the_graph(n):
     parts = [np.float64(v) for v in values]
     while len(parts) > 1:
         parts = [sum(parts[i + 1 : i + FAN_IN], parts[i]) for i in range(0, len(parts), FAN_IN)]
-    assert add_up(Outcome(v) for v in values).value == parts[0]
+    assert tree_reduce((Outcome(v) for v in values), add).value == parts[0]
 
 
 def fit_slowly(folder):
@@ -326,8 +327,7 @@ class Ranges:
 
 def graph_of(blocks, group):
     graph = Graph()
-    leaves = blocks._leaves(graph, graph.put(None), range(len(blocks.ranges)), group)
-    _tree(graph, leaves)
+    graph.sum(blocks._add_leaves(graph, graph.put(None), range(len(blocks.ranges)), group))
     return graph.nodes
 
 
@@ -349,7 +349,7 @@ class TestBadInput:
         np.save(tmp_path / "faces.npy", digits[:300].astype(np.float32))
         corpus = dnmf.ingest(tmp_path / "faces.npy", path, block_rows=100)
         blocks = blocks_of(corpus)
-        blocks.load = partial(_spoiled, blocks.load, 1)
+        blocks.pixels = partial(_spoiled, blocks.pixels, 1)
         with pytest.raises(DataError, match=r"NaN .* nan at pixel 5 of image 103 \(faces:103\)"):
             run_pass(blocks)
 
@@ -434,7 +434,7 @@ def test_sharded_zarr_is_read_by_shards(tmp_path):
     assert {start % 200 for start, _ in blocks_of(z).ranges} == {0}
 
 
-class TestSideBySide:
+class TestMapOnThreads:
     def test_results_come_in_order_from_threads_that_know_the_caller(self):
         def divide(x):
             with np.errstate(all="raise") if x == 3 else nullcontext():

@@ -86,7 +86,7 @@ def blas_threads(corpus):
         # NumPy's own: SciPy brings another, which dnmf does not multiply with.
         return [lib["num_threads"] for lib in threadpool_info() if "numpy.libs" in lib["filepath"]]
 
-    return blocks_of(corpus).map_parts(threads, range(corpus.n_blocks))
+    return blocks_of(corpus).map_blocks(threads, range(corpus.n_blocks))
 
 
 class TestWorkersDie:
@@ -148,7 +148,7 @@ class TestTasksAndTheirWorkers:
         from distributed import Client, LocalCluster
 
         blocks = blocks_of(corpus)
-        blocks.load = partial(load, blocks.load)
+        blocks.pixels = partial(load, blocks.pixels)
         options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB", **QUIET}
         with (
             dask.config.set({"distributed.scheduler.allowed-failures": failures}),
