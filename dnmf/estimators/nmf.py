@@ -326,8 +326,8 @@ class NMF(FittedNMF):
             task = partial(
                 update_on_block,
                 objective=objective,
-                running=running,
-                forget=self.forget_factor,
+                state=running,
+                forget_factor=self.forget_factor,
                 n_rows=blocks.shape[0],
                 batch_size=self.batch_size,
             )

@@ -1,7 +1,8 @@
-"""The compiled loops beside least squares: divergences and sums over pixels. NumPy and numba only.
+"""Compiled kernels for beta divergences: their values, and coordinate descent on W.
 
-Names, here and everywhere: X is n images x p pixels, W is n x d, H is d x p, and X ~ W H with all
-entries non-negative.
+`solve_kl` minimises the Kullback-Leibler divergence (beta = 1), `solve_beta` that of any beta;
+`divergences` computes the values. Names, as in all of dnmf: X is n images x p pixels, W is n x d, H
+is d x p, and X ~ W H with all entries non-negative.
 """
 
 from __future__ import annotations
@@ -9,14 +10,27 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from dnmf._typing import Array
+
 FLOOR = 1e-7
-"""Share of an image's mean below which its reconstruction counts as that share: divergences other
-than Frobenius divide by it. Relative, so that the scale of X does not matter."""
+"""Least value of a reconstruction, as a fraction of the mean of its image: divergences other than
+Frobenius divide by the reconstruction. It is relative so that the scale of X does not matter."""
+
+
+def floors_of_means(means: Array) -> Array:
+    """Return the least value of each image's reconstruction, given the means of the images.
+
+    It is 1 for a blank image, whose weights are 0.
+    """
+    return np.where(means > 0, FLOOR * means, 1.0)
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def kl_step(phi, slope, s, l2, w):  # type: ignore[no-untyped-def]
-    """Solve ``s + l2 v = a / (c + v)`` for v >= 0; a and c make the right side phi, -slope at w."""
+    """Solve ``s + l2 v = a / (c + v)`` for v >= 0.
+
+    The constants a and c are such that the right side has value phi and derivative -slope at w.
+    """
     if not (slope > 0 and s > 0):
         return 0.0
     c = phi / slope - w
@@ -28,13 +42,13 @@ def kl_step(phi, slope, s, l2, w):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
-    """Minimise ``sum_q y_q - x_q log y_q`` with ``y = w H`` over w >= 0 for every row, in place.
+    """Minimise ``sum_q y_q - x_q log y_q`` with y = w H over w >= 0 for each row, in place in W.
 
-    Cyclic coordinate descent (Hsieh and Dhillon, KDD 2011, section 4). The derivative for one
-    coordinate is ``linear - phi(w)`` with ``phi = sum x h / y``, a sum of terms ``a / (c + w)``.
-    The step solves ``1 / phi(w) = 1 / linear`` by one Newton step, not ``phi(w) = linear``: that
-    is exact for a single term, never passes the minimum from below, and is finite everywhere.
-    Pixels with x = 0 enter through `linear` alone, so dark pixels cost nothing.
+    The method is cyclic coordinate descent (Hsieh and Dhillon, KDD 2011, section 4). The derivative
+    along one coordinate is ``linear - phi(w)`` with ``phi = sum x h / y``, a sum of terms
+    ``a / (c + w)``. A step is one Newton step on ``1 / phi(w) = 1 / linear`` instead of
+    ``phi(w) = linear``: it is exact for a single term, never passes the minimum from below, and is
+    finite everywhere. Pixels with x = 0 enter through `linear` alone, so they cost nothing.
 
     Parameters
     ----------
@@ -43,13 +57,16 @@ def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignor
     linear : ndarray of shape (n, d)
         Sums of the rows of H over the observed pixels of each image, plus any l1 penalty.
     l2 : float
+        Penalty ``l2/2 ||w||^2`` on the weights of an image.
     floors : ndarray of shape (n,)
         Least value of y in each image.
     W : ndarray of shape (n, d)
-        Start on entry, solution on exit.
+        Initial weights on entry, solution on exit.
     tolerance : float
-        A row ends with the sweep that moves less than this share of ``sum(w * linear)``.
+        Change of ``sum(w * linear)`` in a sweep, relative to its value, below which a row has
+        converged.
     max_sweeps : int
+        Largest number of sweeps over a row.
     """
     n, p = X.shape
     d = len(H)
@@ -97,11 +114,12 @@ def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignor
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[no-untyped-def]
-    """Find where the derivative along one weight, ``down(v) - up(v) + l1 + l2 v``, is zero.
+    """Find the zero of the derivative along one weight, ``down(v) - up(v) + l1 + l2 v``.
 
-    Both halves are sums of powers of linear functions of v. The one that bends is replaced by a
-    single such power with its value and slope at w, the other by its tangent (beta > 1) or, where
-    that would not bound the loss, by its value; then five safe Newton steps.
+    Both ``up`` and ``down`` are sums of powers of linear functions of v. The curved one, ``up`` for
+    beta <= 2 and ``down`` else, is replaced by a single such power with the same value and slope at
+    w, and the other one by its tangent (1 < beta <= 2) or, where that would not bound the loss, by
+    its value. Five safeguarded Newton steps follow.
     """
     if beta <= 2:
         if not (up > 0 and up_slope > 0):
@@ -127,7 +145,7 @@ def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def power_of(y, exponent):  # type: ignore[no-untyped-def]
-    """Raise to a power, without the cost of a general one where a root or a product will do."""
+    """Compute ``y ** exponent``, faster where a root or a product gives it."""
     if exponent == -0.5:
         return 1 / np.sqrt(y)
     if exponent == -1.5:
@@ -141,22 +159,28 @@ def power_of(y, exponent):  # type: ignore[no-untyped-def]
 def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Minimise ``D(x | w H)`` with penalties over w >= 0 for every row, in place in W.
 
-    Cyclic coordinate descent by `beta_step`, for any beta; float64, for the powers' range. Without
-    fastmath: it rounded otherwise when compiled afresh than when loaded from the cache.
+    The method is cyclic coordinate descent by `beta_step`, for any beta, in float64 for the range
+    of the powers. It is compiled without fastmath because with it a fresh compilation rounded
+    differently from one that was loaded from the cache.
 
     Parameters
     ----------
     X : ndarray of shape (n, p), float64
     H : ndarray of shape (d, p), float64
     observed : ndarray of shape (n, p), bool
-    beta, l1, l2 : float
+        Whether a pixel is observed.
+    beta : float
+        Parameter of the divergence.
+    l1, l2 : float
+        Penalties on the weights of an image.
     floors : ndarray of shape (n,)
         Least value of w H in each image.
     W : ndarray of shape (n, d), float64
-        Start on entry, solution on exit.
+        Initial weights on entry, solution on exit.
     tolerance : float
-        A row ends with the sweep that moves less than this share of ``sum(w * H)``.
+        Change of ``sum(w H)`` in a sweep, relative to its value, below which a row has converged.
     max_sweeps : int
+        Largest number of sweeps over a row.
     """
     n, p = X.shape
     d = len(H)
@@ -207,8 +231,8 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
 def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
     """Compute the beta divergence D(x | y) of every image and every pixel, in float64.
 
-    Fevotte and Idier, Neural Computation 2011, eq. 3; beta 2 is Frobenius, ``1/2 (x - y)^2``, 1
-    Kullback-Leibler, 0 Itakura-Saito. Entries where both are 0 count nothing.
+    See Fevotte and Idier, Neural Computation 2011, eq. 3: beta = 2 is half the squared error,
+    ``1/2 (x - y)^2``, 1 Kullback-Leibler, 0 Itakura-Saito. Entries where x and y are 0 add nothing.
 
     Parameters
     ----------
@@ -216,11 +240,14 @@ def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
     floors : ndarray of shape (b,)
         Least value of Y in each image; not used for beta = 2.
     beta : float
+        Parameter of the divergence.
 
     Returns
     -------
     images : ndarray of shape (b,), float64
+        Sums over the pixels of each image.
     pixels : ndarray of shape (p,), float64
+        Sums over the images of each pixel.
     """
     images, pixels = np.zeros(X.shape[0]), np.zeros(X.shape[1])
     for i in range(X.shape[0]):
@@ -241,7 +268,7 @@ def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
                     value = (x**beta - beta * x * power + (beta - 1) * y * power) / (
                         beta * (beta - 1)
                     )
-            if value > 0:  # but for rounding, none is below
+            if value > 0:  # it is negative by rounding only
                 images[i] += value
                 pixels[j] += value
     return images, pixels

@@ -1,7 +1,8 @@
-"""A block as tasks get it: some rows of X, which of their pixels count, and how much each row does.
+"""Blocks of images with their masks and weights, and the checks of their pixels.
 
-Masked pixels are set to 0 where the block is assembled, before any arithmetic: what was there can
-have no influence.
+A `Block` is what a task gets: some rows of X in the stored dtype. `Block.strips` converts it to
+floating point a few images at a time. `assemble` builds a block and sets masked pixels to 0, before
+any arithmetic, so that their values have no influence.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from dnmf._typing import Array
 from dnmf.errors import DataError
 
 ALL_WEIGHTS_ZERO = "all sample weights are zero; at least one image needs a positive weight"
+"""Message of the error for sample weights that sum to zero."""
+
 STRIP_PIXELS, STRIP_ROWS = 2**23, (128, 1024)
-"""Pixels that become floating point at a time, and the images that these may be: a strip stays in
-cache, or in 32 MiB of float32, where a block would not."""
+"""Pixels of a strip, and its smallest and largest number of images. A strip stays in cache, or in
+32 MiB of float32, where a block would not."""
 
 
 class InvalidPixel(NamedTuple):
-    """An entry of X that cannot be factorised; the smallest comes first in X."""
+    """Entry of X that cannot be factorised; entries sort in reading order."""
 
     row: int
     pixel: int
@@ -32,18 +35,20 @@ class InvalidPixel(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """A few images of a block in floating point.
+    """Some images of a block in floating point.
 
     Attributes
     ----------
     X : ndarray of shape (b, p)
+        Images, 0 where not observed.
     observed : ndarray of shape (b, p), bool, or None
-        None where every pixel counts.
+        Whether a pixel is observed; None if all are.
     weights : ndarray of shape (b,), float64, or None
+        Weights of the images; None if all are 1.
     norms : ndarray of shape (b,), float64
         ``||x||^2`` of each image.
     pixel_norms : ndarray of shape (p,), float64
-        Weighted sum of x^2 over the images.
+        Sum of x^2 over the images for each pixel, weighted.
     """
 
     X: Array
@@ -52,21 +57,28 @@ class Strip(NamedTuple):
     norms: Array
     pixel_norms: Array
 
+    @property
+    def observed_mask(self) -> Array:
+        """Whether a pixel is observed, also where all are, as an ndarray of shape (b, p)."""
+        return np.ones(self.X.shape, bool) if self.observed is None else self.observed
+
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of X with their first row, weights and mask.
+    """Rows of X with their position, mask and weights.
 
     Attributes
     ----------
     X : ndarray of shape (b, p)
-        In the stored dtype; 0 where not observed.
+        Images in the stored dtype, 0 where not observed.
     start : int
         Row of ``X[0]`` in the whole of X.
     observed : ndarray of shape (b, p), bool, or None
+        Whether a pixel is observed; None if all are.
     weights : ndarray of shape (b,), float64, or None
+        Weights of the images; None if all are 1.
     rows : ndarray of shape (b,), int64, or None
-        Row of each image in the whole of X, where they do not follow each other.
+        Row of each image in the whole of X; None if they are consecutive.
     """
 
     X: Array
@@ -80,7 +92,7 @@ class Block:
 
     @property
     def total_weight(self) -> float:
-        """Images, each as often as its weight says."""
+        """Sum of the weights of the images."""
         return float(len(self.X) if self.weights is None else self.weights.sum())
 
     @property
@@ -89,43 +101,60 @@ class Block:
         return self.start + np.arange(len(self)) if self.rows is None else self.rows
 
     def with_row_numbers(self) -> Block:
-        """Give images their numbers, which they keep when some are selected."""
+        """Set `rows`, so that `take` keeps track of where images come from."""
         return replace(self, rows=self.row_numbers)
 
     def take(self, rows: Any) -> Block:
-        """Select rows; `start` loses its meaning, unless the block is numbered."""
-        aside = (self.observed, self.weights, self.rows)
-        observed, weights, numbers = (None if part is None else part[rows] for part in aside)
+        """Select images; without `with_row_numbers` their rows in the whole of X are lost."""
+        optional = (self.observed, self.weights, self.rows)
+        observed, weights, numbers = (None if part is None else part[rows] for part in optional)
         return Block(self.X[rows], self.start, observed, weights, numbers)
 
     def strips(self, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Strip]]:
-        """Convert the block, a strip of images at a time; each in the place of the one before."""
+        """Convert the block to a floating-point dtype in strips, which share one buffer.
+
+        Parameters
+        ----------
+        dtype : dtype
+
+        Yields
+        ------
+        rows : slice
+            Rows of the block that make up the strip.
+        strip : Strip
+            Valid until the next one is requested.
+        """
         step = max(min(strip_rows(self.X.shape[1]), len(self)), 1)
-        place = None
+        buffer = None
         if self.X.dtype != dtype or not self.X.flags.c_contiguous:
-            place = np.empty((step, self.X.shape[1]), dtype)
+            buffer = np.empty((step, self.X.shape[1]), dtype)
         for first in range(0, len(self), step):
             rows = slice(first, min(first + step, len(self)))
             part = self.take(rows)
             X = part.X
-            if place is not None:
-                X = place[: len(part)]
+            if buffer is not None:
+                X = buffer[: len(part)]
                 np.copyto(X, part.X, casting="same_kind")
             weights = np.ones(len(X)) if part.weights is None else part.weights
             yield rows, Strip(X, part.observed, part.weights, *squared_norms(X, weights))
 
 
 def strip_rows(n_pixels: int) -> int:
-    """Choose the images of a strip, by their pixels alone: the bits depend on it."""
+    """Choose the number of images of a strip; results depend on it, so only on the pixels."""
     return min(max(STRIP_PIXELS // n_pixels, STRIP_ROWS[0]), STRIP_ROWS[1])
 
 
 def equal_mask_slices(observed: Array) -> list[slice]:
-    """Cut images where one has another mask than the image before it.
+    """Cut images into runs of consecutive ones with equal masks.
 
     Parameters
     ----------
     observed : ndarray of shape (b, p), bool
+
+    Returns
+    -------
+    list of slice
+        Rows of each run.
     """
     changes = (observed[1:] != observed[:-1]).any(axis=1)
     edges = [0, *(1 + np.flatnonzero(changes)).tolist(), len(observed)]
@@ -134,16 +163,16 @@ def equal_mask_slices(observed: Array) -> list[slice]:
 
 @dataclass(frozen=True)
 class PixelRules:
-    """What a block may hold.
+    """Which values pixels may have.
 
     Attributes
     ----------
     nan_is_missing : bool
-        Whether NaN marks a missing pixel; otherwise it is refused.
+        Whether NaN marks a missing pixel; otherwise it is invalid.
     positive : bool
-        Whether 0 is refused as well: divergences with beta <= 0 are infinite there.
+        Whether 0 is invalid, too: divergences with beta <= 0 are infinite there.
     check : bool
-        Whether to look at all.
+        Whether pixels are checked.
     """
 
     nan_is_missing: bool = False
@@ -152,27 +181,37 @@ class PixelRules:
 
 
 DEFAULT_RULES = PixelRules()
-"""Non-negative, finite pixels."""
+"""Rules for pixels that must be finite and non-negative."""
 
 
 def assemble(
     X: Array, start: int, weights: Array | None, mask: Array | None, rules: PixelRules
 ) -> Block | InvalidPixel:
-    """Put a block together and find the first pixel that keeps it from being factorised.
+    """Build a block from its arrays, or return its first invalid pixel.
 
     Parameters
     ----------
     X : ndarray of shape (b, p)
     start : int
+        Row of ``X[0]`` in the whole of X.
     weights : ndarray of shape (b,) or None
     mask : ndarray of shape (b, p) or None
         True where a pixel is to be ignored.
     rules : PixelRules
+
+    Returns
+    -------
+    Block or InvalidPixel
+
+    Raises
+    ------
+    DataError
+        The mask has another shape than X, or weights are negative or not finite.
     """
     observed = None if mask is None else ~_boolean(mask, X.shape, start)
     if rules.nan_is_missing and X.dtype.kind == "f":
-        there = ~np.isnan(X)
-        observed = there if observed is None else observed & there
+        known = ~np.isnan(X)
+        observed = known if observed is None else observed & known
     if observed is not None:
         if observed.all():
             observed = None
@@ -242,7 +281,7 @@ def _weights(weights: Array, start: int) -> Array:
 
 
 def valid_pixels(X: Array, observed: Array | None, positive: bool) -> Array:
-    """Tell for each pixel whether it can be factorised, or is missing."""
+    """Check for each pixel whether it is valid or missing; returns an ndarray of X's shape."""
     valid: Array = (X > 0 if positive else X >= 0) & (np.inf > X)
     return valid if observed is None else valid | ~observed
 
@@ -255,12 +294,17 @@ def find_invalid(
     Parameters
     ----------
     X : ndarray of shape (b, p)
+        Images, 0 where not observed.
     first_row : int
-        Corpus row of ``X[0]``.
+        Row of ``X[0]`` in the whole of X.
     observed : ndarray of shape (b, p), bool, optional
-        Where a zero is one of X and no mark of a missing pixel.
+        Whether a pixel is observed; all are by default.
     positive : bool
-        Whether zeros are invalid, too.
+        Whether observed zeros are invalid, too.
+
+    Returns
+    -------
+    InvalidPixel or None
     """
     if X.size == 0 or (X.dtype.kind in "bu" and not positive):
         return None
@@ -276,22 +320,24 @@ def find_invalid(
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
 def squared_norms(X, weights):  # type: ignore[no-untyped-def]
-    """Compute ``||x||^2`` of every image and every pixel, in float64.
+    """Compute the sums of x^2 of every image and of every pixel, in float64.
 
-    The loss is a small difference of large sums: in float32, a thousand squares of one bright
-    value after another are off by 1e-5 of their sum, always to the same side. Infinities and NaN
-    stay what they are, so that an overflow is seen.
+    The loss is a small difference of large sums, and a float32 sum of a thousand squares of one
+    bright value is off by 1e-5 of it, always to the same side. Infinities and NaN are kept, so that
+    an overflow shows.
 
     Parameters
     ----------
     X : ndarray of shape (b, p)
     weights : ndarray of shape (b,), float64
-        Of the images in the sums over them.
+        Weights of the images in the sums of pixels.
 
     Returns
     -------
     images : ndarray of shape (b,), float64
+        ``||x||^2`` of each image, without its weight.
     pixels : ndarray of shape (p,), float64
+        Sum of x^2 over the images for each pixel, weighted.
     """
     images, pixels = np.zeros(X.shape[0]), np.zeros(X.shape[1])
     for i in range(X.shape[0]):
@@ -305,5 +351,5 @@ def squared_norms(X, weights):  # type: ignore[no-untyped-def]
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype to compute in: float64 stays, everything else becomes float32."""
+    """Return the dtype to compute in: float64 for float64 pixels, float32 for all others."""
     return np.dtype(np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32)

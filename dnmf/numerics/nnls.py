@@ -1,7 +1,8 @@
-"""Non-negative least squares for many images at once: the W solve of a pass, and its H step.
+"""Compiled kernels for non-negative least squares, which update W and, on the sums of a pass, H.
 
-Images are the lanes of vector instructions: arrays here are component by image, so that the inner
-loops run over images that lie side by side in memory.
+`solve_nnls` solves many problems with one Gram matrix, `solve_nnls_masked` problems that each have
+their own. Arrays of `solve_nnls` have shape (components, images): images are the lanes of vector
+instructions, and inner loops run over images that are adjacent in memory.
 """
 
 from __future__ import annotations
@@ -9,58 +10,60 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-# numba's np.dot finds SciPy's BLAS at its first call; loaded here, its threads are under control
-# of dnmf.engine.executors from the start.
+# numba's np.dot loads SciPy's BLAS at its first call. It is imported here so that
+# dnmf.engine.executors can limit its threads from the start.
 import scipy.linalg.cython_blas  # noqa: F401
 
 ROUNDING = 1e-7
-"""Share of ``||x||^2`` below which a loss cannot be told from rounding in float32."""
+"""Fraction of ``||x||^2`` below which a loss is indistinguishable from float32 rounding."""
 
-MIN_OBSERVED_SHARE = 1e-9
-"""Share of a component's energy that must lie in observed pixels for it to get a weight."""
+MIN_OBSERVED_ENERGY = 1e-9
+"""Least fraction of a component's energy in the observed pixels of an image for which the component
+gets a weight: what is below may be left over by rounding alone."""
 
 LANES = 512
-"""Images solved together; their weights and gradients stay in cache."""
+"""Number of images solved together, few enough for their weights and gradients to stay in cache."""
 
-STRAGGLERS = 2
-"""Images that are not done go on alone when they are this many times fewer than the lanes."""
+COMPACTION_RATIO = 2
+"""Ratio of all lanes to unconverged lanes from which the converged ones are dropped."""
 
 PANEL, GROUP, CHUNK = 112, 16, 8
-"""Components between two products that bring gradients up to date, the more the faster these are;
-components of a panel that follow each other step by step; steps that reach the rest of the panel
-at a time."""
+"""Sizes of the blocking over components. Gradients are computed for a panel at a time by one matrix
+product, which is faster the larger the panel; coordinate steps are taken within a group; the rest
+of the panel gets the steps of a group a chunk at a time."""
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def sweep_group(g, G, w, live, relax, steps, gains):  # type: ignore[no-untyped-def]
-    """Take one step in each component of a group, for all lanes that live; adds what they gain.
+def sweep_group(g, G, w, active, relax, steps, gains):  # type: ignore[no-untyped-def]
+    """Take one step in each component of a group, in all active lanes.
 
-    g holds their gradients, downhill, and is kept up to date; steps are written down.
+    The negative gradients ``g`` and the weights ``w`` are updated, the steps are stored in
+    ``steps``, and the decrease of the objective is added to ``gains``.
     """
     number = g.dtype.type  # a float64 constant would make everything here float64
     zero, half, over = number(0), number(0.5), number(relax)
     for j in range(len(w)):
-        curve, mine, down, step = G[j, j], w[j], g[j], steps[j]
+        curve, weight, descent, step = G[j, j], w[j], g[j], steps[j]
         if curve <= 0:
             step[:] = zero
             continue
-        rate, bend = over / curve, half * curve
-        for i in range(len(live)):
-            step[i] = live[i] * (max(mine[i] + rate * down[i], zero) - mine[i])
-            gains[i] += step[i] * (down[i] - bend * step[i])
-            mine[i] += step[i]
+        rate, half_curve = over / curve, half * curve
+        for i in range(len(active)):
+            step[i] = active[i] * (max(weight[i] + rate * descent[i], zero) - weight[i])
+            gains[i] += step[i] * (descent[i] - half_curve * step[i])
+            weight[i] += step[i]
         for m in range(j + 1, len(w)):
             coupling, other = G[j, m], g[m]
-            for i in range(len(live)):
+            for i in range(len(active)):
                 other[i] -= coupling * step[i]
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def carry(g, G, steps):  # type: ignore[no-untyped-def]
-    """Bring gradients up to date with the steps of a whole group: ``g -= G steps``.
+def apply_steps(g, G, steps):  # type: ignore[no-untyped-def]
+    """Update gradients with the steps of a whole group: ``g -= G steps``.
 
-    `CHUNK` steps at a time, so that a gradient is fetched and stored once for all of them. BLAS is
-    slower on matrices as flat as these.
+    `CHUNK` steps are applied at a time, so that a gradient is loaded and stored once for all of
+    them. BLAS is slower on matrices with so few columns.
     """
     for m in range(len(g)):
         row, other = G[m], g[m]
@@ -70,13 +73,13 @@ def carry(g, G, steps):  # type: ignore[no-untyped-def]
             s0, s1, s2, s3 = steps[k], steps[k + 1], steps[k + 2], steps[k + 3]
             s4, s5, s6, s7 = steps[k + 4], steps[k + 5], steps[k + 6], steps[k + 7]
             for i in range(len(other)):
-                near = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i]
-                other[i] -= near + (c4 * s4[i] + c5 * s5[i] + c6 * s6[i] + c7 * s7[i])
+                low = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i]
+                other[i] -= low + (c4 * s4[i] + c5 * s5[i] + c6 * s6[i] + c7 * s7[i])
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def sweep(a, G, energy, w, live, tolerance, relax, from_zero):  # type: ignore[no-untyped-def]
-    """Sweep over all components once; lanes that gained too little live no longer."""
+def sweep(a, G, energy, w, active, tolerance, relax, from_zero):  # type: ignore[no-untyped-def]
+    """Sweep over all components once, and deactivate the lanes that gained too little."""
     d, lanes = w.shape
     steps = np.empty((GROUP, lanes), a.dtype)
     gains, overlaps = np.zeros(lanes, a.dtype), np.zeros(lanes, a.dtype)
@@ -88,40 +91,40 @@ def sweep(a, G, energy, w, live, tolerance, relax, from_zero):  # type: ignore[n
         elif low > 0:
             np.dot(G[low:high, :low].copy(), w[:low], g)
         for j in range(low, high):
-            mine, linear, down = w[j], a[j], g[j - low]
+            weight, linear, descent = w[j], a[j], g[j - low]
             for i in range(lanes):
-                down[i] = linear[i] - down[i]
-                overlaps[i] += mine[i] * (linear[i] + down[i])
+                descent[i] = linear[i] - descent[i]
+                overlaps[i] += weight[i] * (linear[i] + descent[i])
         for first in range(low, high, GROUP):
             last = min(first + GROUP, high)
-            near, block = g[first - low : last - low], G[first:last, first:last]
-            sweep_group(near, block, w[first:last], live, relax, steps, gains)
+            group, block = g[first - low : last - low], G[first:last, first:last]
+            sweep_group(group, block, w[first:last], active, relax, steps, gains)
             if last < high:
-                carry(g[last - low :], G[last:high, first:last], steps)
+                apply_steps(g[last - low :], G[last:high, first:last], steps)
     for i in range(lanes):
-        # The loss while w moved, which it does less and less. Below rounding it may come out
-        # negative; gains there are noise.
+        # The loss during the sweep, approximately: w moves less and less. At the level of rounding
+        # it may come out negative; gains there are noise.
         loss = energy[i] - 0.5 * overlaps[i]
         if gains[i] <= tolerance * max(loss, ROUNDING * energy[i]):
-            live[i] = 0
+            active[i] = 0
 
 
-# Loops, where NumPy would index with lanes: that takes seconds to compile.
+# The next two use loops because indexing with an array of lanes takes seconds to compile.
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def put(w, lanes, W):  # type: ignore[no-untyped-def]
-    """Put weights where their images are."""
+def store(w, lanes, W):  # type: ignore[no-untyped-def]
+    """Store the weights of lanes in the columns of their images: ``W[:, lanes] = w``."""
     for j in range(len(W)):
         for i in range(len(lanes)):
             W[j, lanes[i]] = w[j, i]
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def close_ranks(w, a, e, lanes, live):  # type: ignore[no-untyped-def]
-    """Move the lanes that live to the front, in place."""
+def compact(w, a, e, lanes, active):  # type: ignore[no-untyped-def]
+    """Move the active lanes to the front, in place."""
     i = 0
     for k in range(len(lanes)):
-        if live[k] != 0:
-            lanes[i], e[i], live[i] = lanes[k], e[k], live[k]
+        if active[k] != 0:
+            lanes[i], e[i], active[i] = lanes[k], e[k], active[k]
             for j in range(len(w)):
                 w[j, i], a[j, i] = w[j, k], a[j, k]
             i += 1
@@ -129,53 +132,58 @@ def close_ranks(w, a, e, lanes, live):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[no-untyped-def]
-    """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every column, in place in W.
+    """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every column of A, in place in W.
 
-    Cyclic coordinate descent, which on all images at once is the HALS of Cichocki and Phan (2009,
-    eq. 17), `LANES` images in step. Gradients are brought up to date for a `PANEL` of components
-    at a time, by one matrix product with all weights: nearly all the work is BLAS's, and the path
-    of every image is that of coordinate descent on it alone.
+    The method is cyclic coordinate descent, which on all images at once is HALS (Cichocki and Phan,
+    2009, eq. 17), on `LANES` images in lockstep. Gradients are computed for a `PANEL` of components
+    at a time by one matrix product with all weights, so nearly all the work is done by BLAS, and
+    every image takes the path of coordinate descent on it alone.
 
     Parameters
     ----------
     A : ndarray of shape (d, n)
-        Linear terms, ``H X^T``.
+        Linear terms, ``H X^T`` less any l1 penalty.
     G : ndarray of shape (d, d)
-        Gram matrix, ``H H^T``.
+        Gram matrix, ``H H^T`` plus any l2 penalty on its diagonal.
     energy : ndarray of shape (n,), float64
-        ``1/2 ||x||^2``: with it the objective is the loss, and the tolerance relative to it.
+        ``1/2 ||x||^2``. With it the objective is the loss, to which the tolerance is relative.
     W : ndarray of shape (d, n)
-        Start on entry, solution on exit. Same dtype as A and G.
+        Initial weights on entry, solution on exit; of the dtype of A and G.
     tolerance : float
-        An image ends with the first sweep that gains less than this share of its loss.
+        Relative decrease of the loss in a sweep below which an image has converged.
     max_sweeps : int
+        Largest number of sweeps over an image.
     relax : float
-        Length of steps, in units of that to the minimum in one weight; below 2 the loss falls with
-        each (Cryer, SIAM Journal on Control 9(3), 1971).
+        Relaxation factor: length of a step relative to the step to the minimum in one weight. Below
+        2 each step lowers the loss (Cryer, SIAM Journal on Control 9(3), 1971).
     """
     for first in range(0, A.shape[1], LANES):
         lanes = np.arange(first, min(first + LANES, A.shape[1]))
         w, a = W[:, first : first + LANES].copy(), A[:, first : first + LANES].copy()
-        e, live = energy[first : first + LANES].copy(), np.ones(len(lanes), a.dtype)
+        e, active = energy[first : first + LANES].copy(), np.ones(len(lanes), a.dtype)
         from_zero = not w.any()
         for s in range(max_sweeps):
-            sweep(a, G, e, w, live, tolerance, relax, from_zero and s == 0)
+            sweep(a, G, e, w, active, tolerance, relax, from_zero and s == 0)
             left = 0
             for i in range(len(lanes)):
-                left += live[i] != 0
+                left += active[i] != 0
             if left == 0:
                 break
-            if STRAGGLERS * left <= len(lanes):
-                put(w, lanes, W)
-                close_ranks(w, a, e, lanes, live)
+            if COMPACTION_RATIO * left <= len(lanes):
+                store(w, lanes, W)
+                compact(w, a, e, lanes, active)
                 w, a, e = w[:, :left].copy(), a[:, :left].copy(), e[:left]
-                lanes, live = lanes[:left], live[:left]
-        put(w, lanes, W)
+                lanes, active = lanes[:left], active[:left]
+        store(w, lanes, W)
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def descend(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
-    """Solve for one image alone, from zero; a weight that does not move costs one comparison."""
+def solve_one(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
+    """Solve the problem of one image from zero; a weight that does not move costs one comparison.
+
+    Coordinate descent with a gradient that is updated after each step (Hsieh and Dhillon, KDD 2011,
+    section 3).
+    """
     d = len(a)
     gradient, loss = a.copy(), energy
     w[:] = 0
@@ -197,26 +205,26 @@ def descend(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untyped-
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def solve_nnls_masked(A, H, observed, energy, l2, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
-    """Minimise as `solve_nnls`, each image over its own observed pixels; W is set.
+    """Solve the problems of `solve_nnls` over the observed pixels of each image.
 
-    An image's Gram matrix is summed over its observed pixels, or taken from that of all pixels by
-    its missing ones: the fewer. The difference needs float64; what of a component's energy is left
-    by rounding alone is no reason to give it a weight.
+    The Gram matrix of an image is summed over its observed pixels, or that of its missing pixels is
+    subtracted from the one of all pixels, whichever pixels are fewer. The difference needs float64.
 
     Parameters
     ----------
     A : ndarray of shape (n, d), float64
-        ``X H^T`` with X zero where missing.
+        Linear terms, ``X H^T`` with X zero where missing, less any l1 penalty.
     H : ndarray of shape (d, p), float64
     observed : ndarray of shape (n, p), bool
+        Whether a pixel is observed.
     energy : ndarray of shape (n,), float64
         ``1/2 ||x||^2``.
     l2 : float
-        Added to the diagonals.
+        Penalty added to the diagonals of the Gram matrices.
     W : ndarray of shape (n, d), float64
+        Solution on exit; its values on entry are ignored.
     tolerance, max_sweeps
-        As in `solve_nnls`; coordinate descent is image by image (Hsieh and Dhillon, KDD 2011,
-        section 3).
+        As in `solve_nnls`.
     """
     n, d = A.shape
     columns = np.ascontiguousarray(H.T)
@@ -236,8 +244,8 @@ def solve_nnls_masked(A, H, observed, energy, l2, W, tolerance, max_sweeps):  # 
             if not few:
                 G[:] = whole - G
             for j in range(d):
-                if G[j, j] <= MIN_OBSERVED_SHARE * whole[j, j]:
+                if G[j, j] <= MIN_OBSERVED_ENERGY * whole[j, j]:
                     G[j], G[:, j] = 0, 0
                 else:
                     G[j, j] += l2
-        descend(A[i], G, energy[i], W[i], tolerance, max_sweeps)
+        solve_one(A[i], G, energy[i], W[i], tolerance, max_sweeps)

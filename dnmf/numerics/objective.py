@@ -1,23 +1,22 @@
-"""What a fit minimises, and the steps that lower it: W for a block, sums for a pass, H from sums.
+"""The objective of a fit, and the steps that lower it: W of a block, sums of a pass, H from sums.
 
     F(W, H) = sum_i s_i ( D(x_i | w_i H) + l1_W |w_i|_1 + l2_W/2 ||w_i||^2 )
               + n ( l1_H |H|_1 + l2_H/2 ||H||^2 )
 
 with s_i the weight of image i, n their sum, and D summed over observed pixels. For a fixed H every
-image has a problem of its own, so W is a function of (X, H), and a pass over X brings home only
-sums over images (`SufficientStats`). Three kinds of objective differ in what the H step knows:
+image has a problem of its own, so W is a function of (X, H), and a pass over X returns only sums
+over images (`SufficientStats`). There are three kinds of objective:
 
-- `Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X hold all there is to
-  know: the H step and the loss after it are exact.
+- `Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X determine the loss for
+  every H: the H step and the loss after it are exact.
 - `masked.MaskedQuadratic`: squared error, some pixels missing. W is exact; the H step is the same
   one on X with the missing pixels filled in from W H, which bounds the loss from above (Kim and
   Choi, ICASSP 2009).
-- `divergence.BetaDivergence`: any beta divergence. The H step is multiplicative, which also
-  minimises an upper bound (Fevotte and Idier, Neural Computation 2011); W is solved by coordinate
-  descent where the divergence is Kullback-Leibler, else by multiplicative steps from the
-  least-squares solution.
+- `beta_divergence.BetaDivergence`: any beta divergence. W is solved by coordinate descent from the
+  least-squares solution. The H step is multiplicative, which also minimises an upper bound (Fevotte
+  and Idier, Neural Computation 2011).
 
-For the last two the loss of H is known only once a pass has evaluated it.
+For the last two the loss of H is known only after a pass has evaluated it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import DataError
-from dnmf.numerics.beta import FLOOR, divergences
+from dnmf.numerics.beta import divergences, floors_of_means
 from dnmf.numerics.block import DEFAULT_RULES, Block, PixelRules, Strip
 from dnmf.numerics.nnls import solve_nnls
 from dnmf.numerics.statistics import NO_HELD_OUT, Basis, SufficientStats, gram
@@ -40,19 +39,20 @@ OVERFLOW = (
     "the squares of the pixels are too large or too small for the type they are computed in, "
     "float32 unless they are float64: multiply X by a constant, or convert it to float64"
 )
+"""Message of the error for a loss or weights that are not finite."""
 
 W_TOLERANCE, W_SWEEPS = 3e-4, 50
-"""An image ends with the sweep that gains less than this share of its loss, or after so many; three
-or four are usual."""
+"""Relative decrease of an image's loss in a sweep over its weights below which the image has
+converged, and largest number of sweeps; three or four are usual."""
 
 W_RELAXATION = 1.1
-"""Of the steps on W: one sweep in four less."""
+"""Relaxation factor of the steps on W, which saves one sweep in four."""
 
 WARM_UP_BATCH_SIZE = 192
-"""Images of a batch in the warm-up: the fewest that do not make its products slow."""
+"""Images of a batch in the warm-up of a fit: the fewest for which matrix products are fast."""
 
 H_TOLERANCE, H_SWEEPS = 1e-6, 10
-"""The same for pixels, in the H step."""
+"""As `W_TOLERANCE` and `W_SWEEPS`, for the pixels in the H step."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,18 @@ class HUpdate:
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """Base of the three kinds; picklable, sent to the tasks with each pass.
+    """Base class of objectives; picklable, as it is sent to the tasks of each pass.
 
     Attributes
     ----------
     beta : float
-        Of the divergence.
+        Parameter of the divergence.
     l1_W, l2_W : float
         Penalties on the weights of one image.
     l1_H, l2_H : float
-        Penalties on H, per image behind it.
+        Penalties on H per image.
     max_sweeps : int
-        Over the weights of an image at most, where the loss is squared error.
+        Largest number of sweeps over the weights of an image, for squared error.
     """
 
     beta: float = 2.0
@@ -109,23 +109,45 @@ class Objective(ABC):
     max_sweeps: int = W_SWEEPS
 
     exact: ClassVar[bool] = False
-    """Whether the loss after an H step is known from the sums it was made of."""
+    """Whether the sums of a pass determine the loss of the H that is made from them."""
 
     extrapolation_floor: ClassVar[float] = 0.0
-    """Share of an entry of H that extrapolation must leave."""
+    """Least value of an entry of H after extrapolation, as a fraction of the one before."""
 
     default_batch_size: ClassVar[int] = 128
-    """Images per online update."""
+    """Number of images per online update."""
+
+    S_per_pixel: ClassVar[bool] = False
+    """Whether S has a column for each pixel, as T does."""
 
     @abstractmethod
     def solve_W(self, strip: Strip, basis: Basis) -> Array:
-        """Solve for the weights of a strip of images, (b, d)."""
+        """Solve for the weights of a strip.
+
+        Returns
+        -------
+        W : ndarray of shape (b, d)
+        """
 
     @abstractmethod
     def strip_sums(
         self, strip: Strip, W: Array, V: Array, basis: Basis
     ) -> tuple[Array, Array, float]:
-        """Form S, T and the divergence of a strip; V is W with its rows weighted."""
+        """Form the sums of a strip.
+
+        Parameters
+        ----------
+        strip : Strip
+        W : ndarray of shape (b, d)
+        V : ndarray of shape (b, d)
+            W with its rows multiplied by the weights of the images.
+        basis : Basis
+
+        Returns
+        -------
+        S, T, divergence
+            As in `SufficientStats`.
+        """
 
     @abstractmethod
     def update_H(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
@@ -134,25 +156,33 @@ class Objective(ABC):
         Parameters
         ----------
         H : ndarray of shape (d, p), float64
-            Where the pass evaluated the weights.
+            Components for which the weights behind the sums were solved.
         stats : SufficientStats
         sweeps : int
-            At most so many, where steps are sweeps.
+            Largest number of sweeps over H, where steps are sweeps.
+
+        Returns
+        -------
+        ndarray of shape (d, p)
         """
 
     def columns(self, stats: SufficientStats, pixels: slice) -> SufficientStats:
-        """Select the sums that belong to some of the pixels; the first ones have what all share."""
-        S = stats.S if self._shape_of_S(1, 2) == (1, 1) else stats.S[:, pixels]
+        """Select the sums of some pixels.
+
+        What belongs to no pixel, such as the penalty, goes to the selection with the first pixel,
+        so that it is counted once.
+        """
+        S = stats.S[:, pixels] if self.S_per_pixel else stats.S
         part = replace(stats, S=S, T=stats.T[:, pixels], xx=stats.xx[pixels])
         if pixels.start == 0:
             return part
         return replace(part, divergence=0.0, penalty=0.0, written=(), held_out=NO_HELD_OUT)
 
     def energies(self, stats: SufficientStats, H: Array) -> Array:
-        """Compute each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``.
+        """Compute the energies of the components, ``<w_j h_j, Y^(beta - 1)>`` with Y = W H.
 
-        Over all components they add up to the sum of ``Y^beta``, with Y = W H: for squared error
-        the energy of the reconstruction, for Kullback-Leibler its mass.
+        They add up to the sum of ``Y^beta``: the energy of the reconstruction for squared error,
+        its mass for Kullback-Leibler.
 
         Returns
         -------
@@ -161,50 +191,57 @@ class Objective(ABC):
         return np.asarray(np.einsum("jp,jp->j", stats.S @ H, H))
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Choose the dtype of running sums, which forget, for pixels computed with in a dtype."""
+        """Return the dtype of the sums of online updates, given that of the computation."""
         return np.dtype(np.float64)
 
     def stats_of_exact_fit(self, H: Array, stats: SufficientStats) -> SufficientStats:
-        """Give sums like these of images that H explains to the last."""
+        """Return the sums of images with the same S whose reconstruction from H is exact."""
         return replace(stats, T=stats.S @ H, xx=np.einsum("jp,jp->p", H, stats.S @ H))
 
     def has_same_sums(self, other: Objective) -> bool:
-        """Tell whether sums of one may be added to those of the other."""
-        return self.beta == other.beta and self._shape_of_S(1, 2) == other._shape_of_S(1, 2)
+        """Check whether sums for one objective may be added to those for the other."""
+        return self.beta == other.beta and self.S_per_pixel == other.S_per_pixel
 
-    def batch_size(self, n_components: int, most: int | None = None) -> int:
-        """Choose the images of a batch for online updates.
+    def batch_size(self, n_components: int, limit: int | None = None) -> int:
+        """Choose the number of images of a batch for online updates.
 
-        Small batches learn more per image. For squared error fewer than half as many as there are
+        Small batches learn more per image. For squared error, fewer images than half the number of
         components would leave the running sums without rank, and H without bounds.
+
+        Parameters
+        ----------
+        n_components : int
+        limit : int, optional
+            Largest number of images that is wanted.
         """
-        return max(min(self.default_batch_size, most or self.default_batch_size), n_components // 2)
+        wanted = min(self.default_batch_size, limit or self.default_batch_size)
+        return max(wanted, n_components // 2)
 
     def warm_up_batch_size(self, n_components: int) -> int:
-        """Choose the images of a batch where the same ones come again: as in a stream."""
+        """Choose the number of images of a batch in the warm-up, which repeats a sample."""
         return self.batch_size(n_components)
 
     def raise_zeros(self, H: Array) -> Array:
-        """Raise entries of H that no later step could."""
+        """Raise the entries of H that steps cannot change."""
         return H
 
     def normalize_components(self, H: Array, stats: SufficientStats) -> Array:
-        """Choose the scale of each component, where any will do; the sums follow, in place."""
+        """Scale the components to length 1 where the objective allows it, and the sums in place."""
         return H
 
     def block_stats(
         self, block: Block, basis: Basis, *, weights: bool = True, dtype: Any = np.float64
     ) -> tuple[SufficientStats, Array | None]:
-        """Solve for the weights of a block and form its share of the pass's sums.
+        """Solve for the weights of a block and form its sums.
 
         Parameters
         ----------
         block : Block
         basis : Basis
         weights : bool
-            Whether to keep the weights.
+            Whether to return the weights.
         dtype : dtype
-            Of the sums. A pass adds up 10^3 to 10^6 strips and needs float64.
+            Dtype of the sums. A pass, which adds up 10^3 to 10^6 strips, needs float64.
 
         Returns
         -------
@@ -223,17 +260,25 @@ class Objective(ABC):
                 if W is not None:
                     W[rows] = part
                 V = part if strip.weights is None else _weighted(part, strip.weights)
-                more = self.strip_sums(strip, part, V, basis)
-                S, T = _added(S, more[0], dtype), _added(T, more[1], dtype)
+                strip_S, strip_T, strip_divergence = self.strip_sums(strip, part, V, basis)
+                S, T = _add(S, strip_S, dtype), _add(T, strip_T, dtype)
                 xx += strip.pixel_norms
-                divergence += more[2]
+                divergence += strip_divergence
                 penalty += self._penalty_of_W(part, V)
         if S is None or T is None:
-            S, T = np.zeros(self._shape_of_S(d, p), dtype), np.zeros((d, p), dtype)
+            S, T = np.zeros((d, p if self.S_per_pixel else d), dtype), np.zeros((d, p), dtype)
         return SufficientStats(S, T, xx, block.total_weight, divergence, penalty), W
 
     def divergence(self, strip: Strip, W: Array, H: Array) -> tuple[Array, Array]:
-        """Compute D(x | w H) over the observed pixels: of each image and of each pixel, float64."""
+        """Compute ``D(x | w H)`` over the observed pixels.
+
+        Returns
+        -------
+        images : ndarray of shape (b,), float64
+            Sums over the pixels of each image.
+        pixels : ndarray of shape (p,), float64
+            Sums over the images of each pixel.
+        """
         return divergences(strip.X, reconstruct(strip, W, H), floors(strip), self.beta)  # type: ignore[no-any-return]
 
     def finish_pass(self, Y: Array, stats: SufficientStats) -> HUpdate:
@@ -265,24 +310,30 @@ class Objective(ABC):
     def known_loss(
         self, stats: SufficientStats, Y: Array, improved: Array
     ) -> tuple[Array, float, float]:
-        """Say which H the sums of a pass at Y know the loss of.
+        """Return the H whose loss follows from the sums of a pass, and that loss.
+
+        Parameters
+        ----------
+        stats : SufficientStats
+        Y : ndarray of shape (d, p)
+            Components for which the pass solved the weights.
+        improved : ndarray of shape (d, p)
+            Components that `update_H` made from Y.
 
         Returns
         -------
         H : ndarray of shape (d, p)
-            The improved one if that loss is exact, else Y.
+            The improved components if the objective is `exact`, else Y.
         divergence : float
+            Divergence for that H.
         loss : float
-            With all penalties.
+            Divergence and penalties.
         """
         if self.exact:
             H, divergence = improved, quadratic_loss(stats, improved)
         else:
             H, divergence = Y, stats.divergence
         return H, divergence, divergence + stats.penalty + self._penalty_of_H(H, stats.total_weight)
-
-    def _shape_of_S(self, d: int, p: int) -> tuple[int, int]:
-        return (d, d)
 
     def _penalty_of_W(self, W: Array, V: Array) -> float:
         if not (self.l1_W or self.l2_W):
@@ -296,40 +347,59 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class Quadratic(Objective):
-    """Squared error over all pixels: HALS on exact sums."""
+    """Squared error over all pixels, by coordinate descent on W and on H (HALS)."""
 
     exact: ClassVar[bool] = True
 
     def solve_W(self, strip: Strip, basis: Basis) -> Array:
-        """Solve non-negative least squares by coordinate descent."""
+        """Solve the non-negative least-squares problems of a strip."""
         return self.solve(
             self.linear_terms(strip, basis), basis.G, strip.norms, basis.ridge_inverse
         ).T
 
     def linear_terms(self, strip: Strip, basis: Basis) -> Array:
-        """Form the linear terms of the problems of a strip, (d, b)."""
+        """Form the linear terms of a strip's problems, an ndarray of shape (d, b)."""
         A: Array = basis.H @ strip.X.T
         if self.l1_W:
             A -= basis.H.dtype.type(self.l1_W)
         return A
 
     def solve(self, A: Array, G: Array, norms: Array, ridge_inverse: Array | None) -> Array:
-        """Solve problems with one Gram matrix; gives the weights, (d, b)."""
+        """Solve problems that share a Gram matrix.
+
+        Parameters
+        ----------
+        A : ndarray of shape (d, b)
+            Linear terms.
+        G : ndarray of shape (d, d)
+            Gram matrix, without penalties.
+        norms : ndarray of shape (b,), float64
+            ``||x||^2`` of each image.
+        ridge_inverse : ndarray of shape (d, d), or None
+            As in `Basis`.
+
+        Returns
+        -------
+        ndarray of shape (d, b)
+            Transposed weights.
+        """
         W: Array = np.zeros_like(A) if ridge_inverse is None else np.maximum(ridge_inverse @ A, 0)
         G = _add_ridge(G, self.l2_W)
         solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.max_sweeps, W_RELAXATION)
         return W
 
     def normalize_components(self, H: Array, stats: SufficientStats) -> Array:
-        """Give components length 1: running sums mix weights of many H, and scales would drift.
+        """Scale the components to length 1, and the sums in place, where there are no penalties.
+
+        Running sums mix the weights for many H, whose scales would drift otherwise.
 
         Raises
         ------
         DataError
-            The sums of such weights are beyond the range of the dtype.
+            The scaled sums overflow their dtype.
         """
         if self.l1_W or self.l2_W or self.l1_H or self.l2_H:
-            return H  # penalties settle the scales
+            return H  # penalties determine the scales
         sizes = np.sqrt(np.einsum("jp,jp->j", H, H, dtype=np.float64))
         sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
         with np.errstate(over="ignore"):  # checked below
@@ -337,25 +407,25 @@ class Quadratic(Objective):
             stats.S[:] *= sizes[:, None] * sizes
         if not np.isfinite(stats.S).all():
             raise DataError(OVERFLOW)
-        balanced: Array = H / sizes[:, None]
-        return balanced
+        normalized: Array = H / sizes[:, None]
+        return normalized
 
     def strip_sums(
         self, strip: Strip, W: Array, V: Array, basis: Basis
     ) -> tuple[Array, Array, float]:
-        """Form ``W^T W`` and ``W^T X``."""
+        """Form ``W^T W`` and ``W^T X``; the divergence is left to `known_loss`."""
         return weighted_gram(strip, W), V.T @ strip.X, 0.0
 
     def warm_up_batch_size(self, n_components: int) -> int:
-        """Choose the images of a batch where the same ones come again: more than in a stream."""
+        """Choose the number of images of a batch in the warm-up: more than in a stream."""
         return max(WARM_UP_BATCH_SIZE, n_components)
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Choose that of the pixels: sums that forget need no more."""
+        """Return the dtype of the computation: sums that forget need no more precision."""
         return dtype
 
     def update_H(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
-        """Solve for H, with the kernel of W on pixels instead of images."""
+        """Lower the objective over H by the kernel for W, with pixels in the place of images."""
         improved = np.array(H, order="C")
         S = _add_ridge(stats.S, stats.total_weight * self.l2_H)
         A = np.ascontiguousarray(stats.T)
@@ -370,19 +440,19 @@ SQUARED = Quadratic()
 
 
 def quadratic_loss(stats: SufficientStats, H: Array) -> float:
-    """Compute ``1/2 ||X - W H||^2`` from the sums of a pass, exactly and without X.
+    """Compute ``1/2 ||X - W H||^2`` from the sums of a pass.
 
-    ``1/2 ||X||^2 - <T, H> + 1/2 <S, H H^T>``; rounding can take a perfect fit below zero, which
-    becomes zero.
+    It is ``1/2 ||X||^2 - <T, H> + 1/2 <S, H H^T>``. Where rounding makes it negative, for an exact
+    fit, it is 0.
     """
     loss = 0.5 * stats.xx.sum() - np.vdot(stats.T, H) + 0.5 * np.vdot(stats.S, gram(H))
     return max(float(loss), 0.0)
 
 
-def _added(total: Array | None, more: Array, dtype: Any) -> Array:
+def _add(total: Array | None, addend: Array, dtype: Any) -> Array:
     if total is None:
-        return more.astype(dtype, copy=False)
-    total += more
+        return addend.astype(dtype, copy=False)
+    total += addend
     return total
 
 
@@ -391,12 +461,12 @@ def _weighted(W: Array, weights: Array) -> Array:
 
 
 def weighted_sum(images: Array, weights: Array | None) -> float:
-    """Sum over images, weighted if they have weights."""
+    """Sum values of images, weighted if the images have weights."""
     return float(images.sum() if weights is None else weights @ images)
 
 
 def weighted_gram(strip: Strip, W: Array) -> Array:
-    """Form ``W^T W``, images weighted."""
+    """Form ``W^T W`` with the weights of the images."""
     V = W if strip.weights is None else _weighted(W, np.sqrt(strip.weights))
     return gram(np.ascontiguousarray(V.T))
 
@@ -409,16 +479,15 @@ def _add_ridge(G: Array, l2: float) -> Array:
 
 
 def reconstruct(strip: Strip, W: Array, H: Array) -> Array:
-    """Multiply W H, 0 at missing pixels."""
+    """Compute ``W H``, 0 at missing pixels."""
     Y: Array = W @ H
     return Y if strip.observed is None else Y * strip.observed
 
 
 def floors(strip: Strip) -> Array:
-    """Least value of each image's reconstruction; 1 for a blank image, whose weights are 0."""
+    """Compute the least value of each image's reconstruction."""
     count = strip.X.shape[1] if strip.observed is None else strip.observed.sum(axis=1)
-    means = strip.X.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
-    return np.where(means > 0, FLOOR * means, 1.0)
+    return floors_of_means(strip.X.sum(axis=1, dtype=np.float64) / np.maximum(count, 1))
 
 
 def join_columns(parts: Sequence[HUpdate]) -> HUpdate:

@@ -1,9 +1,9 @@
-"""Online updates: H improved after every small batch, from running sums that forget.
+"""Online updates: H is improved after each small batch of images, from running sums that forget.
 
-One pass of these does what dozens of full passes do not, but one after the other: in one place, on
-images held in memory. They warm up a fit on a sample (`dnmf.solvers.nndsvd`) and are what
-`partial_fit` does. Online matrix factorisation (Mairal, Bach, Ponce and Sapiro, JMLR 2010,
-algorithm 1); for other divergences Lefevre, Bach and Fevotte (WASPAA 2011), algorithm 1.
+One epoch of them does what takes dozens of full passes, but batches are sequential, on images held
+in memory. They warm up a fit on a sample (`dnmf.solvers.warm_start`) and make up `partial_fit`. See
+Mairal, Bach, Ponce and Sapiro, Online learning for matrix factorization and sparse coding, JMLR
+2010, algorithm 1; for other divergences Lefevre, Bach and Fevotte, WASPAA 2011, algorithm 1.
 """
 
 from __future__ import annotations
@@ -24,28 +24,32 @@ from dnmf.numerics.objective import Objective
 from dnmf.numerics.statistics import Basis, SufficientStats, compute_ridge_inverse, gram
 
 REFRESH = 4
-"""Updates after which components get their scale, and weights a new guess of where they start."""
+"""Number of updates between two normalisations of the components, and between two computations of
+`Basis.ridge_inverse`."""
 
 PARTS, MIN_SPLIT_SIZE = 2, 2**16
-"""Parts that a batch, and the pixels of H, are worked on in, and the entries of H from which it is
-worth it. However many threads there are: sums over other parts have other bits."""
+"""Number of parts into which a batch, and the pixels of H, are split for threads, and the number of
+entries of H from which they are. They do not depend on the number of threads, as sums of other
+parts have other bits."""
 
 
 @dataclass(frozen=True)
 class OnlineState:
-    """Where a stream of images has got to.
+    """State of online updates between two batches.
 
     Attributes
     ----------
-    H : ndarray of shape (d, p), float64
+    H : ndarray of shape (d, p), float32 or float64
+        Components.
     stats : SufficientStats or None
         Running sums; None before the first batch.
     n_updates : int
-        Batches so far.
+        Number of updates so far.
     settled : bool
-        Whether the first sums came from a good H, and need not be forgotten sooner than others.
+        Whether H was good from the beginning, so that the first sums are forgotten no faster than
+        later ones.
     objective : Objective or None
-        What the sums are of.
+        Objective that the running sums belong to; None before the first batch.
     """
 
     H: Array
@@ -56,83 +60,91 @@ class OnlineState:
 
 
 def split_batches(rows: Array, size: int) -> list[Array]:
-    """Split rows into batches of that size or a little more."""
+    """Split rows into batches of a size or slightly more."""
     return np.array_split(rows, max(len(rows) // size, 1))
 
 
 def update_on_batches(
     objective: Objective,
-    running: OnlineState,
+    state: OnlineState,
     block: Block,
     batches: Iterable[tuple[Array, float]],
     threads: int = 1,
 ) -> OnlineState:
-    """Take a block's batches one after the other.
+    """Update H and the running sums with the batches of a block, one after the other.
 
     Parameters
     ----------
     objective : Objective
-    running : OnlineState
-        Sums are kept in the dtype of its H.
+    state : OnlineState
+        State before the block. Running sums have the dtype of its H.
     block : Block
     batches : iterable of (rows, keep)
-        Rows of the block, and the share of the running sums that is kept when they are added.
+        Rows of the block, and the factor for the running sums when those of the batch are added.
     threads : int
-        How many may work on a batch; the bits do not depend on it.
+        Largest number of threads for a batch; the result does not depend on it.
+
+    Returns
+    -------
+    OnlineState
+        State after the block; its arrays are new.
     """
     dtype = compute_dtype(block.X.dtype)
-    # Copies: arrays that came in a message may lie anywhere, and round otherwise, or be another's.
-    H, total, updates = running.H.copy(order="C"), copy.deepcopy(running.stats), running.n_updates
+    # Copies: arrays that came in a message may be unaligned, which rounds differently, or shared.
+    H, total, n_updates = state.H.copy(order="C"), copy.deepcopy(state.stats), state.n_updates
     G: Array | None = None
-    guess: Array | None = None
+    ridge_inverse: Array | None = None
     parts = PARTS if H.size >= MIN_SPLIT_SIZE else 1
-    pixels = [slice(*bounds) for bounds in _cut(H.shape[1], parts)]
+    pixels = [slice(*bounds) for bounds in _even_bounds(H.shape[1], parts)]
     with ThreadPoolExecutor(1) as pool:
-        each = partial(_both, pool) if parts > 1 and threads > 1 else _one_by_one
+        run_all = partial(_run_on_two_threads, pool) if parts > 1 and threads > 1 else _run_in_turn
         for rows, keep in batches:
-            if total is not None and updates % REFRESH == 0:
+            refresh = n_updates % REFRESH == 0
+            if total is not None and refresh:
                 H, G = objective.normalize_components(H, total), None
             basis = Basis.from_H(H, dtype) if G is None else Basis(H.astype(dtype, copy=False), G)
-            if guess is None or updates % REFRESH == 0:
-                guess = compute_ridge_inverse(basis.G)
-            basis = replace(basis, ridge_inverse=guess)
-            measure = partial(_sums, objective, block, basis, H.dtype)
-            new = each(measure, [rows[a:b] for a, b in _cut(len(rows), parts)])
+            if ridge_inverse is None or refresh:
+                ridge_inverse = compute_ridge_inverse(basis.G)
+            basis = replace(basis, ridge_inverse=ridge_inverse)
+            task = partial(_batch_stats, objective, block, basis, H.dtype)
+            new = run_all(task, [rows[a:b] for a, b in _even_bounds(len(rows), parts)])
             if not any(part.T.any() for part in new):
-                continue  # nothing but dark or missing pixels: nothing to learn
+                continue  # all pixels are dark or missing
             if total is None:
                 total, new, keep = new[0].scale_and_add(1, new[1:]), [], 1.0
             total = total.scale_and_add(keep, new, names=("S",))
-            improve = partial(_improved, objective, H, total, new, keep, dtype)
-            columns, grams = zip(*each(improve, pixels), strict=True)
-            improved = np.concatenate(columns, axis=1)
-            H = objective.raise_zeros(improved)
-            G = sum(grams[1:], grams[0]) if H is improved else None
-            updates += 1
-    return replace(running, H=H, stats=total, n_updates=updates, objective=objective)
+            update = partial(_update_pixels, objective, H, total, new, keep, dtype)
+            columns, grams = zip(*run_all(update, pixels), strict=True)
+            updated = np.concatenate(columns, axis=1)
+            H = objective.raise_zeros(updated)
+            G = sum(grams[1:], grams[0]) if H is updated else None
+            n_updates += 1
+    return replace(state, H=H, stats=total, n_updates=n_updates, objective=objective)
 
 
-def _one_by_one(run: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    return [run(part) for part in parts]
+def _run_in_turn(task: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    return [task(part) for part in parts]
 
 
-def _both(pool: ThreadPoolExecutor, run: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    other = pool.submit(run, parts[1])
-    return [run(parts[0]), other.result()]
+def _run_on_two_threads(
+    pool: ThreadPoolExecutor, task: Callable[[Any], Any], parts: Sequence[Any]
+) -> list[Any]:
+    second = pool.submit(task, parts[1])
+    return [task(parts[0]), second.result()]
 
 
-def _cut(n: int, parts: int) -> list[tuple[int, int]]:
+def _even_bounds(n: int, parts: int) -> list[tuple[int, int]]:
     edges = [n * part // parts for part in range(parts + 1)]
     return list(pairwise(edges))
 
 
-def _sums(
+def _batch_stats(
     objective: Objective, block: Block, basis: Basis, dtype: Any, rows: Array
 ) -> SufficientStats:
     return objective.block_stats(block.take(rows), basis, weights=False, dtype=dtype)[0]
 
 
-def _improved(
+def _update_pixels(
     objective: Objective,
     H: Array,
     total: SufficientStats,
@@ -141,40 +153,53 @@ def _improved(
     dtype: np.dtype[Any],
     pixels: slice,
 ) -> tuple[Array, Array]:
-    """Bring the sums of some pixels up to date, and improve H there; give its Gram matrix, too."""
+    """Update the running sums and H for some pixels; ``total.S`` is up to date already.
+
+    Returns
+    -------
+    H : ndarray of shape (d, pixels)
+    G : ndarray of shape (d, d)
+        Gram matrix of that part of H.
+    """
     part = objective.columns(total, pixels)
-    part.scale_and_add(keep, [objective.columns(more, pixels) for more in new], names=("T", "xx"))
-    improved = objective.update_H(H[:, pixels], part, sweeps=1)
-    return improved, gram(np.ascontiguousarray(improved, dtype=dtype))
+    part.scale_and_add(keep, [objective.columns(stats, pixels) for stats in new], names=("T", "xx"))
+    updated = objective.update_H(H[:, pixels], part, sweeps=1)
+    return updated, gram(np.ascontiguousarray(updated, dtype=dtype))
 
 
 def update_on_block(
     block: Block,
     *,
     objective: Objective,
-    running: OnlineState,
-    forget: float,
+    state: OnlineState,
+    forget_factor: float,
     n_rows: int,
     batch_size: int | None,
 ) -> OnlineState:
-    """Take all of a block, in its order; a task, so that the pixels stay where they are.
+    """Update H and the running sums with all images of a block, in their order.
+
+    It runs as a task, so that the pixels stay where they are.
 
     Parameters
     ----------
-    forget : float
-        Share of the running sums that is left after `n_rows`. Unless they are settled, the first
-        updates keep less, (t + 1) / (t + 3) after t of them: they come from a poor H.
+    block : Block
+    objective : Objective
+    state : OnlineState
+        State before the block.
+    forget_factor : float
+        Factor by which the running sums shrink in `n_rows` images. Unless the state is settled, the
+        first updates keep less, (t + 1) / (t + 3) after t updates, as they come from a poor H.
     n_rows : int
-        Images of the call that the block is part of.
+        Number of images of the call of `partial_fit` that the block is part of.
     batch_size : int or None
-        Images per update at most.
+        Largest number of images per update.
     """
-    batches = split_batches(np.arange(len(block)), objective.batch_size(len(running.H), batch_size))
-    keep = forget ** (len(block) / n_rows / len(batches))
-    first = running.n_updates if not running.settled else 10**9
+    batches = split_batches(np.arange(len(block)), objective.batch_size(len(state.H), batch_size))
+    keep = forget_factor ** (len(block) / n_rows / len(batches))
+    first = state.n_updates if not state.settled else 10**9
     return update_on_batches(
         objective,
-        running,
+        state,
         block,
         ((rows, min(keep, (t + 1) / (t + 3))) for t, rows in enumerate(batches, first)),
     )

@@ -1,4 +1,8 @@
-"""What a pass sends out and brings home: H with what follows from it, and sums over images."""
+"""What the tasks of a pass receive and return: H with its Gram matrix, and sums over images.
+
+`Basis` is sent to all tasks of a pass. `SufficientStats` are the sums that a task returns for its
+images; they are additive, and the step on H needs nothing else of X.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +17,18 @@ from dnmf._typing import Array
 from dnmf.numerics.block import compute_dtype
 
 RIDGE = 0.01
-"""Of the guess that weights start from, where components have length 1."""
+"""Ridge parameter of `Basis.ridge_inverse`, for components of length 1."""
 
 NO_HELD_OUT: Array = np.zeros((0, 2))
+"""Value of `SufficientStats.held_out` where no cells were hidden."""
 
 
 class _CanonicalArrays:
-    """Arrays that come out of a message as they went in: contiguous, aligned and writable.
+    """Base of dataclasses whose arrays are contiguous, aligned and writable after unpickling.
 
-    NumPy multiplies an array that is not aligned by other means, and numba compiles another version
-    of a function for a read-only one: both round differently, and the bits of a fit would depend on
-    where its blocks were computed.
+    Arrays from a message may be neither aligned nor writable. NumPy multiplies unaligned arrays by
+    other code, and numba compiles another version of a function for read-only ones. Both round
+    differently, so the bits of a fit would depend on where its blocks were computed.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -43,14 +48,17 @@ def _rebuild(kind: type[Any], *values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Basis(_CanonicalArrays):
-    """H and its Gram matrix: all that a block needs to know of a pass.
+    """H and its Gram matrix, from which the weights of a block are solved.
 
     Attributes
     ----------
     H : ndarray of shape (d, p), float32 or float64
-    G : ndarray of shape (d, d), ``H H^T``
+        Components in the dtype of the computation.
+    G : ndarray of shape (d, d)
+        Gram matrix, ``H H^T``.
     ridge_inverse : ndarray of shape (d, d), or None
-        Makes starts of weights from ``H x``; None to start from zero.
+        Inverse of G with a ridge: weights start from the positive part of its product with ``H x``.
+        None to start from zero.
     """
 
     H: Array
@@ -59,32 +67,37 @@ class Basis(_CanonicalArrays):
 
     @classmethod
     def from_H(cls, H: Array, dtype: np.dtype[Any], ridge_inverse: Array | None = None) -> Basis:
-        """Cast H to the dtype of the computation and form its Gram matrix."""
+        """Convert H to the dtype of the computation and form its Gram matrix."""
         H = np.ascontiguousarray(H, dtype=dtype)
         return cls(H, gram(H), ridge_inverse)
 
     @classmethod
-    def for_pixels(cls, H: Array, pixels: np.dtype[Any]) -> Basis:
-        """Choose the dtype of the computation by that of the pixels, and where weights start."""
-        basis = cls.from_H(H, compute_dtype(pixels))
+    def for_pixels(cls, H: Array, dtype: np.dtype[Any]) -> Basis:
+        """Prepare H for pixels of a dtype, with weights that start from ridge regression."""
+        basis = cls.from_H(H, compute_dtype(dtype))
         return replace(basis, ridge_inverse=compute_ridge_inverse(basis.G))
 
 
 def compute_ridge_inverse(G: Array) -> Array:
-    """Make the matrix that turns ``H x`` into a start for the weights of x.
+    """Compute the inverse of a Gram matrix with a ridge, for the initial weights of images.
 
-    Ridge regression knows nothing of signs, but its positive part has most of the right weights:
-    coordinate descent from there needs half as many sweeps as from zero.
+    The solution of ridge regression may be negative, but its positive part has most of the right
+    weights: coordinate descent from there needs half as many sweeps as from zero.
 
     Parameters
     ----------
     G : ndarray of shape (d, d)
-        ``H H^T``, of these components or of some much like them.
+        ``H H^T`` of the components or of similar ones.
+
+    Returns
+    -------
+    ndarray of shape (d, d)
+        Rows and columns of components that are nearly zero are zero.
     """
     squares = G.diagonal()
-    # Next to nothing, a component has no direction, and its guess no bounds: weights start at zero.
-    some = squares > 1e3 * np.finfo(G.dtype).tiny
-    rates = np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=some)
+    # A component that is nearly zero would get weights without bounds: they start from zero.
+    nonzero = squares > 1e3 * np.finfo(G.dtype).tiny
+    rates = np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=nonzero)
     ridged = G * rates[:, None] * rates + G.dtype.type(RIDGE) * np.eye(len(G), dtype=G.dtype)
     factor = np.linalg.cholesky(ridged)
     half: Array = solve_triangular(factor, np.diag(rates), lower=True, check_finite=False)
@@ -93,27 +106,31 @@ def compute_ridge_inverse(G: Array) -> Array:
 
 @dataclass(frozen=True)
 class SufficientStats(_CanonicalArrays):
-    """What a pass brings home from some rows; additive over rows. All float64.
+    """Sums over the images of some blocks, for one model; additive over blocks.
+
+    Arrays are float64 in a pass; online updates may use float32. Images count with their weights.
 
     Attributes
     ----------
     S : ndarray of shape (d, d), or (d, p) for `BetaDivergence`
         ``W^T W``; or ``W^T Y^(beta - 1)`` with Y = W H.
     T : ndarray of shape (d, p)
-        ``W^T X``, missing pixels filled in; or ``H^(1/gamma) W^T (X Y^(beta - 2))``, entry by
-        entry, with gamma the exponent of the step: sums over different H then make sense.
+        ``W^T X`` with missing pixels filled in; or the elementwise product of ``H^(1/gamma)`` and
+        ``W^T (X Y^(beta - 2))``, with gamma the exponent of the step, which makes sums over
+        different H meaningful.
     xx : ndarray of shape (p,)
-        Sum of x^2 of each pixel over the images.
+        Sum of x^2 over the images for each pixel.
     total_weight : float
-        Sum of the images' weights.
+        Sum of the weights of the images.
     divergence : float
-        ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; 0 for `Quadratic`, which knows better.
+        ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; 0 for `Quadratic`, whose loss follows
+        from the other sums.
     penalty : float
-        ``l1_W |W|_1 + l2_W/2 ||W||^2``, the images weighted.
+        ``l1_W |W|_1 + l2_W/2 ||W||^2``.
     written : tuple of (int, int)
-        First row and checksum of each block of weights that was put into a sink.
+        First row and checksum of each block of weights that was passed to a sink.
     held_out : ndarray of shape (buckets, 2), or of shape (0, 2)
-        Divergence and number of cells that were hidden; see `dnmf.numerics.holdout`.
+        Divergence and number of hidden cells; see `dnmf.numerics.holdout`.
     """
 
     S: Array
@@ -127,13 +144,13 @@ class SufficientStats(_CanonicalArrays):
 
     def __add__(self, other: SufficientStats) -> SufficientStats:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return SufficientStats(*(mine + theirs for mine, theirs in pairs))
+        return SufficientStats(*(a + b for a, b in pairs))
 
     def __iadd__(self, other: SufficientStats) -> SufficientStats:
         return self.scale_and_add(1, (other,))
 
     def scaled(self, factor: float) -> SufficientStats:
-        """Weigh all the images behind the sums by a factor."""
+        """Return the sums for images whose weights are multiplied by a factor."""
         *sums, written, held_out = vars(self).values()
         scaled = SufficientStats(*(factor * value for value in sums))
         return replace(scaled, written=written, held_out=factor * held_out)
@@ -141,20 +158,27 @@ class SufficientStats(_CanonicalArrays):
     def scale_and_add(
         self, keep: float, parts: Sequence[SufficientStats], names: Sequence[str] = ("S", "T", "xx")
     ) -> SufficientStats:
-        """Scale these sums and add others, in the arrays of these: faster than new ones.
+        """Scale these sums and add others; arrays are updated in place, which is faster.
 
         Parameters
         ----------
         keep : float
+            Factor for these sums.
         parts : sequence of SufficientStats
+            Sums to add.
         names : sequence of str
-            Arrays to bring up to date; the others wait for another call.
+            Arrays to update; the others are left for another call.
+
+        Returns
+        -------
+        SufficientStats
+            The sums, with the arrays of these.
         """
         for name in names:
-            mine = getattr(self, name)
-            mine *= keep
+            array = getattr(self, name)
+            array *= keep
             for part in parts:
-                mine += getattr(part, name)
+                array += getattr(part, name)
         total_weight, divergence, penalty = (
             keep * getattr(self, name) + sum(getattr(part, name) for part in parts)
             for name in ("total_weight", "divergence", "penalty")
@@ -168,29 +192,30 @@ class SufficientStats(_CanonicalArrays):
 
 @dataclass(frozen=True)
 class StatsPerModel:
-    """Sums of several models that a pass evaluates, in their order; additive over rows."""
+    """Sums for each of the models that a pass evaluates; additive over blocks.
+
+    Attributes
+    ----------
+    each : tuple of SufficientStats
+        Sums in the order of the models.
+    """
 
     each: tuple[SufficientStats, ...]
 
     def __add__(self, other: StatsPerModel) -> StatsPerModel:
-        return StatsPerModel(
-            tuple(mine + theirs for mine, theirs in zip(self.each, other.each, strict=True))
-        )
+        pairs = zip(self.each, other.each, strict=True)
+        return StatsPerModel(tuple(a + b for a, b in pairs))
 
     def __iadd__(self, other: StatsPerModel) -> StatsPerModel:
-        return StatsPerModel(
-            tuple(
-                mine.scale_and_add(1, (more,))
-                for mine, more in zip(self.each, other.each, strict=True)
-            )
-        )
+        pairs = zip(self.each, other.each, strict=True)
+        return StatsPerModel(tuple(a.scale_and_add(1, (b,)) for a, b in pairs))
 
 
 def gram(A: Array) -> Array:
-    """Compute ``A A^T`` the same way every time.
+    """Compute ``A A^T`` always by the same BLAS routine, and so with the same bits.
 
-    NumPy calls SYRK, which does half the work, when both operands share a contiguous buffer, and
-    GEMM when they do not, with different bits. Here they always do.
+    NumPy calls SYRK, which does half the work, where both operands share a contiguous buffer, as
+    they do here, and GEMM elsewhere.
     """
     A = np.ascontiguousarray(A)
     product: Array = np.matmul(A, A.T)

@@ -118,13 +118,13 @@ def test_what_is_given_is_not_altered(objective):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_a_stream_that_has_travelled_goes_on_with_the_same_bits(objective, dtype):
     block = Block((255 * images().X / images().X.max()).astype(dtype))
-    options = {"objective": objective, "forget": 0.7, "n_rows": 400, "batch_size": 64}
+    options = {"objective": objective, "forget_factor": 0.7, "n_rows": 400, "batch_size": 64}
     task = partial(update_on_block, block, **options)
     first = begin(block, 6)
     assert not travelled(first.H).flags.aligned
-    here, far = task(running=first), task(running=travelled(first))
+    here, far = task(state=first), task(state=travelled(first))
     assert same(here, far)
-    assert same(task(running=here), task(running=travelled(far)))
+    assert same(task(state=here), task(state=travelled(far)))
 
 
 def test_dark_batches_are_no_updates():

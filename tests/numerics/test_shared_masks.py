@@ -48,9 +48,9 @@ def weights_of(X, seen, H, begin=Basis.for_pixels, together=True, **penalties):
     taken = []
 
     class Watched(MaskedQuadratic):
-        def _solve_together(self, *args):
+        def _solve_runs(self, *args):
             taken.append(True)
-            return super()._solve_together(*args)
+            return super()._solve_runs(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         if not together:
