@@ -1,7 +1,8 @@
 """Pictures of models and of sweeps, each a `matplotlib.figure.Figure`.
 
-Imports `model_selection` and all below, not `io`.
-Start reading at `model`; `sweep` draws numbers of components side by side.
+It may import `model_selection` and the folders below it, not `io`. Start at `model`, with the
+figures of one model; `sweep` has those that compare numbers of components. `images` draws rows of
+images, and `style` holds colours, titles and the writing of files. Public names are exported here.
 """
 
 from dnmf.plot.model import components, loss_curve, reconstructions, write_plots

@@ -1,0 +1,55 @@
+"""Colours, titles, axes and files that the figures of models and of sweeps share."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE = "#31688e"
+"""Colour of the main curve: from the middle of viridis, distinct from black and from orange with
+every colour vision."""
+
+ORANGE = "#d55e00"
+"""Colour of what is recommended, distinct from blue and grey with every colour vision (Okabe and
+Ito, Color universal design, 2008)."""
+
+GREY = "#767676"
+"""Colour of a secondary curve."""
+
+CHARACTERS_PER_INCH = 120
+"""Characters in an inch of text at a font size of one point, rather too few than too many."""
+
+
+def style_axes(axes: Axes) -> None:
+    """Draw a faint grid, and no spines at the top and on the right."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def wrap(figure: Figure, text: str, size: int) -> str:
+    """Break text into lines that fit the width of a figure, at a font size in points."""
+    return textwrap.fill(text, int(figure.get_figwidth() * CHARACTERS_PER_INCH / size))
+
+
+def set_title(figure: Figure, text: str, size: int = 11) -> None:
+    """Set the title of a complete figure and lay it out."""
+    figure.suptitle(wrap(figure, text, size), fontsize=size)
+    figure.set_layout_engine("constrained", h_pad=0.03, w_pad=0.03)
+
+
+def write_figures(
+    figures: Iterable[tuple[str, Figure]], folder: str | os.PathLike[str]
+) -> list[Path]:
+    """Write named figures as PNG files to a folder, which is created for the first of them."""
+    target = Path(folder)
+    paths = []
+    for name, figure in figures:
+        target.mkdir(parents=True, exist_ok=True)
+        paths.append(target / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
