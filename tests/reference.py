@@ -1,4 +1,4 @@
-"""The dense oracle: textbook answers in float64, with no thought for speed or memory."""
+"""Reference solutions in float64 on dense arrays, and helpers that several test modules share."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scipy.optimize import nnls
 
 
 def weights(X: np.ndarray, H: np.ndarray) -> np.ndarray:
-    """Solve every image's least-squares problem exactly."""
+    """Solve the least-squares problem of each image exactly."""
     X, H = np.asarray(X, float), np.asarray(H, float)
     return np.array([nnls(H.T, x)[0] for x in X])
 
 
 def loss(X: np.ndarray, W: np.ndarray, H: np.ndarray) -> float:
-    """Half the squared Frobenius norm of the residual."""
+    """Compute half the squared Frobenius norm of the residual."""
     return 0.5 * float(np.sum((np.asarray(X, float) - np.asarray(W, float) @ H) ** 2))
 
 
-def descend(X: np.ndarray, H: np.ndarray, beta: float, steps: int) -> np.ndarray:
-    """Take plain multiplicative steps on W, as scikit-learn's mu solver does."""
+def multiplicative_weights(X: np.ndarray, H: np.ndarray, beta: float, steps: int) -> np.ndarray:
+    """Compute W by multiplicative steps, as scikit-learn's mu solver does."""
     exponent = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
     W = np.full((len(X), len(H)), np.sqrt(X.mean() / len(H)))
     for _ in range(steps):
@@ -32,7 +32,7 @@ def descend(X: np.ndarray, H: np.ndarray, beta: float, steps: int) -> np.ndarray
 
 
 def objective_value(X, W, H, beta, alpha, l1_ratio) -> float:
-    """Give scikit-learn's objective with one alpha for both factors."""
+    """Compute scikit-learn's objective with the same alpha for W and H."""
     from sklearn.decomposition._nmf import _beta_divergence
 
     n, p = X.shape
@@ -45,7 +45,7 @@ def objective_value(X, W, H, beta, alpha, l1_ratio) -> float:
 
 
 def fit_of(X, d, **options):
-    """Fit without the warning at max_iter."""
+    """Fit a model, and ignore warnings such as that at max_iter."""
     import warnings
 
     import dnmf
@@ -55,15 +55,15 @@ def fit_of(X, d, **options):
         return dnmf.NMF(d, random_state=0, **options).fit(X)
 
 
-def travelled(thing: Any) -> Any:
-    """Pickle and unpickle, with arrays read-only and off their alignment as in a message."""
+def unpickled(value: Any) -> Any:
+    """Pickle and unpickle a value; its buffers are read-only and unaligned, as in a message."""
     buffers: list[pickle.PickleBuffer] = []
-    message = pickle.dumps(thing, protocol=5, buffer_callback=buffers.append)
+    message = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return pickle.loads(message, buffers=[memoryview(b"x" + bytes(b.raw()))[1:] for b in buffers])
 
 
 class CountingReads:
-    """A Zarr-like matrix that counts how often each row is read."""
+    """Matrix that counts how often each row is read."""
 
     def __init__(self, X: np.ndarray) -> None:
         self.X, self.reads, self.lock = X, np.zeros(len(X), int), threading.Lock()
@@ -75,7 +75,7 @@ class CountingReads:
 
 
 def counted(X: np.ndarray, rows: int) -> tuple[CountingReads, Any]:
-    """Cut X into blocks whose reads are counted."""
+    """Return a `CountingReads` of X and the blocks that read from it."""
     from dnmf.engine.dask_graph import DaskBlocks
     from dnmf.engine.tree_reduce import even_ranges
 

@@ -1,4 +1,4 @@
-"""Losses beyond squared error, against dense references."""
+"""Beta divergences against dense references and scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import descend, fit_of, objective_value
+from reference import fit_of, multiplicative_weights, objective_value
 from scipy.optimize import minimize
 from sklearn.decomposition._nmf import _beta_divergence
 
@@ -23,13 +23,13 @@ BETAS = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 
 
 def positive(rng, n, p, beta):
-    """Images with zeros where the divergence allows them."""
+    """Draw images, with zeros where the divergence allows them."""
     X = rng.random((n, p)) + 0.1
     return X if beta <= 0 else X * (rng.random((n, p)) > 0.3)
 
 
-def solved(X, H, objective, **aside):
-    return objective.solve_W_block(Block(X, **aside), Basis.from_H(H, np.dtype(float)))
+def solved(X, H, objective, **arrays):
+    return objective.solve_W_block(Block(X, **arrays), Basis.from_H(H, np.dtype(float)))
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -44,7 +44,7 @@ def test_divergences_are_scikit_learns(beta):
     assert images[3] == pytest.approx(one[0])
 
 
-def test_pixels_that_are_dark_in_both_cost_nothing():
+def test_pixels_that_are_zero_in_both_add_nothing():
     zero = np.zeros((2, 3))
     for beta in BETAS:
         assert (divergences(zero, zero, np.ones(2), beta)[0] == 0).all()
@@ -52,7 +52,7 @@ def test_pixels_that_are_dark_in_both_cost_nothing():
 
 @settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0, 2), st.floats(0, 2), st.booleans())
-def test_kullback_leibler_weights_are_the_minimum(seed, d, l1, l2, hide):
+def test_kullback_leibler_weights_are_optimal(seed, d, l1, l2, hide):
     rng = np.random.default_rng(seed)
     X, H = positive(rng, 3, 15, 1), rng.random((d, 15)) * (rng.random((d, 15)) > 0.4)
     seen = rng.random(X.shape) > 0.3 * hide
@@ -73,17 +73,17 @@ def test_kullback_leibler_weights_are_the_minimum(seed, d, l1, l2, hide):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.5, 3.0])
-def test_multiplicative_weights_lower_the_divergence_like_many_plain_steps(beta):
+def test_weights_are_as_good_as_many_multiplicative_steps(beta):
     rng = np.random.default_rng(1)
     X, H = positive(rng, 20, 15, beta), rng.random((4, 15))
     W = solved(X, H, BetaDivergence(beta))
-    plain = descend(X, H, beta, steps=400)
+    plain = multiplicative_weights(X, H, beta, steps=400)
     assert _beta_divergence(X, W, H, beta) <= 1.01 * _beta_divergence(X, plain, H, beta)
 
 
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
-def test_the_H_step_never_raises_the_objective(beta, penalty):
+def test_update_H_never_raises_the_objective(beta, penalty):
     rng = np.random.default_rng(2)
     X, H = positive(rng, 30, 12, beta), rng.random((3, 12)) + 0.01
     objective = BetaDivergence(beta, penalty, penalty, penalty, penalty)
@@ -101,7 +101,7 @@ def test_the_H_step_never_raises_the_objective(beta, penalty):
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_an_images_weights_do_not_depend_on_its_neighbours(beta):
+def test_weights_do_not_depend_on_the_other_images(beta):
     rng = np.random.default_rng(3)
     X, H = positive(rng, 40, 12, beta), rng.random((3, 12))
     together = solved(X, H, BetaDivergence(beta))
@@ -112,7 +112,7 @@ def test_an_images_weights_do_not_depend_on_its_neighbours(beta):
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scale_changes_nothing_but_the_scale(beta, scale, dtype):
+def test_the_divergence_does_not_depend_on_the_scale(beta, scale, dtype):
     rng = np.random.default_rng(4)
     X = positive(rng, 60, 16, beta)
     solver = "cd" if beta == 2 else "mu"
@@ -151,7 +151,7 @@ def test_itakura_saito_refuses_zeros_as_scikit_learn_does(digits):
     ("solver", "beta"), [("cd", 2.0), *(("mu", beta) for beta in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5))]
 )
 @pytest.mark.parametrize(("alpha", "l1_ratio"), [(0.0, 0.0), (1e-3, 0.0), (1e-3, 1.0)])
-def test_from_the_same_start_no_worse_than_scikit_learn(solver, beta, alpha, l1_ratio):
+def test_the_objective_is_as_low_as_that_of_scikit_learn(solver, beta, alpha, l1_ratio):
     from sklearn import decomposition
 
     rng = np.random.default_rng(6)

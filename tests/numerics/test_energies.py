@@ -1,4 +1,4 @@
-"""How much of the reconstruction each component carries."""
+"""Energies of components, and their shares of the reconstruction."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ OBJECTIVES = [
 ]
 
 
-def name_of(objective):
+def id_of(objective):
     return f"{type(objective).__name__} {objective.beta} {objective.l1_W}"
 
 
 def energies(W, H, beta, weights=1.0, seen=1.0):
-    """Component by component: what it puts into each cell, times the power of the cell."""
+    """Compute ``<w_j h_j, Y^(beta - 1)>`` one component at a time."""
     Y = W @ H
     rows = np.broadcast_to(np.expand_dims(weights, -1), Y.shape)
     return [
@@ -42,26 +42,26 @@ def energies(W, H, beta, weights=1.0, seen=1.0):
     ]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=name_of)
-@given(seed=st.integers(0, 10**6), d=st.integers(1, 5), aside=st.booleans())
-def test_are_what_they_say(objective, seed, d, aside):
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=id_of)
+@given(seed=st.integers(0, 10**6), d=st.integers(1, 5), weighted=st.booleans())
+def test_energies_match_their_definition(objective, seed, d, weighted):
     rng = np.random.default_rng(seed)
     X, H = rng.random((20, 12)) + 0.1, rng.random((d, 12)) + 0.1
-    weights, seen = (rng.random(20), rng.random(X.shape) > 0.2) if aside else (np.ones(20), 1)
-    masked = aside and type(objective) is not Quadratic
+    weights, seen = (rng.random(20), rng.random(X.shape) > 0.2) if weighted else (np.ones(20), 1)
+    masked = weighted and type(objective) is not Quadratic
     seen = seen if masked else 1
-    block = Block(X * seen, 0, seen if masked else None, weights if aside else None)
+    block = Block(X * seen, 0, seen if masked else None, weights if weighted else None)
     stats, W = objective.block_stats(block, Basis.for_pixels(H, X.dtype))
     found = objective.energies(stats, H)
-    # For squared error missing pixels are as the model says they are.
-    counted = seen if isinstance(objective, BetaDivergence) else 1
-    np.testing.assert_allclose(found, energies(W, H, objective.beta, weights, counted), rtol=1e-6)
-    total = np.sum(np.expand_dims(weights, -1) * counted * (W @ H) ** objective.beta)
+    # For squared error, missing pixels count with their reconstructions.
+    included = seen if isinstance(objective, BetaDivergence) else 1
+    np.testing.assert_allclose(found, energies(W, H, objective.beta, weights, included), rtol=1e-6)
+    total = np.sum(np.expand_dims(weights, -1) * included * (W @ H) ** objective.beta)
     assert found.sum() == pytest.approx(total, rel=1e-6)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[:3] + OBJECTIVES[4:6], ids=name_of)
-def test_of_a_pass_are_those_of_the_components_it_knows(objective, monkeypatch):
+@pytest.mark.parametrize("objective", OBJECTIVES[:3] + OBJECTIVES[4:6], ids=id_of)
+def test_energies_of_a_pass_belong_to_the_H_of_its_loss(objective, monkeypatch):
     rng = np.random.default_rng(0)
     X, Y = rng.random((40, 1300)) + 0.1, rng.random((3, 1300))
     blocks = blocks_of(X)
@@ -77,7 +77,7 @@ class TestShares:
     @pytest.mark.parametrize(
         ("beta_loss", "beta"), [("frobenius", 2), ("kullback-leibler", 1), (1.5, 1.5)]
     )
-    def test_are_of_the_components_in_their_order(self, digits, beta_loss, beta):
+    def test_shares_are_in_the_order_of_the_components(self, digits, beta_loss, beta):
         X = digits[:200].astype(float)
         solver = "cd" if beta == 2 else "mu"
         model = fit_of(X, 5, beta_loss=beta_loss, solver=solver, max_iter=20, tol=1e-3)
@@ -85,15 +85,15 @@ class TestShares:
         assert model.energy_shares_.sum() == pytest.approx(1)
         known = np.array(energies(model.transform(X), model.components_, beta))
         np.testing.assert_allclose(model.energy_shares_, known / known.sum(), rtol=0.02)
-        assert len(set(model.energy_shares_.round(4))) == 5  # or the order would not show
+        assert len(set(model.energy_shares_.round(4))) == 5  # so that the order is tested
 
-    def test_those_of_squared_error_are_not_those_of_missing_pixels(self, digits):
+    def test_shares_include_missing_pixels_for_squared_error(self, digits):
         X, hidden = digits[:200].astype(float), np.random.default_rng(0).random((200, 784)) < 0.2
         model = dnmf.NMF(4, random_state=0).fit(X, mask=hidden)
         known = np.array(energies(model.transform(X, hidden), model.components_, 2))
         np.testing.assert_allclose(model.energy_shares_, known / known.sum(), rtol=0.02)
 
-    def test_of_a_dead_component_is_0_and_of_darkness_all_are(self):
+    def test_shares_of_empty_components_are_zero(self):
         X = np.outer(np.arange(1.0, 30), np.arange(1.0, 9))
         model = fit_of(X, 3, max_iter=50, init="nndsvd")
         assert model.energy_shares_.max() == pytest.approx(1)

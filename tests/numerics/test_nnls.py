@@ -1,4 +1,4 @@
-"""Least squares for many images at once, against SciPy's for one."""
+"""Non-negative least squares for many images at once, against SciPy's for one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from dnmf.numerics.statistics import compute_ridge_inverse, gram
 PIXELS = 160
 STARTS = {
     "zero": lambda A, G: np.zeros_like(A),
-    "guess": lambda A, G: np.maximum(compute_ridge_inverse(G) @ A, 0),
+    "ridge": lambda A, G: np.maximum(compute_ridge_inverse(G) @ A, 0),
 }
 
 
 def images(n, d, seed, dtype=np.float64):
-    """Images of a few local components each, and noise; some of both are blank, some alike."""
+    """Draw noisy images of a few sparse components.
+
+    One image and one component are zero, and two components are collinear.
+    """
     rng = np.random.default_rng(seed)
     H = rng.random((d, PIXELS)) * (rng.random((d, PIXELS)) < 0.1)
     if d > 2:
@@ -30,9 +33,9 @@ def images(n, d, seed, dtype=np.float64):
     return X.astype(dtype), H.astype(dtype)
 
 
-def solved(X, H, begin, tolerance=W_TOLERANCE, sweeps=W_SWEEPS):
+def solved(X, H, start, tolerance=W_TOLERANCE, sweeps=W_SWEEPS):
     A, G = np.ascontiguousarray(H @ X.T), gram(H)
-    W = STARTS[begin](A, G)
+    W = STARTS[start](A, G)
     energy = 0.5 * (X.astype(float) ** 2).sum(axis=1)
     solve_nnls(A, G, energy, W, tolerance, sweeps, W_RELAXATION)
     assert W.dtype == X.dtype
@@ -44,23 +47,23 @@ def losses(X, W, H):
     return 0.5 * ((X.astype(float) - W.astype(float) @ H.astype(float)) ** 2).sum(axis=1)
 
 
-@pytest.mark.parametrize("begin", STARTS)
-@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 24, 40])  # groups of 8, the last one short or not
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 24, 40])  # multiples of 8 and others
 class TestAgainstSciPy:
     @pytest.mark.parametrize("n", [3, LANES - 1, LANES + 1, 1300])
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-    def test_close_at_the_tolerance_of_a_fit(self, n, d, begin, dtype):
+    def test_close_at_the_default_tolerance(self, n, d, start, dtype):
         X, H = images(n, d, n + d, dtype)
-        W = solved(X, H, begin)
-        some = np.unique(np.linspace(0, n - 1, 150, dtype=int))  # of every tile; SciPy is slow
+        W = solved(X, H, start)
+        some = np.unique(np.linspace(0, n - 1, 150, dtype=int))  # not all: SciPy is slow
         best = losses(X[some], weights(X[some], H), H)
         assert losses(X[some], W[some], H).sum() <= (1 + 1e-4) * best.sum()
         assert (W[n // 2] == 0).all()
         assert d < 3 or not W[:, 1].any()
 
-    def test_exact_when_asked_for(self, d, begin):
+    def test_exact_at_a_small_tolerance(self, d, start):
         X, H = images(LANES + 100, d, d)
-        W = solved(X, H, begin, 1e-14, 200_000)
+        W = solved(X, H, start, 1e-14, 200_000)
         best = losses(X, weights(X, H), H)
         np.testing.assert_allclose(losses(X, W, H), best, rtol=1e-8, atol=1e-12)
 
@@ -70,56 +73,56 @@ class TestAgainstSciPy:
     d=st.integers(1, 40),
     n=st.integers(1, 30),
     seed=st.integers(0, 10**6),
-    begin=st.sampled_from(sorted(STARTS)),
+    start=st.sampled_from(sorted(STARTS)),
     scale=st.sampled_from([1e-12, 1.0, 1e12]),
 )
-def test_any_size_and_scale(d, n, seed, begin, scale):
+def test_any_size_and_scale(d, n, seed, start, scale):
     X, H = images(n, d, seed)
     best = losses(X, weights(X, H), H)
-    exact = losses(X, scale * solved(X / scale, H, begin, 1e-14, 200_000), H)
+    exact = losses(X, scale * solved(X / scale, H, start, 1e-14, 200_000), H)
     np.testing.assert_allclose(exact, best, rtol=1e-8, atol=1e-12)
     X, H = X.astype(np.float32), H.astype(np.float32)
-    rough = losses(X, scale * solved((X / scale).astype(np.float32), H, begin), H)
+    rough = losses(X, scale * solved((X / scale).astype(np.float32), H, start), H)
     assert rough.sum() <= 1.001 * best.sum() + 1e-10
 
 
-@pytest.mark.parametrize("begin", STARTS)
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-class TestNeighbours:
-    """What an image gets does not depend on those it is solved with."""
+class TestOtherImages:
+    """The weights of an image do not depend on the images it is solved with."""
 
     N, D = 1300, 13
 
     def pairs(self, dtype, *how):
-        """Weights of images in one batch; in another order, and some of them alone."""
+        """Yield weights from one batch with those in another order, and of some images alone."""
         X, H = images(self.N, self.D, 0, dtype)
         order = np.random.default_rng(1).permutation(self.N)
-        together, apart = solved(X, H, *how), np.empty((self.N, self.D), dtype)
-        apart[order] = solved(X[order], H, *how)
+        together, other = solved(X, H, *how), np.empty((self.N, self.D), dtype)
+        other[order] = solved(X[order], H, *how)
         few = np.arange(0, self.N, 9)
         alone = np.vstack([solved(X[i : i + 1], H, *how) for i in few])
-        yield X, H, together, apart
+        yield X, H, together, other
         yield X[few], H, together[few], alone
 
     @pytest.mark.parametrize("sweeps", [1, 2, 6])
-    def test_the_path_is_the_images_own(self, begin, dtype, sweeps):
-        """Nothing but rounding differs while nothing ends it."""
-        for _, _, together, apart in self.pairs(dtype, begin, 0.0, sweeps):
+    def test_do_not_change_the_path_of_an_image(self, start, dtype, sweeps):
+        """Without convergence only rounding differs."""
+        for _, _, together, other in self.pairs(dtype, start, 0.0, sweeps):
             size = together.max(axis=1, keepdims=True)
             limit = 1e-4 if dtype == np.float32 else 1e-11
-            assert (np.abs(apart - together) <= limit * size).all()
+            assert (np.abs(other - together) <= limit * size).all()
 
-    def test_and_so_is_its_end(self, begin, dtype):
-        """But for gains within rounding of the tolerance, where it may end a sweep later."""
-        for X, H, together, apart in self.pairs(dtype, begin):
+    def test_do_not_change_where_an_image_converges(self, start, dtype):
+        """Except for gains within rounding of the tolerance, where it may need one more sweep."""
+        for X, H, together, other in self.pairs(dtype, start):
             size = together.max(axis=1, keepdims=True)
-            assert (np.abs(apart - together) <= 1e-4 * size).all(axis=1).mean() > 0.99
+            assert (np.abs(other - together) <= 1e-4 * size).all(axis=1).mean() > 0.99
             known = losses(X, together, H)
-            np.testing.assert_allclose(losses(X, apart, H), known, rtol=W_TOLERANCE, atol=1e-9)
+            np.testing.assert_allclose(losses(X, other, H), known, rtol=W_TOLERANCE, atol=1e-9)
 
 
-def test_stragglers_among_images_that_end_at_once():
-    """One image in 50 needs many sweeps; the others are done and left alone."""
+def test_slow_images_among_fast_ones():
+    """One image in 50 needs many sweeps; the others converge at once."""
     rng = np.random.default_rng(2)
     X, H = images(LANES, 12, 2)
     H[3] = H[4] + 1e-2 * rng.random(PIXELS)
@@ -130,15 +133,15 @@ def test_stragglers_among_images_that_end_at_once():
     np.testing.assert_allclose(losses(X, W, H), losses(X, weights(X, H), H), rtol=1e-6, atol=1e-9)
 
 
-def test_what_components_that_are_nothing_weigh_stays():
-    """As in the H step: a component that no image uses is not touched."""
+def test_weights_of_zero_components_are_kept():
+    """As in the step on H: a component that no image uses is not changed."""
     G, A = np.diag([1.0, 0.0]), np.array([[2.0], [0.0]])
     W = np.array([[0.5], [3.0]])
     solve_nnls(A, G, np.array([2.0]), W, 1e-14, 1000, 1.0)
     np.testing.assert_allclose(W, [[2.0], [3.0]])
 
 
-class TestGuess:
+class TestRidgeInverse:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize(
         "H",
@@ -150,15 +153,15 @@ class TestGuess:
             np.diag([1.0, 0, 1e-8, 1e8]),
             np.diag([1.0, 1e-22, 1e-30]),
         ],
-        ids=["zero", "alike", "collinear", "more than pixels", "of many sizes", "almost nothing"],
+        ids=["zero", "equal", "collinear", "more than pixels", "of many sizes", "almost nothing"],
     )
     def test_is_finite_and_symmetric(self, H, dtype):
         G = gram(H.astype(dtype))
-        guess = compute_ridge_inverse(G)
-        assert guess.dtype == dtype
-        assert np.isfinite(guess).all()
-        assert (guess == guess.T).all()
-        assert (guess[G.diagonal() == 0] == 0).all()
+        inverse = compute_ridge_inverse(G)
+        assert inverse.dtype == dtype
+        assert np.isfinite(inverse).all()
+        assert (inverse == inverse.T).all()
+        assert (inverse[G.diagonal() == 0] == 0).all()
 
     @settings(max_examples=25)
     @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10**6))
@@ -174,5 +177,5 @@ class TestGuess:
     def test_saves_sweeps(self, digits):
         X, H = digits[:512].astype(float), digits[-12:].astype(float)
         best = losses(X, solved(X, H, "zero", 1e-14, 10_000), H).sum()
-        excess = [losses(X, solved(X, H, begin, 0.0, 2), H).sum() / best - 1 for begin in STARTS]
+        excess = [losses(X, solved(X, H, start, 0.0, 2), H).sum() / best - 1 for start in STARTS]
         assert excess[1] < 0.5 * excess[0]

@@ -1,4 +1,4 @@
-"""Images of any scale and of odd kinds: finite results, no warning, a loss that never rises."""
+"""Images of any scale and of unusual kinds give finite results, no warning and no rising loss."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LOSSES = {
 }
 BY_LOSS = pytest.mark.parametrize("loss", LOSSES)
 RNG = np.random.default_rng(0)
-PLAIN = (RNG.random((120, 6)) @ RNG.random((6, 48)) + 0.4 * RNG.random((120, 48))).astype("f4")
+IMAGES = (RNG.random((120, 6)) @ RNG.random((6, 48)) + 0.4 * RNG.random((120, 48))).astype("f4")
 
 
-def fit(X, k=6, loss="frobenius", max_iter=30, **more):
+def fit(X, d=6, loss="frobenius", max_iter=30, **more):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="Maximum number of iterations")
-        return dnmf.NMF(k, random_state=0, max_iter=max_iter, **LOSSES[loss], **more).fit(X)
+        return dnmf.NMF(d, random_state=0, max_iter=max_iter, **LOSSES[loss], **more).fit(X)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -35,7 +35,7 @@ def fit(X, k=6, loss="frobenius", max_iter=30, **more):
 def test_the_scale_of_images_does_not_matter(loss, dtype):
     found = []
     for scale in SCALES:
-        X = (PLAIN * scale).astype(dtype)
+        X = (IMAGES * scale).astype(dtype)
         model = fit(X, loss=loss, tol=0, max_iter=12)
         W = model.transform(X)
         errors = model.reconstruct_error(X)
@@ -43,24 +43,24 @@ def test_the_scale_of_images_does_not_matter(loss, dtype):
         assert np.isfinite(W).all()
         assert np.isfinite(errors).all()
         norm = np.linalg.norm(X.astype(float)) ** 2 if loss == "frobenius" else X.sum(dtype=float)
-        again = np.linalg.norm(model.inverse_transform(W) / scale - PLAIN)
+        again = np.linalg.norm(model.inverse_transform(W) / scale - IMAGES)
         found.append((model.reconstruction_err_**2 / norm, errors.sum() / norm, again))
-    # In float32 the loss is resolved to 1e-7 of the squared norm, of which it is 0.7 % here.
+    # float32 resolves the loss to 1e-7 of the squared norm, of which the loss is 0.7 % here.
     np.testing.assert_allclose(found, [found[2]] * 5, rtol=1e-4 if dtype == "float32" else 1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-22, 1e18, 1e30])
 @BY_LOSS
-def test_what_float32_cannot_square_is_a_named_error(loss, scale):
-    X = (PLAIN * scale).astype(np.float32)
+def test_squares_beyond_float32_raise_an_error(loss, scale):
+    X = (IMAGES * scale).astype(np.float32)
     with np.errstate(all="ignore"), pytest.raises(DataError, match="convert it to float64"):
         fit(X, loss=loss)
     assert np.isfinite(fit(X.astype(float), loss=loss).components_).all()
 
 
 def odd_images():
-    """Give images that have undone solvers, each with a number of components."""
-    X = PLAIN.copy()
+    """Return images of unusual kinds, each with a number of components."""
+    X = IMAGES.copy()
     blank_rows, blank_columns, outlier, pixel = (X.copy() for _ in range(4))
     blank_rows[::3] = 0
     blank_columns[:, ::4] = 0
@@ -88,8 +88,8 @@ def odd_images():
 @pytest.mark.parametrize("images", odd_images())
 @BY_LOSS
 def test_odd_images_are_factorised_without_a_warning(loss, images):
-    X, k = odd_images()[images]
-    model = fit(X, k, loss)
+    X, d = odd_images()[images]
+    model = fit(X, d, loss)
     W = model.transform(X)
     errors = model.reconstruct_error(X)
     assert np.isfinite(model.components_).all()
@@ -108,20 +108,20 @@ def test_odd_images_are_factorised_without_a_warning(loss, images):
 
 @BY_LOSS
 def test_empty_components_are_counted(loss, tmp_path):
-    """A penalty empties components, and then they stay so: how many is said."""
+    """A penalty empties components for good, and `dnmf info` counts them."""
     from dnmf.cli.describe import describe
 
-    model = fit(PLAIN, 6, loss, alpha_W=0.2 if loss == "frobenius" else 0.05, l1_ratio=1.0)
+    model = fit(IMAGES, 6, loss, alpha_W=0.2 if loss == "frobenius" else 0.05, l1_ratio=1.0)
     model.save(tmp_path / "m")
     empty = int((~model.components_.any(axis=1)).sum())
     assert describe(tmp_path / "m")["empty_components"] == empty
     assert 0 < empty < 6
-    assert not model.transform(PLAIN)[:, ~model.components_.any(axis=1)].any()
+    assert not model.transform(IMAGES)[:, ~model.components_.any(axis=1)].any()
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit(PLAIN)
+    return fit(IMAGES)
 
 
 BAD = {"negative": (-1.0, "Negative values"), "NaN": (np.nan, "NaN"), "infinite": (np.inf, "inf")}
@@ -134,14 +134,14 @@ def test_a_bad_pixel_is_named_with_its_image(kind, bad, request, fitted, tmp_pat
     if on_cluster:
         request.getfixturevalue("client")
     value, words = BAD[bad]
-    X = PLAIN.copy()
+    X = IMAGES.copy()
     X[77, 13] = value
     X[90, 1] = value
     if kind == "Dask":
         X = da.from_array(X, chunks=(50, 48))
     elif kind == "Zarr":
         X = zarr.create_array(tmp_path / "x", data=X, chunks=(50, 48))
-    elif kind == "corpus":  # of somebody else's making: ingest would have found the pixel
+    elif kind == "corpus":  # not made by ingest, which would have found the pixel
         path, layout = str(tmp_path / "x"), Layout(120, (48,), "float32", 4, 50)
         create_corpus(path, layout)
         ids = [f"{i}" for i in range(120)]
@@ -149,6 +149,6 @@ def test_a_bad_pixel_is_named_with_its_image(kind, bad, request, fitted, tmp_pat
         lines = [write_block(path, i, X[cut], ids[cut]) for i, cut in enumerate(cuts)]
         commit_corpus(path, layout, lines)
         X = dnmf.open_corpus(path)
-    for act in (fit, lambda X: fitted.reconstruct_error(X, per="pixel")):
+    for call in (fit, lambda X: fitted.reconstruct_error(X, per="pixel")):
         with pytest.raises(DataError, match=rf"{words}.*pixel 13 of image 77"):
-            act(X)
+            call(X)

@@ -1,4 +1,4 @@
-"""The maths of a block, against a dense reference."""
+"""Sums and weights of blocks, against a dense reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference import loss, travelled, weights
+from reference import loss, unpickled, weights
 
 from dnmf.errors import DataError
 from dnmf.numerics import block
@@ -24,7 +24,7 @@ from dnmf.numerics.statistics import Basis, gram
 
 
 def matrices(rows: int, columns: int):
-    """Non-negative matrices with many exact zeros, as images have them."""
+    """Draw non-negative matrices with many zeros, like images."""
     values = st.one_of(st.just(0.0), st.floats(2**-10, 255, width=32))
     return arrays(np.float64, (rows, columns), elements=values)
 
@@ -35,7 +35,7 @@ problems = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(5, 12)).
 
 
 @given(problems)
-def test_sweeps_lead_to_the_exact_minimum(problem):
+def test_many_sweeps_reach_the_minimum(problem):
     X, H = problem
     A, W = H @ X.T, np.zeros((len(H), len(X)))
     solve_nnls(A, gram(H), 0.5 * (X**2).sum(axis=1), W, 1e-14, 200_000, W_RELAXATION)
@@ -44,27 +44,27 @@ def test_sweeps_lead_to_the_exact_minimum(problem):
     assert loss(X, W.T, H) <= loss(X, weights(X, H), H) + 1e-5 * scale
 
 
-@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
+@pytest.mark.parametrize("make_basis", [Basis.from_H, Basis.for_pixels])
 @given(problem=problems)
-def test_few_sweeps_come_close(begin, problem):
+def test_few_sweeps_come_close(make_basis, problem):
     X, H = problem
-    _, W = SQUARED.block_stats(Block(X), begin(H, np.dtype(float)))
+    _, W = SQUARED.block_stats(Block(X), make_basis(H, np.dtype(float)))
     scale = loss(X, 0 * W, H)
-    # Nearly collinear rows of H make coordinate descent slow, and its sweeps are bounded.
+    # Coordinate descent is slow for nearly collinear rows of H, and its sweeps are bounded.
     assert loss(X, W, H) <= loss(X, weights(X, H), H) + 0.05 * scale
     assert loss(X, W, H) <= scale * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
-def test_weights_are_exact_for_components_of_images(digits, begin):
+@pytest.mark.parametrize("make_basis", [Basis.from_H, Basis.for_pixels])
+def test_weights_are_exact_for_components_of_images(digits, make_basis):
     H = digits[-10:].astype(float)
-    _, W = SQUARED.block_stats(Block(digits[:100]), begin(H, np.dtype(float)))
+    _, W = SQUARED.block_stats(Block(digits[:100]), make_basis(H, np.dtype(float)))
     exact = loss(digits[:100], weights(digits[:100], H), H)
     assert loss(digits[:100], W, H) == pytest.approx(exact, rel=1e-4)
 
 
 @given(problems)
-def test_stats_are_what_they_say(problem):
+def test_stats_match_their_definition(problem):
     X, H = problem
     stats, W = SQUARED.block_stats(Block(X), Basis.from_H(H, np.dtype(float)))
     np.testing.assert_allclose(stats.S, W.T @ W, rtol=1e-12, atol=1e-9)
@@ -73,16 +73,15 @@ def test_stats_are_what_they_say(problem):
 
 
 @pytest.mark.parametrize("objective", [SQUARED, MaskedQuadratic(l1_W=2.0), BetaDivergence(1.0)])
-def test_sums_need_no_weights_kept(digits, objective):
-    one, basis = Block(digits), Basis.for_pixels(digits[::100] / 255, digits.dtype)
-    stats, W = objective.block_stats(one, basis)
-    bare, nothing = objective.block_stats(one, basis, weights=False)
+def test_sums_do_not_depend_on_whether_weights_are_returned(digits, objective):
+    images, basis = Block(digits), Basis.for_pixels(digits[::100] / 255, digits.dtype)
+    stats, W = objective.block_stats(images, basis)
+    only_stats, nothing = objective.block_stats(images, basis, weights=False)
     assert nothing is None
     assert W.shape == (len(digits), len(basis.H))
-    assert all(
-        np.array_equal(a, b) for a, b in zip(vars(stats).values(), vars(bare).values(), strict=True)
-    )
-    short, _ = objective.block_stats(one, basis, dtype=np.float32)
+    pairs = zip(vars(stats).values(), vars(only_stats).values(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    short, _ = objective.block_stats(images, basis, dtype=np.float32)
     for name in ("S", "T"):
         assert getattr(stats, name).dtype == np.float64
         assert getattr(short, name).dtype == np.float32
@@ -109,14 +108,14 @@ def test_stats_of_a_union_are_the_sum_of_stats(problem, cut):
 
 
 @given(problems)
-def test_loss_without_X_is_the_loss(problem):
+def test_the_loss_follows_from_the_sums(problem):
     X, H = problem
     stats, W = SQUARED.block_stats(Block(X), Basis.from_H(H, np.dtype(float)))
     assert quadratic_loss(stats, H) == pytest.approx(loss(X, W, H), abs=1e-9 * (1 + stats.xx.sum()))
 
 
 @given(problems)
-def test_the_H_step_never_raises_the_loss(problem):
+def test_update_H_never_raises_the_loss(problem):
     X, H = problem
     stats, _ = SQUARED.block_stats(Block(X), Basis.from_H(H, np.dtype(float)))
     better = SQUARED.update_H(H, stats)
@@ -125,7 +124,7 @@ def test_the_H_step_never_raises_the_loss(problem):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.bool_])
-def test_integers_become_float32_before_any_arithmetic(digits, dtype):
+def test_other_dtypes_are_converted_to_float32(digits, dtype):
     X = digits[:50].astype(dtype)
     H = np.random.default_rng(0).random((4, 784))
     stats, W = SQUARED.block_stats(Block(X), Basis.from_H(H, block.compute_dtype(X.dtype)))
@@ -136,7 +135,7 @@ def test_integers_become_float32_before_any_arithmetic(digits, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["<f8", ">f8"])
-def test_float64_stays(dtype):
+def test_float64_is_kept(dtype):
     assert block.compute_dtype(np.dtype(dtype)) == np.float64
 
 
@@ -156,26 +155,27 @@ def test_weights_beyond_float32_are_refused():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [1, 3, 8])
-def test_arrays_that_have_travelled_give_the_same_bits(digits, dtype, d):
-    plain = travelled(np.ones(9, dtype))
-    assert (plain.flags.aligned, plain.flags.writeable) == (False, False)  # as messages leave it
+def test_unpickled_arrays_give_the_same_bits(digits, dtype, d):
+    plain = unpickled(np.ones(9, dtype))
+    assert (plain.flags.aligned, plain.flags.writeable) == (False, False)  # as in a message
     H = np.random.default_rng(0).random((d, 784))
     basis = Basis.for_pixels(H, np.dtype(dtype))
     stats, W = SQUARED.block_stats(Block(digits), basis)
-    basis_far = travelled(basis)
-    stats_far, W_far = SQUARED.block_stats(Block(digits), basis_far)
-    assert (W_far == W).all()
-    assert (stats_far.T == stats.T).all()
-    far = travelled(stats)
-    assert (SQUARED.update_H(H, far) == SQUARED.update_H(H, stats)).all()
-    assert quadratic_loss(far, H) == quadratic_loss(stats, H)
-    assert (basis_far.ridge_inverse == basis.ridge_inverse).all()
-    for array in (far.S, far.T, far.xx, basis_far.H, basis_far.G, basis_far.ridge_inverse):
+    basis_copy = unpickled(basis)
+    stats_of_copy, W_of_copy = SQUARED.block_stats(Block(digits), basis_copy)
+    assert (W_of_copy == W).all()
+    assert (stats_of_copy.T == stats.T).all()
+    stats_copy = unpickled(stats)
+    assert (SQUARED.update_H(H, stats_copy) == SQUARED.update_H(H, stats)).all()
+    assert quadratic_loss(stats_copy, H) == quadratic_loss(stats, H)
+    assert (basis_copy.ridge_inverse == basis.ridge_inverse).all()
+    arrays_of_basis = (basis_copy.H, basis_copy.G, basis_copy.ridge_inverse)
+    for array in (stats_copy.S, stats_copy.T, stats_copy.xx, *arrays_of_basis):
         assert array.flags.aligned
         assert array.flags.writeable
 
 
-def test_strips_do_not_show(monkeypatch, digits):
+def test_results_do_not_depend_on_strips(monkeypatch, digits):
     basis = Basis.from_H(np.random.default_rng(0).random((5, 784)), np.dtype(float))
     whole, W = SQUARED.block_stats(Block(digits), basis)
     monkeypatch.setattr(block, "STRIP_ROWS", (64, 64))
@@ -184,29 +184,34 @@ def test_strips_do_not_show(monkeypatch, digits):
     np.testing.assert_allclose(W_strips, W, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
-def test_blank_images_and_dead_components_have_zero_weights(begin):
+@pytest.mark.parametrize("make_basis", [Basis.from_H, Basis.for_pixels])
+def test_blank_images_and_empty_components_have_zero_weights(make_basis):
     X = np.array([[0.0, 0, 0], [1, 2, 3]])
     H = np.array([[1.0, 1, 1], [0, 0, 0]])
-    stats, W = SQUARED.block_stats(Block(X), begin(H, np.dtype(float)))
+    stats, W = SQUARED.block_stats(Block(X), make_basis(H, np.dtype(float)))
     assert W[0].tolist() == [0, 0]
     assert W[1, 1] == 0
     assert np.isfinite(SQUARED.update_H(H, stats)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gram_gives_the_same_bits_however_its_argument_lies_in_memory(dtype):
+def test_gram_gives_the_same_bits_for_every_memory_layout(dtype):
     A = np.random.default_rng(0).random((30, 500)).astype(dtype)
-    G, apart = gram(A), np.empty((30, 1001), dtype)
+    G, buffer = gram(A), np.empty((30, 1001), dtype)
     assert (G == G.T).all()
     np.testing.assert_allclose(G, A.astype(float) @ A.T.astype(float), rtol=1e-6)
-    for lies in (apart[:, :500], apart[:, 1:1001:2], apart[:, 1:501], np.empty_like(A, order="F")):
-        lies[:] = A
-        assert (gram(lies) == G).all()
+    for view in (
+        buffer[:, :500],
+        buffer[:, 1:1001:2],
+        buffer[:, 1:501],
+        np.empty_like(A, order="F"),
+    ):
+        view[:] = A
+        assert (gram(view) == G).all()
 
 
 @given(st.integers(0, 6), st.integers(0, 4), st.sampled_from([-1.0, np.nan, np.inf, -np.inf]))
-def test_the_first_bad_pixel_is_found(row, pixel, value):
+def test_the_first_invalid_pixel_is_found(row, pixel, value):
     X = np.ones((7, 5))
     X[row, pixel] = value
     X[6, 4] = min(X[6, 4], -2)  # a later one must not be named
@@ -246,7 +251,7 @@ for objective in (SQUARED, MaskedQuadratic(l2_W=0.1), BetaDivergence(1.0), BetaD
 """
 
 
-def test_code_compiled_afresh_and_code_from_the_cache_give_the_same_bits(tmp_path):
+def test_compiled_and_cached_code_give_the_same_bits(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     runs = [
         subprocess.run(

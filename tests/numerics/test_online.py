@@ -1,4 +1,4 @@
-"""Updates batch by batch: running sums that forget, and bits that depend on no thread."""
+"""Online updates: running sums that forget, and results that do not depend on threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import travelled
+from reference import unpickled
 
 from dnmf.engine.executors import one_blas_thread
 from dnmf.numerics import online
@@ -42,7 +42,7 @@ def images(n=400, p=120, dtype=np.float64):
     return Block((rng.random((n, 5)) @ rng.random((5, p)) + 0.1 * rng.random((n, p))).astype(dtype))
 
 
-def begin(block, d, dtype=np.float64):
+def initial_state(block, d, dtype=np.float64):
     H = np.random.default_rng(1).random((d, block.X.shape[1]))
     return OnlineState(H.astype(dtype))
 
@@ -52,84 +52,87 @@ def batches(block, size=50, keep=0.8):
 
 
 def sums(d, p, seed):
-    """Sums as a pass may bring them home."""
+    """Draw sums as of a pass."""
     rng = np.random.default_rng(seed)
     W, X = rng.random((20, d)), rng.random((20, p))
     return SufficientStats(W.T @ W, W.T @ X, (X**2).sum(axis=0), *rng.random(3))
 
 
-def same(a: OnlineState, b: OnlineState) -> bool:
+def equal(a: OnlineState, b: OnlineState) -> bool:
     pairs = zip(vars(a.stats).values(), vars(b.stats).values(), strict=True)
     return np.array_equal(a.H, b.H) and all(np.array_equal(x, y) for x, y in pairs)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("in_parts", [False, True])
-def test_threads_do_not_show(objective, dtype, in_parts, monkeypatch):
-    if in_parts:
+@pytest.mark.parametrize("split", [False, True])
+def test_results_do_not_depend_on_threads(objective, dtype, split, monkeypatch):
+    if split:
         monkeypatch.setattr(online, "MIN_SPLIT_SIZE", 1)
     block = images(dtype=dtype)
     with one_blas_thread():
         runs = [
-            update_on_batches(objective, begin(block, 6, dtype), block, batches(block), threads)
+            update_on_batches(
+                objective, initial_state(block, 6, dtype), block, batches(block), threads
+            )
             for threads in (1, 2, 3)
         ]
     assert runs[0].n_updates == 8
-    assert same(runs[0], runs[1])
-    assert same(runs[0], runs[2])
+    assert equal(runs[0], runs[1])
+    assert equal(runs[0], runs[2])
 
 
-def test_threads_do_not_show_in_large_components():
+def test_results_for_large_H_do_not_depend_on_threads():
     block = images(300, MIN_SPLIT_SIZE // 8 + 3, np.float32)
-    first = begin(block, 8, np.float32)
+    first = initial_state(block, 8, np.float32)
     assert first.H.size >= MIN_SPLIT_SIZE
     with one_blas_thread():
         runs = [
             update_on_batches(SQUARED, first, block, batches(block), threads) for threads in (1, 2)
         ]
-    assert same(*runs)
+    assert equal(*runs)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_parts_change_nothing_but_rounding(objective, monkeypatch):
     block = images()
-    whole = update_on_batches(objective, begin(block, 6), block, batches(block))
+    whole = update_on_batches(objective, initial_state(block, 6), block, batches(block))
     monkeypatch.setattr(online, "MIN_SPLIT_SIZE", 1)
-    parts = update_on_batches(objective, begin(block, 6), block, batches(block))
+    parts = update_on_batches(objective, initial_state(block, 6), block, batches(block))
     np.testing.assert_allclose(parts.H, whole.H, rtol=1e-4, atol=1e-6 * whole.H.max())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_what_is_given_is_not_altered(objective):
-    """A task that is run again must find what it found the first time."""
+def test_the_initial_state_is_not_modified(objective):
+    """A task that runs again must get the same input."""
     block = images()
-    given = update_on_batches(objective, begin(block, 6), block, batches(block)[: REFRESH + 1])
-    before = copy.deepcopy(given)
-    assert before.stats.T is not given.stats.T
-    once = update_on_batches(objective, given, block, batches(block))
-    again = update_on_batches(objective, given, block, batches(block))
-    assert same(given, before)
-    assert same(once, again)
-    assert not same(once, given)
+    first = batches(block)[: REFRESH + 1]
+    state = update_on_batches(objective, initial_state(block, 6), block, first)
+    before = copy.deepcopy(state)
+    assert before.stats.T is not state.stats.T
+    first_result = update_on_batches(objective, state, block, batches(block))
+    second_result = update_on_batches(objective, state, block, batches(block))
+    assert equal(state, before)
+    assert equal(first_result, second_result)
+    assert not equal(first_result, state)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-def test_a_stream_that_has_travelled_goes_on_with_the_same_bits(objective, dtype):
+def test_an_unpickled_state_gives_the_same_bits(objective, dtype):
     block = Block((255 * images().X / images().X.max()).astype(dtype))
     options = {"objective": objective, "forget_factor": 0.7, "n_rows": 400, "batch_size": 64}
     task = partial(update_on_block, block, **options)
-    first = begin(block, 6)
-    assert not travelled(first.H).flags.aligned
-    here, far = task(state=first), task(state=travelled(first))
-    assert same(here, far)
-    assert same(task(state=here), task(state=travelled(far)))
+    first = initial_state(block, 6)
+    assert not unpickled(first.H).flags.aligned
+    direct, unpickled_state = task(state=first), task(state=unpickled(first))
+    assert equal(direct, unpickled_state)
+    assert equal(task(state=direct), task(state=unpickled(unpickled_state)))
 
 
-def test_dark_batches_are_no_updates():
+def test_dark_batches_do_not_count_as_updates():
     block = Block(np.vstack([np.zeros((100, 120)), images(100).X, np.zeros((100, 120))]))
-    first = begin(block, 6)
+    first = initial_state(block, 6)
     run = update_on_batches(SQUARED, first, block, batches(block))
     assert run.n_updates == 2
     dark = update_on_batches(SQUARED, first, block, batches(block)[:2])
@@ -139,13 +142,13 @@ def test_dark_batches_are_no_updates():
 
 @settings(max_examples=30)
 @given(shapes, st.integers(0, 10**6), st.floats(0, 1), st.integers(0, 3))
-def test_blend_scales_and_adds_in_its_own_arrays(shape, seed, keep, n_parts):
+def test_scale_and_add_updates_in_place(shape, seed, keep, n_parts):
     d, p, _ = shape
     mine, parts = sums(d, p, seed), [sums(d, p, seed + 1 + i) for i in range(n_parts)]
     before = copy.deepcopy([mine, *parts])
-    blended = mine.scale_and_add(keep, parts)
-    assert blended.written == ()
-    for name, value in vars(blended).items():
+    result = mine.scale_and_add(keep, parts)
+    assert result.written == ()
+    for name, value in vars(result).items():
         if name in ("written", "held_out"):
             continue
         expected = keep * getattr(before[0], name) + sum(getattr(x, name) for x in before[1:])
@@ -156,57 +159,55 @@ def test_blend_scales_and_adds_in_its_own_arrays(shape, seed, keep, n_parts):
             assert np.array_equal(getattr(part, name), getattr(known, name))
 
 
-class TestBalance:
+class TestNormalizeComponents:
     @settings(max_examples=30)
     @given(shapes, st.integers(0, 10**6))
-    def test_changes_scales_and_no_loss(self, shape, seed):
+    def test_changes_scales_but_not_the_loss(self, shape, seed):
         d, p, _ = shape
         rng = np.random.default_rng(seed)
         H, stats = rng.random((d, p)) * 10.0 ** rng.integers(-3, 4, (d, 1)), sums(d, p, seed)
-        H[seed % d] *= seed % 2  # sometimes one that is nothing
+        H[seed % d] *= seed % 2  # sometimes one component is zero
         before = quadratic_loss(stats, H)
-        balanced = SQUARED.normalize_components(H, stats)
-        sizes = np.linalg.norm(balanced, axis=1)
+        normalized = SQUARED.normalize_components(H, stats)
+        sizes = np.linalg.norm(normalized, axis=1)
         np.testing.assert_allclose(sizes, np.linalg.norm(H, axis=1) > 0, rtol=1e-12)
-        scale = 0.5 * stats.xx.sum() + 0.5 * np.vdot(stats.S, balanced @ balanced.T)
-        assert quadratic_loss(stats, balanced) == pytest.approx(before, abs=1e-9 * scale)
-        # And the H step leads to the same products W H from either.
-        better, known = (
-            SQUARED.update_H(balanced, stats, 1),
-            SQUARED.update_H(H, sums(d, p, seed), 1),
-        )
+        scale = 0.5 * stats.xx.sum() + 0.5 * np.vdot(stats.S, normalized @ normalized.T)
+        assert quadratic_loss(stats, normalized) == pytest.approx(before, abs=1e-9 * scale)
+        # The step on H leads to the same products W H from both.
+        better = SQUARED.update_H(normalized, stats, 1)
+        known = SQUARED.update_H(H, sums(d, p, seed), 1)
         assert quadratic_loss(stats, better) == pytest.approx(
             quadratic_loss(sums(d, p, seed), known), abs=1e-6 * scale
         )
 
     @pytest.mark.parametrize("name", ["l1_W", "l2_W", "l1_H", "l2_H"])
     @pytest.mark.parametrize("kind", [Quadratic, MaskedQuadratic])
-    def test_leaves_scales_to_penalties(self, kind, name):
+    def test_leaves_scales_where_there_are_penalties(self, kind, name):
         stats, known = sums(3, 7, 0), sums(3, 7, 0)
         H = np.random.default_rng(0).random((3, 7))
         assert kind(**{name: 1e-3}).normalize_components(H, stats) is H
         for part, value in vars(known).items():
             assert np.array_equal(getattr(stats, part), value)
 
-    def test_leaves_other_divergences(self):
+    def test_leaves_scales_for_other_divergences(self):
         stats, H = sums(3, 7, 0), np.ones((3, 7))
         assert BetaDivergence(1.0).normalize_components(H, stats) is H
         assert (stats.T == sums(3, 7, 0).T).all()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_columns_are_what_the_H_step_needs(objective):
+def test_update_H_on_columns_gives_the_whole_step(objective):
     block = images(p=50)
-    run = update_on_batches(objective, begin(block, 6), block, batches(block)[:3])
+    run = update_on_batches(objective, initial_state(block, 6), block, batches(block)[:3])
     whole = objective.update_H(run.H, run.stats, 1)
     parts = [
-        objective.update_H(run.H[:, some], objective.columns(run.stats, some), 1)
-        for some in (slice(0, 17), slice(17, 50))
+        objective.update_H(run.H[:, pixels], objective.columns(run.stats, pixels), 1)
+        for pixels in (slice(0, 17), slice(17, 50))
     ]
     np.testing.assert_allclose(np.hstack(parts), whole, rtol=1e-9, atol=1e-12)
 
 
-def test_updates_learn(digits):
+def test_updates_lower_the_loss(digits):
     block = Block(digits)
     first = OnlineState(np.random.default_rng(0).random((10, 784)).astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""Images that share their mask: solved together as each alone, and kept together in batches."""
+"""Runs of images with equal masks: weights as of each image alone, and batches of a sample."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ seeds = st.integers(0, 10**6)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _to_the_end():
-    """Solve to the end, so that weights can be compared."""
+def _solve_exactly():
+    """Solve to a small tolerance, so that weights can be compared."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (masked, objective):
             patch.setattr(module, "W_TOLERANCE", 1e-13)
@@ -30,53 +30,53 @@ def _to_the_end():
 
 
 def groups_of_images(seed, n_groups=3, rows=10):
-    """Images in groups, and a mask for each group; all but the last see two pixels in three."""
+    """Draw images in groups, with a mask for each group that shows about two pixels in three."""
     rng = np.random.default_rng(seed)
     X, seen = rng.random((n_groups * rows, P)), rng.random((n_groups, P)) > 1 / 3
     return X, seen.repeat(rows, axis=0)
 
 
-def penalised(x, H, l1, l2):
-    """The exact weights of an image: penalties are as many more equations."""
+def exact_weights(x, H, l1, l2):
+    """Compute exact weights of an image, with penalties as additional equations."""
     d, root = len(H), np.sqrt(l2)
     A = np.vstack([H.T, root * np.eye(d)])
     return nnls(A, np.concatenate([x, np.full(d, -l1 / root if l1 else 0.0)]))[0]
 
 
-def weights_of(X, seen, H, begin=Basis.for_pixels, together=True, **penalties):
-    """Solve with or without the path for shared masks, which must be the one that is taken."""
-    taken = []
+def weights_of(X, seen, H, make_basis=Basis.for_pixels, in_runs=True, **penalties):
+    """Solve for weights in runs or image by image, and check that this is how it is done."""
+    calls = []
 
-    class Watched(MaskedQuadratic):
+    class Recorded(MaskedQuadratic):
         def _solve_runs(self, *args):
-            taken.append(True)
+            calls.append(True)
             return super()._solve_runs(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        if not together:
+        if not in_runs:
             patch.setattr(masked, "MIN_IMAGES_PER_MASK", 10**9)
-        basis = begin(H, X.dtype)
+        basis = make_basis(H, X.dtype)
         block = Block(X * seen, 0, seen)
-        W = Watched(max_sweeps=20_000, **penalties).solve_W_block(block, basis)
-    assert bool(taken) == together
+        W = Recorded(max_sweeps=20_000, **penalties).solve_W_block(block, basis)
+    assert bool(calls) == in_runs
     return W
 
 
-@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
+@pytest.mark.parametrize("make_basis", [Basis.from_H, Basis.for_pixels])
 @given(seeds, st.integers(1, 5), st.sampled_from([(0, 0), (0, 0.5), (0.3, 0.5)]))
-def test_weights_are_the_exact_ones(begin, seed, d, penalty):
+def test_weights_are_exact(make_basis, seed, d, penalty):
     l1, l2 = penalty
     X, seen = groups_of_images(seed)
     H = np.random.default_rng(seed + 1).random((d, P))
-    W = weights_of(X, seen, H, begin, l1_W=l1, l2_W=l2)
-    exact = [penalised(x[m], H[:, m], l1, l2) for x, m in zip(X, seen, strict=True)]
+    W = weights_of(X, seen, H, make_basis, l1_W=l1, l2_W=l2)
+    exact = [exact_weights(x[m], H[:, m], l1, l2) for x, m in zip(X, seen, strict=True)]
     np.testing.assert_allclose(W, exact, atol=1e-5)
-    apart = weights_of(X, seen, H, begin, together=False, l1_W=l1, l2_W=l2)
-    np.testing.assert_allclose(W, apart, atol=1e-5)
+    separate = weights_of(X, seen, H, make_basis, in_runs=False, l1_W=l1, l2_W=l2)
+    np.testing.assert_allclose(W, separate, atol=1e-5)
 
 
 @given(seeds)
-def test_a_penalty_on_sums_alone(seed):
+def test_weights_with_an_l1_penalty_are_optimal(seed):
     X, seen = groups_of_images(seed)
     H, l1 = np.random.default_rng(seed + 1).random((3, P)), 0.3
     W = weights_of(X, seen, H, l1_W=l1)
@@ -86,23 +86,23 @@ def test_a_penalty_on_sums_alone(seed):
     assert (np.abs(slopes[W > 0]) < 1e-5).all()
 
 
-@pytest.mark.parametrize("begin", [Basis.from_H, Basis.for_pixels])
+@pytest.mark.parametrize("make_basis", [Basis.from_H, Basis.for_pixels])
 @pytest.mark.parametrize("penalties", [{}, {"l1_W": 0.1}, {"l2_W": 0.1}])
-def test_what_cannot_be_seen_has_no_weight(begin, penalties):
+def test_hidden_components_have_zero_weights(make_basis, penalties):
     X, seen = groups_of_images(0)
     H = np.random.default_rng(1).random((4, P))
     H[2, 5:] = 0
-    seen[10:20, :5] = False  # nothing of component 2 in the second group
-    seen[20:] = False  # nothing at all in the last
-    W = weights_of(X, seen, H, begin, **penalties)
+    seen[10:20, :5] = False  # hides component 2 in the second group
+    seen[20:] = False  # hides all of the last group
+    W = weights_of(X, seen, H, make_basis, **penalties)
     assert (W[10:20, 2] == 0).all()
     assert (W[20:] == 0).all()
     assert (W[:10, 2] > 0).any()
-    known = weights_of(X, seen, np.delete(H, 2, axis=0), begin, **penalties)
+    known = weights_of(X, seen, np.delete(H, 2, axis=0), make_basis, **penalties)
     np.testing.assert_allclose(np.delete(W[10:], 2, axis=1), known[10:], atol=1e-5)
 
 
-def test_next_to_nothing_visible_counts_as_nothing():
+def test_nearly_hidden_components_have_zero_weights():
     X, seen = groups_of_images(0, 1)
     H = np.random.default_rng(1).random((2, P))
     seen[:, 0], seen[:, 1:] = False, True
@@ -110,7 +110,7 @@ def test_next_to_nothing_visible_counts_as_nothing():
     assert (weights_of(X, seen, H)[:, 1] == 0).all()
 
 
-def test_bytes_and_float32():
+def test_uint8_images_and_float32_components():
     X, seen = groups_of_images(3)
     X = (255 * X).astype(np.uint8)
     H = np.random.default_rng(4).random((4, P)).astype(np.float32)
@@ -121,21 +121,21 @@ def test_bytes_and_float32():
 
 
 @pytest.mark.parametrize("rows", [MIN_IMAGES_PER_MASK, MIN_IMAGES_PER_MASK - 1])
-def test_few_images_for_a_mask_are_solved_apart(rows):
+def test_short_runs_are_solved_image_by_image(rows):
     X, seen = groups_of_images(0, 3, rows)
-    weights_of(X, seen, np.ones((1, P)), together=rows >= MIN_IMAGES_PER_MASK)
+    weights_of(X, seen, np.ones((1, P)), in_runs=rows >= MIN_IMAGES_PER_MASK)
 
 
-class TestBatches:
+class TestBatchesOfASample:
     @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 40), seeds)
-    def test_are_a_permutation_in_few_parts(self, lengths, size, seed):
+    def test_are_a_permutation_of_few_parts_each(self, lengths, size, seed):
         parts = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
         batches = _shuffled(parts, size, np.random.default_rng(seed))
         rows = np.concatenate(batches)
         assert len(set(rows)) == len(rows)
         assert set(rows) <= set(range(sum(lengths)))
         if len(batches) > 1 or sum(lengths) >= size:
-            assert sum(lengths) - len(rows) < size  # all but a last one that is too small
+            assert sum(lengths) - len(rows) < size  # all but a last batch that is too small
             assert all(size <= len(batch) for batch in batches)
         else:
             assert len(rows) == sum(lengths)
@@ -153,14 +153,14 @@ class TestBatches:
         assert sorted(np.concatenate(batches)) == list(range(50))
         assert not (np.concatenate(batches) == range(50)).all()
 
-    def test_are_others_each_time_and_in_another_order_of_parts(self):
+    def test_are_different_each_time(self):
         parts, rng = np.split(np.arange(1000), 10), np.random.default_rng(0)
         first, second = (_shuffled(parts, 50, rng) for _ in range(2))
         assert len(first) == len(second) == 20
         assert [batch[0] // 100 for batch in first] != [batch[0] // 100 for batch in second]
         assert not (np.sort(np.concatenate(first[:10])) == np.arange(500)).all()
 
-    def test_parts_are_those_that_share_a_mask(self):
+    def test_parts_are_images_with_equal_masks(self):
         X = np.ones((GROUPS * 40, P), np.uint8)
         shown = Holdout(0, 0.2)(Block(X)).visible
         parts = _share_masks(shown)
@@ -169,7 +169,7 @@ class TestBatches:
         for rows in parts:
             assert (shown.observed[rows] == shown.observed[rows[0]]).all()
 
-    def test_few_images_for_a_mask_are_one_part(self):
+    def test_short_runs_are_one_part(self):
         few = Holdout(0, 0.2)(Block(np.ones((100, P), np.uint8))).visible
         own = Block(np.ones((50, P)), 0, np.random.default_rng(0).random((50, P)) > 0.5)
         plain = Block(np.ones((50, P)))

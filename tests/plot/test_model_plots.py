@@ -1,4 +1,4 @@
-"""Pictures have the right panels, scales and words, and files are written."""
+"""Figures of models: panels, scales, labels and files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_components(model):
     assert figure.get_supxlabel() == "sorted by share of the reconstruction's energy"
 
 
-def test_each_component_has_its_share_under_it(model):
+def test_shares_are_under_the_components(model):
     model = copy.copy(model)
     model.energy_shares_ = np.array([0.0421, 0.31, 0, 0.0004, 0.3, 0.3, 0.0996, 0.003, 0.002, 1e-9])
     drawn = panels(plot.components(model))
@@ -71,7 +71,7 @@ def test_titles_fit_their_figures(model, corpus):
     assert max(map(len, lines)) <= 22
 
 
-def test_many_components_are_cut(digits):
+def test_at_most_100_components_are_drawn(digits):
     model = dnmf.NMF(130, max_iter=1, tol=0).fit(digits)
     figure = plot.components(model, columns=20)
     assert len(panels(figure)) == 100
@@ -94,9 +94,9 @@ def test_missing_pixels_are_left_out(digits):
     X[:, 400] = np.nan
     model = dnmf.NMF(3, missing="ignore", max_iter=2, tol=0, random_state=0).fit(X)
     figure = plot.reconstructions(model, X[:4])
-    again = model.inverse_transform(model.transform(X[:4]))
+    reconstructed = model.inverse_transform(model.transform(X[:4]))
     seen = ~np.isnan(X[:4])
-    error = np.linalg.norm((X[:4] - again)[seen]) / np.linalg.norm(X[:4][seen])
+    error = np.linalg.norm((X[:4] - reconstructed)[seen]) / np.linalg.norm(X[:4][seen])
     assert figure.get_suptitle().endswith(f"{100 * error:.1f} %")
     drawn = panels(figure)[0].images[0].get_array()
     assert np.isnan(drawn.data).sum() == 1
@@ -129,7 +129,7 @@ def test_write_plots(model, corpus, tmp_path):
         assert read(path).std() > 10
 
 
-def test_flat_images_are_square_or_refused(digits):
+def test_flat_images_are_square_or_raise_an_error(digits):
     square = dnmf.NMF(2, max_iter=1, tol=0).fit(digits)
     assert panels(plot.components(square))[0].images[0].get_array().shape == (28, 28)
     flat = dnmf.NMF(2, max_iter=1, tol=0).fit(digits[:, 100:300])

@@ -1,4 +1,4 @@
-"""Pictures of a sweep show its table, mark the recommended number, and are written."""
+"""Figures of a sweep: its scores, the marks of the recommended number, and files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 import dnmf
 from dnmf.errors import DataError
 from dnmf.model_selection.recommend import STABLE
-from dnmf.plot import sweep as rank_plot
+from dnmf.plot import sweep as sweep_plots
 
 RANKS = [2, 3, 4, 5]
 HELD_OUT = "held-out cells, ± standard error to the lowest"
@@ -20,7 +20,7 @@ ALL_CELLS = "all cells (always falls)"
 
 
 def blobs(n=300):
-    """Images of 12 x 12 with three round spots of random brightness, and noise."""
+    """Draw noisy images of 12 x 12 pixels with three round spots of random brightness."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:12, :12]
     spots = np.array(
@@ -43,7 +43,7 @@ def sweep(corpus):
 
 
 @pytest.fixture(scope="module")
-def unhidden(corpus):
+def sweep_of_all_cells(corpus):
     return dnmf.rank_sweep(
         corpus, [2, 3, 4], dnmf.NMF(random_state=0, tol=1e-3), n_init=2, holdout=0
     )
@@ -62,7 +62,7 @@ def entries(axis):
 
 
 def marks(axis):
-    """Where single points are, and their colour."""
+    """Return position and colour of curves with a single point."""
     return [
         (line.get_xdata()[0], line.get_ydata()[0], to_hex(line.get_color()))
         for line in axis.lines
@@ -75,7 +75,7 @@ def labels(axis):
 
 
 def altered(sweep, ranks, **values):
-    """A sweep of other numbers, the first recommended, with values of its table replaced."""
+    """Return a sweep over other numbers, the first recommended, with other values in its table."""
     row = {**sweep.table[0], **values}
     return replace(
         sweep,
@@ -87,7 +87,7 @@ def altered(sweep, ranks, **values):
 
 class TestSelection:
     def test_errors_are_those_of_the_table(self, sweep):
-        axis = rank_plot.selection(sweep).axes[0]
+        axis = sweep_plots.selection(sweep).axes[0]
         drawn = curves(axis)
         for label, name in ((ALL_CELLS, "error_per_cell"), (HELD_OUT, "held_out_error")):
             assert list(drawn[label].get_xdata()) == RANKS
@@ -98,7 +98,7 @@ class TestSelection:
         assert axis.get_ylabel() == "error per cell\n(root mean square)"
 
     def test_stability_is_that_of_the_table(self, sweep):
-        axis = rank_plot.selection(sweep).axes[1]
+        axis = sweep_plots.selection(sweep).axes[1]
         drawn = curves(axis)
         assert list(drawn["mean of the components"].get_ydata()) == column(sweep, "stability")
         assert list(drawn["least stable"].get_ydata()) == column(sweep, "least_stable")
@@ -109,45 +109,45 @@ class TestSelection:
 
     def test_the_recommended_and_the_lowest_are_marked(self, sweep):
         sweep = replace(sweep, choice_=replace(sweep.choice_, n_components=3, lowest=4))
-        figure = rank_plot.selection(sweep)
+        figure = sweep_plots.selection(sweep)
         for axis in figure.axes:
             upright = [line for line in axis.lines if list(line.get_xdata()) == [3, 3]]
-            assert [to_hex(line.get_color()) for line in upright] == [rank_plot.ORANGE]
+            assert [to_hex(line.get_color()) for line in upright] == [sweep_plots.ORANGE]
         axis, errors = figure.axes[0], column(sweep, "held_out_error")
         assert marks(axis) == [
-            (3, errors[1], rank_plot.ORANGE),
-            (4, errors[2], rank_plot.BLUE),
+            (3, errors[1], sweep_plots.ORANGE),
+            (4, errors[2], sweep_plots.BLUE),
         ]
         assert entries(axis) == [HELD_OUT, "lowest: 4", ALL_CELLS, "recommended: 3"]
 
     def test_title_and_reason(self, sweep):
         assert sweep.best_n_components_ == 3
         assert sweep.clear_
-        figure = rank_plot.selection(sweep)
+        figure = sweep_plots.selection(sweep)
         assert figure.get_suptitle() == "recommended: 3 components"
         assert figure.get_supxlabel().replace("\n", " ") == sweep.reason_
 
-    def test_doubts_are_in_the_title(self, sweep):
+    def test_an_unclear_choice_is_in_the_title(self, sweep):
         choice = replace(sweep.choice_, n_components=2, clear=False, reason="No clear answer.")
-        figure = rank_plot.selection(replace(sweep, choice_=choice))
+        figure = sweep_plots.selection(replace(sweep, choice_=choice))
         assert figure.get_suptitle() == "recommended: 2 components (no clear answer)"
 
-    def test_without_hidden_cells(self, unhidden):
-        figure = rank_plot.selection(unhidden)
+    def test_without_hidden_cells(self, sweep_of_all_cells):
+        figure = sweep_plots.selection(sweep_of_all_cells)
         above, below = figure.axes
-        best = unhidden.best_n_components_
+        best = sweep_of_all_cells.best_n_components_
         assert list(curves(above)) == [ALL_CELLS, f"recommended: {best}"]
         assert not marks(above)
         assert "mean of the components" in curves(below)
 
     def test_without_stability(self, sweep):
-        figure = rank_plot.selection(altered(sweep, RANKS, stability=None, least_stable=None))
+        figure = sweep_plots.selection(altered(sweep, RANKS, stability=None, least_stable=None))
         (axis,) = figure.axes
         assert axis.get_xlabel() == "number of components"
         assert labels(axis) == ["2", "3", "4", "5"]
 
     def test_a_single_number(self, sweep, tmp_path):
-        figure = rank_plot.selection(altered(sweep, [1]))
+        figure = sweep_plots.selection(altered(sweep, [1]))
         assert figure.get_suptitle().startswith("recommended: 1 component")
         assert "components" not in figure.get_suptitle()
         assert labels(figure.axes[-1]) == ["1"]
@@ -156,28 +156,28 @@ class TestSelection:
     def test_other_losses_are_named(self, sweep):
         model = dnmf.NMF(2, solver="mu", beta_loss="kullback-leibler", max_iter=1, tol=0)
         sweep = replace(sweep, models_=dict.fromkeys(RANKS, model.fit(blobs(20))))
-        axis = rank_plot.selection(sweep).axes[0]
+        axis = sweep_plots.selection(sweep).axes[0]
         assert axis.get_ylabel() == "error per cell\n(√(2 D / cells), kullback-leibler)"
 
 
 class TestTicks:
     def test_at_the_numbers_tried(self, sweep):
-        axis = rank_plot.selection(sweep).axes[-1]
+        axis = sweep_plots.selection(sweep).axes[-1]
         assert axis.get_xscale() == "linear"
         assert list(axis.get_xticks()) == RANKS
         assert labels(axis) == ["2", "3", "4", "5"]
 
     def test_logarithmic_over_more_than_a_factor_of_ten(self, sweep):
         ranks = [4, 9, 16, 25, 49, 100, 225]
-        axis = rank_plot.selection(altered(sweep, ranks)).axes[-1]
+        axis = sweep_plots.selection(altered(sweep, ranks)).axes[-1]
         assert axis.get_xscale() == "log"
         assert labels(axis) == [str(rank) for rank in ranks]
-        axis = rank_plot.selection(altered(sweep, [2, 20])).axes[-1]
+        axis = sweep_plots.selection(altered(sweep, [2, 20])).axes[-1]
         assert axis.get_xscale() == "linear"
 
     @pytest.mark.parametrize("ranks", [range(2, 15), range(2, 100), range(100, 990, 10)], ids=str)
     def test_labels_do_not_collide(self, sweep, ranks):
-        figure = rank_plot.selection(altered(sweep, [*ranks]))
+        figure = sweep_plots.selection(altered(sweep, [*ranks]))
         figure.draw_without_rendering()
         axis = figure.axes[-1]
         boxes = [text.get_window_extent() for text in axis.get_xticklabels()]
@@ -189,10 +189,10 @@ class TestTicks:
     def test_the_recommended_is_labelled_before_its_neighbours(self, sweep):
         sweep = altered(sweep, [*range(2, 100)])
         sweep = replace(sweep, choice_=replace(sweep.choice_, n_components=97))
-        assert "97" in labels(rank_plot.selection(sweep).axes[-1])
+        assert "97" in labels(sweep_plots.selection(sweep).axes[-1])
 
-    def test_nothing_leaves_the_figure(self, sweep):
-        figure = rank_plot.selection(sweep)
+    def test_everything_is_inside_the_figure(self, sweep):
+        figure = sweep_plots.selection(sweep)
         figure.draw_without_rendering()
         width, height = figure.bbox.size
         for axis in figure.axes:
@@ -207,7 +207,7 @@ class TestTicks:
 class TestReconstructionSheet:
     def test_rows(self, sweep, corpus):
         images = corpus.images([0, 7, 20])
-        figure = rank_plot.reconstruction_sheet(sweep, images, labels=list("abc"))
+        figure = sweep_plots.reconstruction_sheet(sweep, images, labels=list("abc"))
         rows = np.array([axis.images[0].get_array() for axis in figure.axes]).reshape(5, 3, 12, 12)
         top = images.max()
         assert np.allclose(rows[0], images / top)
@@ -215,9 +215,9 @@ class TestReconstructionSheet:
         for row, model, first in zip(
             rows[1:], sweep.models_.values(), figure.axes[3::3], strict=True
         ):
-            again = model.inverse_transform(model.transform(flat))
-            assert np.allclose(row.reshape(3, -1), np.clip(again / top, 0, 1))
-            error = np.linalg.norm(flat - again) / np.linalg.norm(flat)
+            reconstructed = model.inverse_transform(model.transform(flat))
+            assert np.allclose(row.reshape(3, -1), np.clip(reconstructed / top, 0, 1))
+            error = np.linalg.norm(flat - reconstructed) / np.linalg.norm(flat)
             assert first.get_ylabel() == f"d = {model.n_components_}\n{100 * error:.1f} %"
         assert {axis.images[0].norm.vmax for axis in figure.axes} == {1}
         assert {axis.images[0].get_cmap().name for axis in figure.axes} == {"gray"}
@@ -225,7 +225,7 @@ class TestReconstructionSheet:
         assert "relative error" in figure.get_suptitle()
 
     def test_the_recommended_is_in_bold(self, sweep, corpus):
-        figure = rank_plot.reconstruction_sheet(sweep, corpus.images(slice(0, 2)))
+        figure = sweep_plots.reconstruction_sheet(sweep, corpus.images(slice(0, 2)))
         names = [axis.yaxis.label for axis in figure.axes[::2]]
         bold = [name.get_text() for name in names if name.get_fontweight() == "bold"]
         assert [name.split("\n")[0] for name in bold] == ["d = 3"]
@@ -234,31 +234,31 @@ class TestReconstructionSheet:
 
 class TestWriteSweepPlots:
     def test_files(self, sweep, corpus, tmp_path):
-        written = rank_plot.write_sweep_plots(sweep, tmp_path / "new/out", corpus)
+        written = sweep_plots.write_sweep_plots(sweep, tmp_path / "new/out", corpus)
         assert [path.name for path in written] == [
             "selection.png",
             *(f"components-000{d}.png" for d in RANKS),
             "reconstructions.png",
         ]
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-        assert len(rank_plot.write_sweep_plots(sweep, tmp_path / "new/out")) == 5
+        assert len(sweep_plots.write_sweep_plots(sweep, tmp_path / "new/out")) == 5
 
-    def test_images_are_spread_over_the_corpus(self, sweep, corpus, tmp_path, monkeypatch):
-        seen = []
-        real = rank_plot.reconstruction_sheet
+    def test_images_are_at_even_distances_in_the_corpus(self, sweep, corpus, tmp_path, monkeypatch):
+        calls = []
+        real = sweep_plots.reconstruction_sheet
         monkeypatch.setattr(
-            rank_plot, "reconstruction_sheet", lambda *args: seen.append(args) or real(*args)
+            sweep_plots, "reconstruction_sheet", lambda *args: calls.append(args) or real(*args)
         )
-        rank_plot.write_sweep_plots(sweep, tmp_path, corpus, n_images=3)
-        ((_, images, names),) = seen
+        sweep_plots.write_sweep_plots(sweep, tmp_path, corpus, n_images=3)
+        ((_, images, names),) = calls
         assert names == ["0", "149", "299"]
         assert (images == corpus.images([0, 149, 299])).all()
 
-    def test_a_corpus_of_another_size_is_refused(self, sweep, tmp_path):
+    def test_a_corpus_of_other_images_raises_an_error(self, sweep, tmp_path):
         np.save(tmp_path / "x.npy", np.ones((5, 6, 6), np.uint8))
         other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "x.zarr")
         with pytest.raises(DataError, match=r"36 pixels.*fitted on 144"):
-            rank_plot.write_sweep_plots(sweep, tmp_path / "out", other)
+            sweep_plots.write_sweep_plots(sweep, tmp_path / "out", other)
         assert not (tmp_path / "out").exists()
 
     def test_colour_images(self, tmp_path):
@@ -266,6 +266,6 @@ class TestWriteSweepPlots:
         np.save(tmp_path / "x.npy", X)
         corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
         sweep = dnmf.rank_sweep(corpus, [1, 2], dnmf.NMF(random_state=0, tol=1e-2), n_init=2)
-        assert len(rank_plot.write_sweep_plots(sweep, tmp_path / "out", corpus)) == 4
-        figure = rank_plot.reconstruction_sheet(sweep, corpus.images([0, 1]))
+        assert len(sweep_plots.write_sweep_plots(sweep, tmp_path / "out", corpus)) == 4
+        figure = sweep_plots.reconstruction_sheet(sweep, corpus.images([0, 1]))
         assert figure.axes[2].images[0].get_array().shape == (6, 5, 3)

@@ -1,4 +1,4 @@
-"""The H step in blocks of columns: as the whole step, on any engine, where the sums are."""
+"""The step on H in blocks of columns gives the whole step, on every engine."""
 
 import dask
 import dask.array as da
@@ -27,15 +27,15 @@ def images(n, p, seed=0):
     return (rng.random((n, 5)) @ rng.random((5, p)) * 40).astype(np.uint8)
 
 
-def start_of(X, d=4):
+def initial_H(X, d=4):
     return np.random.default_rng(1).random((d, X.shape[1])) * 3
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{type(o).__name__} {o.l1_W}")
 @pytest.mark.parametrize("p", [511, 512, 1300])
-def test_in_columns_as_at_once(objective, p, monkeypatch):
+def test_blocks_of_columns_give_the_whole_step(objective, p, monkeypatch):
     X = images(60, p)
-    Y = start_of(X)
+    Y = initial_H(X)
     mask = np.random.default_rng(2).random(X.shape) < 0.1
     blocks = blocks_of(X, mask=mask if isinstance(objective, MaskedQuadratic) else None)
     whole = run_pass(blocks, objective, Y)
@@ -55,13 +55,13 @@ def test_in_columns_as_at_once(objective, p, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def many():
+def wide_images():
     return images(96, COLUMNS + 700)
 
 
 class TestManyPixels:
     def check(self, X):
-        Y = start_of(X)
+        Y = initial_H(X)
         step = run_pass(blocks_of(da.from_array(X, chunks=(16, -1))), SQUARED, Y)
         here = run_pass(blocks_of(X), SQUARED, Y)
         stats = measure(blocks_of(X), SQUARED, Y)
@@ -69,20 +69,20 @@ class TestManyPixels:
         known = join_columns(
             [SQUARED.finish_pass(Y[:, cut], SQUARED.columns(stats, cut)) for cut in cuts]
         )
-        # Blocks are cut otherwise here: sums are of other parts.
+        # The array in memory is cut into other blocks, so its sums round differently.
         assert np.array_equal(here.H, known.H)
         assert np.isclose(step.loss, known.loss, rtol=1e-6)
         assert np.linalg.norm(step.H - known.H) < 1e-3 * np.linalg.norm(known.H)
         return step.H
 
-    def test_same_bits_on_two_processes_as_without_threads(self, many, client):
-        apart = self.check(many)
+    def test_two_processes_give_the_bits_of_the_synchronous_scheduler(self, wide_images, client):
+        apart = self.check(wide_images)
         with dask.config.set(scheduler="synchronous"):
-            assert np.array_equal(self.check(many), apart)
+            assert np.array_equal(self.check(wide_images), apart)
 
-    def test_a_bad_pixel_reaches_the_caller(self, many, client):
-        bad = many[:48].astype(np.int16)
+    def test_an_invalid_pixel_raises_in_the_caller(self, wide_images, client):
+        bad = wide_images[:48].astype(np.int16)
         bad[40, 66_000] = -2
         blocks = blocks_of(da.from_array(bad, chunks=(16, -1)))
         with pytest.raises(DataError, match="-2 at pixel 66000 of image 40"):
-            run_pass(blocks, SQUARED, start_of(many))
+            run_pass(blocks, SQUARED, initial_H(wide_images))
