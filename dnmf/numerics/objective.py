@@ -57,20 +57,20 @@ H_TOLERANCE, H_SWEEPS = 1e-6, 10
 
 @dataclass(frozen=True)
 class HUpdate:
-    """Result of the H update of a pass, for all columns of H or for some.
+    """Result of the step on H after a pass, for all pixels or for a block of columns.
 
     Attributes
     ----------
     H : ndarray of shape (d, p), float64
         Improved components.
     divergence, loss : float
-        Without and with penalties, of the H whose loss the pass knows; see `Objective.known_loss`.
-    rows : float
-        Number of images behind the pass, each counted as often as its weight says.
+        Divergence and loss, which includes penalties, for the H of `Objective.known_loss`.
+    total_weight : float
+        Sum of the weights of the images.
     xx : float
         ``||X||^2``.
     energies : ndarray of shape (d,), float64
-        Energies of the components of the H whose loss the pass knows; see `Objective.energies`.
+        Energies of the components of that H; see `Objective.energies`.
     written, held_out
         As in `SufficientStats`.
     """
@@ -78,7 +78,7 @@ class HUpdate:
     H: Array
     divergence: float
     loss: float
-    rows: float
+    total_weight: float
     xx: float
     energies: Array
     written: tuple[tuple[int, int], ...] = ()
@@ -282,19 +282,23 @@ class Objective(ABC):
         return divergences(strip.X, reconstruct(strip, W, H), floors(strip), self.beta)  # type: ignore[no-any-return]
 
     def finish_pass(self, Y: Array, stats: SufficientStats) -> HUpdate:
-        """Update H on the sums of a pass, and compute the loss that they tell exactly.
+        """Update H on the sums of a pass, and compute the loss that follows from them.
 
         Parameters
         ----------
         Y : ndarray of shape (d, p), float64
-            Components at which the pass evaluated the weights.
+            Components for which the pass solved the weights.
         stats : SufficientStats
+
+        Returns
+        -------
+        HUpdate
         """
-        # Arrays that came in a message may be unaligned, which changes how they round.
+        # Arrays from a message may be unaligned, and those round differently.
         Y = np.require(Y, requirements=["C", "A", "W"])
         H = self.update_H(Y, stats)
         known, divergence, loss = self.known_loss(stats, Y, H)
-        with np.errstate(over="ignore", invalid="ignore"):  # the loss overflows too: refused later
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss does, too, and raises later
             energies = self.energies(stats, known)
         xx = float(stats.xx.sum())
         return HUpdate(
@@ -302,10 +306,10 @@ class Objective(ABC):
         )
 
     def project_onto(
-        self, H: Array, pixels: np.dtype[Any], rules: PixelRules = DEFAULT_RULES
+        self, H: Array, dtype: np.dtype[Any], rules: PixelRules = DEFAULT_RULES
     ) -> Projection:
-        """Return the projection of images of a dtype onto components, with starts for weights."""
-        return Projection(self, Basis.for_pixels(H, pixels), rules)
+        """Return the projection of images of a dtype onto components."""
+        return Projection(self, Basis.for_pixels(H, dtype), rules)
 
     def known_loss(
         self, stats: SufficientStats, Y: Array, improved: Array
@@ -500,26 +504,28 @@ def join_columns(parts: Sequence[HUpdate]) -> HUpdate:
         for name in ("divergence", "loss", "xx", "energies")
     )
     first = parts[0]
-    return HUpdate(H, divergence, loss, first.rows, xx, energies, first.written, first.held_out)
+    return HUpdate(
+        H, divergence, loss, first.total_weight, xx, energies, first.written, first.held_out
+    )
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Projection of images onto fixed components; picklable, sent to the tasks that compute it.
+    """Projection of images onto fixed components; picklable, as it is sent to tasks.
 
     Attributes
     ----------
     objective : Objective
-        What the weights of an image minimise.
+        Objective that the weights of an image minimise.
     basis : Basis
-        The components.
+        Components.
     rules : PixelRules
-        Which pixels may be projected.
+        Which values pixels may have.
     """
 
     objective: Objective
     basis: Basis
-    rules: PixelRules
+    rules: PixelRules = DEFAULT_RULES
 
     def weights(self, block: Block) -> Array:
         """Compute the weights of a block of any real dtype.
@@ -531,7 +537,7 @@ class Projection:
         Raises
         ------
         DataError
-            The weights are beyond the range of the dtype.
+            Weights overflow the dtype of the computation.
         """
         W = np.empty((len(block), len(self.basis.H)), self.basis.H.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # checked below
@@ -542,18 +548,16 @@ class Projection:
         return W
 
     def losses(self, block: Block) -> tuple[Array, Array]:
-        """Compute the divergence D(x | w H) of the images of a block, penalties not included.
+        """Compute the divergence ``D(x | w H)`` of a block, without penalties.
 
         Returns
         -------
-        images : ndarray of shape (b,), float64
-            Divergence of each image.
-        pixels : ndarray of shape (p,), float64
-            Divergence of each pixel, summed over the images.
+        images, pixels
+            As of `Objective.divergence`.
         """
         images, pixels = np.empty(len(block)), np.zeros(self.basis.H.shape[1])
         for rows, strip in block.strips(self.basis.H.dtype):
             W = self.objective.solve_W(strip, self.basis)
-            images[rows], more = self.objective.divergence(strip, W, self.basis.H)
-            pixels += more
+            images[rows], strip_pixels = self.objective.divergence(strip, W, self.basis.H)
+            pixels += strip_pixels
         return images, pixels

@@ -122,7 +122,7 @@ def advance(objective: Objective, state: State, update: HUpdate) -> State:
     DataError
         The weights of all images are zero, or the loss is not finite.
     """
-    if update.rows <= 0:
+    if update.total_weight <= 0:
         raise DataError(ALL_WEIGHTS_ZERO)
     improved, loss = update.H, update.loss
     if not (np.isfinite(loss) and np.isfinite(improved).all()):

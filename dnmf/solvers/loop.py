@@ -336,6 +336,6 @@ class UpdateColumns:
 
 def _require_scale(update: HUpdate, run: ModelRun) -> None:
     """Raise DataError for pixels whose squares are next to nothing in float32."""
-    least = LEAST_SQUARE * update.rows * update.H.shape[1]
+    least = LEAST_SQUARE * update.total_weight * update.H.shape[1]
     if run.spec.X["compute_dtype"] == "float32" and 0 < update.xx < least:
         raise DataError(OVERFLOW)

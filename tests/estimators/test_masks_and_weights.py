@@ -16,6 +16,7 @@ from dnmf.errors import DataError
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
+from dnmf.numerics.objective import Projection
 from dnmf.numerics.statistics import Basis
 
 LOSSES = {"frobenius": "cd", "kullback-leibler": "mu"}
@@ -35,7 +36,8 @@ def test_weights_are_the_minimum_over_observed_pixels(seed, share, d):
     rng = np.random.default_rng(seed)
     X, H = rng.random((6, 12)), rng.random((d, 12))
     seen = rng.random(X.shape) >= share
-    W = MaskedQuadratic().solve_W_block(Block(X * seen, 0, seen), Basis.from_H(H, np.dtype(float)))
+    projection = Projection(MaskedQuadratic(), Basis.from_H(H, np.dtype(float)))
+    W = projection.weights(Block(X * seen, 0, seen))
     for x, w, m in zip(X, W, seen, strict=True):
         exact = nnls(H[:, m].T, x[m])[0] if m.any() else np.zeros(d)
         best, found = (loss(x[m][None], v[None], H[:, m]) for v in (exact, w))

@@ -17,6 +17,7 @@ from dnmf.errors import DataError
 from dnmf.numerics.beta import FLOOR, divergences
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
+from dnmf.numerics.objective import Projection
 from dnmf.numerics.statistics import Basis
 
 BETAS = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
@@ -29,7 +30,7 @@ def positive(rng, n, p, beta):
 
 
 def solved(X, H, objective, **arrays):
-    return objective.solve_W_block(Block(X, **arrays), Basis.from_H(H, np.dtype(float)))
+    return Projection(objective, Basis.from_H(H, np.dtype(float))).weights(Block(X, **arrays))
 
 
 @pytest.mark.parametrize("beta", BETAS)

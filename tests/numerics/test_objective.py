@@ -150,7 +150,7 @@ def test_bright_images_have_exact_norms(value):
 def test_weights_beyond_float32_are_refused():
     X = np.full((2, 3), 3e38, np.float32)
     with pytest.raises(DataError, match="convert it to float64"):
-        SQUARED.solve_W_block(Block(X), Basis.from_H(np.full((1, 3), 1e-3), np.dtype(np.float32)))
+        SQUARED.project_onto(np.full((1, 3), 1e-3), X.dtype).weights(Block(X))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -12,6 +12,7 @@ from dnmf.numerics import masked, objective
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
+from dnmf.numerics.objective import Projection
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.warm_start import _share_masks, _shuffled
 
@@ -57,7 +58,7 @@ def weights_of(X, seen, H, make_basis=Basis.for_pixels, in_runs=True, **penaltie
             patch.setattr(masked, "MIN_IMAGES_PER_MASK", 10**9)
         basis = make_basis(H, X.dtype)
         block = Block(X * seen, 0, seen)
-        W = Recorded(max_sweeps=20_000, **penalties).solve_W_block(block, basis)
+        W = Projection(Recorded(max_sweeps=20_000, **penalties), basis).weights(block)
     assert bool(calls) == in_runs
     return W
 

@@ -49,7 +49,7 @@ def test_blocks_of_columns_give_the_whole_step(objective, p, monkeypatch):
     parts = run_pass(blocks, objective, Y)
     assert max(len(cuts), 1) == -(-p // 512)
     assert np.array_equal(parts.H, whole.H)
-    assert parts.rows == whole.rows
+    assert parts.total_weight == whole.total_weight
     for name in ("loss", "divergence", "xx"):
         assert np.isclose(getattr(parts, name), getattr(whole, name), rtol=1e-12, atol=0)
 

@@ -115,7 +115,7 @@ def test_what_is_hidden_is_counted_once(X, columns, monkeypatch):
 def test_the_images_that_are_drawn_are_as_many_as_they_weigh(X):
     steps = run_passes(local(X), [RUNS["whole"], RUNS["part"], RUNS["other part"]])
     shown = [Holdout(seed, 0.1)(Block(X)).visible.weights.sum() for seed in (0, 1)]
-    assert [step.rows for step in steps] == [N, *shown]
+    assert [step.total_weight for step in steps] == [N, *shown]
 
 
 def test_X_is_read_once_for_all(X):
