@@ -186,7 +186,7 @@ def resume_checkpoint(
     if differences:
         raise CheckpointError(
             f"{path} belongs to another fit: {'; '.join(differences)}; choose another path, or "
-            "replace it (--force on the command line)"
+            "replace it (--force on the command line, overwrite=True in Python)"
         )
     checkpoint.resume()
     return checkpoint

@@ -66,9 +66,19 @@ def model(X):
 
 def test_defaults_are_the_same():
     for ours, theirs in ((NMF, decomposition.NMF), (MiniBatchNMF, decomposition.MiniBatchNMF)):
-        mine = ours().get_params()
-        for name, value in theirs().get_params().items():
+        mine, known = ours().get_params(), theirs().get_params()
+        if "solver" in known:  # follows the loss here, and is theirs for the default loss
+            assert (mine.pop("solver"), known.pop("solver")) == ("auto", "cd")
+        for name, value in known.items():
             assert mine[name] == value
+
+
+def test_the_solver_follows_the_loss(X):
+    for loss, solver in (("frobenius", "cd"), (2, "cd"), ("kullback-leibler", "mu"), (1.5, "mu")):
+        model = NMF(3, beta_loss=loss, random_state=0, max_iter=3, tol=0).fit(X)
+        same = NMF(3, beta_loss=loss, solver=solver, random_state=0, max_iter=3, tol=0).fit(X)
+        np.testing.assert_array_equal(model.components_, same.components_)
+        np.testing.assert_array_equal(model.transform(X), same.transform(X))
 
 
 def test_n_init(X):
@@ -577,7 +587,7 @@ def test_cd_is_for_frobenius(X):
     with pytest.raises(
         ValueError, match="Invalid beta_loss parameter: solver 'cd' does not handle"
     ):
-        NMF(3, beta_loss="kullback-leibler").fit(X)
+        NMF(3, solver="cd", beta_loss="kullback-leibler").fit(X)
     assert NMF(3, beta_loss=2.0, random_state=0).fit(X).components_.shape == (3, 24)
 
 

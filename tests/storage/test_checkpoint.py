@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
 import zarr
 from reference import loss
+from sklearn.base import clone
 
 import dnmf
-from dnmf.errors import CheckpointError, DataError, OutputExistsError
+from dnmf.errors import CheckpointError, DataError, OutputExistsError, ParameterError
 from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.statistics import SufficientStats
 from dnmf.solvers.warm_start import LEAST_TOL
@@ -387,6 +389,33 @@ class TestAnotherFit:
         assert same(fit(wrap(digits, "b"), tmp_path / "model", max_iter=2), model)
         with pytest.raises(CheckpointError, match="fingerprint was"):
             fit(wrap(digits[::-1], "c"), tmp_path / "model", max_iter=2)
+
+    def test_overwriting_fits_afresh(self, corpus, path, tmp_path):
+        new = dnmf.NMF(3, tol=0, max_iter=2, random_state=1)
+        alone = new.fit(corpus)
+        over = clone(new).set_params(checkpoint=path).fit(corpus, overwrite=True)
+        assert same(over, alone)
+        assert same(dnmf.load(path), alone)
+        first = clone(new).set_params(checkpoint=tmp_path / "new").fit(corpus, overwrite=True)
+        assert same(first, alone), "where there is nothing to replace"
+
+    def test_overwriting_removes_models_alone(self, corpus, path, tmp_path):
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos/a.png").write_text("precious")
+        model = dnmf.NMF(3, random_state=0, max_iter=2, tol=0)
+        for place in (tmp_path / "photos", Path(corpus.path)):
+            with pytest.raises(OutputExistsError, match="does not replace it"):
+                clone(model).set_params(checkpoint=place).fit(corpus, overwrite=True)
+        assert (tmp_path / "photos/a.png").read_text() == "precious"
+        before = dnmf.load(path)
+        with pytest.raises(ParameterError):
+            clone(model).set_params(checkpoint=path, n_components=0).fit(corpus, overwrite=True)
+        assert same(dnmf.load(path), before), "refused before anything was removed"
+
+    @pytest.mark.parametrize("options", [{}, {"checkpoint": "m", "resume_from": 1}])
+    def test_overwriting_needs_a_checkpoint_that_is_not_resumed(self, corpus, options):
+        with pytest.raises(ParameterError, match="overwrite is True"):
+            dnmf.NMF(3, **options).fit(corpus, overwrite=True)
 
     def test_something_that_is_no_model(self, corpus, tmp_path):
         (tmp_path / "notes").write_text("precious")
