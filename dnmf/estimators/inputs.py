@@ -97,6 +97,7 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
 
 def _array(aligned: Any) -> Any:
     """Leave lazy arrays lazy."""
+    aligned = unwrap(aligned)
     lazy = aligned is None or is_dask(aligned) or is_zarr(aligned)
     return aligned if lazy else np.asarray(aligned)
 
@@ -163,6 +164,16 @@ def is_dask(X: Any) -> bool:
     return not isinstance(X, np.ndarray) and is_dask_collection(X)
 
 
+def unwrap(X: Any) -> Any:
+    """Return the Dask array inside an xarray object, and anything else as it is."""
+    if is_dask(X):
+        import dask.array as da
+
+        inner = getattr(X, "data", None)
+        return inner if isinstance(inner, da.Array) else X
+    return X
+
+
 def is_zarr(X: Any) -> bool:
     """Check whether X is an array or a group of Zarr's."""
     return isinstance(X, (zarr.Array, zarr.Group))
@@ -178,6 +189,7 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
     reset : bool
         Whether to set the estimator's `n_features_in_`, or to check X against it.
     """
+    X = unwrap(X)
     if isinstance(X, np.ma.MaskedArray):
         raise DataError(
             "X is a NumPy masked array, whose mask would be lost: pass X.data and "
@@ -253,6 +265,7 @@ def as_dask(X: Any) -> da.Array:
 
     if isinstance(X, Corpus):
         return X.to_dask()
+    X = unwrap(X)
     check_matrix(X)
     if is_dask(X):
         return _check_dask(X)

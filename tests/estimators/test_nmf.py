@@ -289,3 +289,36 @@ class TestInScikitLearn:
         frame = pandas.DataFrame(digits[:50, 300:310], columns=[f"p{i}" for i in range(10)])
         W = dnmf.NMF(2, random_state=0).set_output(transform="pandas").fit_transform(frame)
         assert list(W.columns) == ["nmf0", "nmf1"]
+
+
+class Labelled:
+    """A lazy collection around a Dask array in `data`, as xarray's are."""
+
+    def __init__(self, data):
+        self.data, self.shape, self.dtype = data, data.shape, data.dtype
+
+    def __dask_graph__(self):
+        return self.data.__dask_graph__()
+
+    def __array__(self, *_, **__):
+        pytest.fail("loaded as a whole")
+
+
+def test_labelled_dask_arrays_stay_lazy(digits):
+    lazy = da.from_array(digits, chunks=(100, -1))
+    mask = np.random.default_rng(0).random(digits.shape) < 0.1
+    lazy_mask = da.from_array(mask, chunks=(100, -1))
+    plain = NMF(4, random_state=0, max_iter=3, tol=0).fit(lazy, mask=lazy_mask)
+    model = clone(plain).fit(Labelled(lazy), mask=Labelled(lazy_mask))
+    assert (model.components_ == plain.components_).all()
+    W = model.transform(Labelled(lazy))
+    assert isinstance(W, da.Array)
+    assert isinstance(model.inverse_transform(Labelled(W)), da.Array)
+
+
+def test_dask_frames_are_refused_in_words():
+    frame = pytest.importorskip("dask.dataframe")
+    pandas = pytest.importorskip("pandas")
+    lazy = frame.from_pandas(pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}), npartitions=1)
+    with pytest.raises(DataError, match=r"to_dask_array\(lengths=True\)"):
+        NMF(1).fit(lazy)
