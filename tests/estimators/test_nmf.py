@@ -308,7 +308,7 @@ def test_labelled_dask_arrays_stay_lazy(digits):
     lazy = da.from_array(digits, chunks=(100, -1))
     mask = np.random.default_rng(0).random(digits.shape) < 0.1
     lazy_mask = da.from_array(mask, chunks=(100, -1))
-    plain = NMF(4, random_state=0, max_iter=3, tol=0).fit(lazy, mask=lazy_mask)
+    plain = dnmf.NMF(4, random_state=0, max_iter=3, tol=0).fit(lazy, mask=lazy_mask)
     model = clone(plain).fit(Labelled(lazy), mask=Labelled(lazy_mask))
     assert (model.components_ == plain.components_).all()
     W = model.transform(Labelled(lazy))
@@ -321,4 +321,4 @@ def test_dask_frames_are_refused_in_words():
     pandas = pytest.importorskip("pandas")
     lazy = frame.from_pandas(pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}), npartitions=1)
     with pytest.raises(DataError, match=r"to_dask_array\(lengths=True\)"):
-        NMF(1).fit(lazy)
+        dnmf.NMF(1).fit(lazy)
