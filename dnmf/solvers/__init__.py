@@ -1,6 +1,6 @@
-"""From a start to a reason to stop: the only loop over passes, and what must be known beforehand.
+"""The loop over passes, the first H, and predictions of the memory and time of a fit.
 
 Imports `engine`, `storage` and `numerics`; knows no estimator.
-Start reading at `loop`; `warm_start` makes what it starts from, `multi_fit` runs many models in the
-same reads, `memory_model` and `plan` say beforehand what a fit takes.
+Start reading at `loop`; `warm_start` computes the first H, `multi_fit` fits several models in the
+same reads, `memory_model` and `plan` predict what a fit takes.
 """

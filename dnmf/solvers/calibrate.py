@@ -1,4 +1,4 @@
-"""Ten seconds of a fit, where it would run: how long it will take, and how long its parts."""
+"""A trial of about ten seconds, run where the fit would run, to predict how long the fit takes."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Objective
 from dnmf.solvers.loop import measure
 from dnmf.solvers.sample import first_block
-from dnmf.solvers.warm_start import online_round, random_H, updates_between
+from dnmf.solvers.warm_start import online_round, random_H, warm_up_updates
 
 SECONDS = 2.5
-"""Of the trial of the start; half as long each for products, for reads and for passes over some of
-the blocks, once they are warm."""
+"""Seconds that the trial of the warm-up runs. Products, reads and passes over a part of the blocks
+each run half as long, once what they need is loaded."""
 
 UPDATES = 20
-"""Of H in one step of the trial."""
+"""Number of updates of H between two looks at the clock."""
 
 SIDE = 1024
-"""Of the square matrices whose product measures the speed of products."""
+"""Number of rows and columns of the matrices whose product measures the speed of products."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was measured, in seconds and flops per second.
+    """Measured times of the parts of a fit.
 
     Attributes
     ----------
     gemm_rate : float
-        Of large products in single precision, all threads together.
+        Flops per second of large products in single precision, on all threads together.
     gemm_seconds : float
-        What the products of a pass, ``4 n p d`` flops, would take at that rate.
+        Seconds that the products of a pass, ``4 n p d`` flops, would take at that rate.
     read_seconds : float
-        What the reads of a pass take without anything else.
-    pass_seconds : float
-    task_seconds : float
-        Of a task of a pass.
+        Seconds that the reads of a pass take alone.
+    pass_seconds, task_seconds : float
+        Seconds of a pass, and of one of its tasks.
     start_seconds : tuple of float
-        Least and most before the first pass.
+        Lower and upper bound of the seconds before the first pass.
     """
 
     gemm_rate: float
@@ -60,51 +59,58 @@ class Trial:
 def try_fit(
     blocks: Blocks, objective: Objective, d: int, tol: float, threads: int, reads: float
 ) -> Trial:
-    """Run parts of a fit.
+    """Run parts of a fit and measure their time.
 
     Parameters
     ----------
     blocks : Blocks
     objective : Objective
     d : int
-        Components.
+        Number of components.
     tol : float
+        Tolerance of the fit.
     threads : int
-        Of all workers.
+        Number of threads of all workers.
     reads : float
-        Of X before the first pass.
+        Reads of X before the first pass, in units of the whole of it.
+
+    Returns
+    -------
+    Trial
     """
     (n, p), count, group = blocks.shape, len(blocks.ranges), blocks_per_task(blocks, d)
     with one_blas_thread():
-        H, update = _try_start(blocks, objective, d)
+        H, update_seconds = _try_warm_up(blocks, objective, d)
         rate = threads * _gemm_rate(blocks, threads)
         order = np.random.default_rng(0).permutation(count).tolist()
 
-        def read(some: list[int]) -> int:
-            return blocks.map_sum(len, sorted(some), check=False, group=group)
+        def read(chosen: list[int]) -> int:
+            return blocks.map_sum(len, sorted(chosen), check=False, group=group)
 
-        def run(some: list[int]) -> object:
-            return measure(blocks, objective, H, only=sorted(some))
+        def run(chosen: list[int]) -> object:
+            return measure(blocks, objective, H, only=sorted(chosen))
 
-        reading = _per_block(read, order, threads * group)
-        passing = _per_block(run, order[::-1], threads * group)
-    updates = updates_between(objective, d, blocks, tol)
-    least, most = (count * reads * reading + each * update for each in updates)
+        read_seconds = _seconds_per_block(read, order, threads * group)
+        pass_seconds = _seconds_per_block(run, order[::-1], threads * group)
+    bounds = warm_up_updates(objective, d, blocks, tol)
+    least, most = (
+        count * reads * read_seconds + n_updates * update_seconds for n_updates in bounds
+    )
     return Trial(
         rate,
         4.0 * n * p * d / rate,
-        count * reading,
-        count * passing,
-        passing * group * min(threads, -(-count // group)),
+        count * read_seconds,
+        count * pass_seconds,
+        pass_seconds * group * min(threads, -(-count // group)),
         (least, most),
     )
 
 
-def _try_start(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, float]:
-    """Warm up on the first block for a while: an H as a pass meets it, and seconds per update."""
+def _try_warm_up(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, float]:
+    """Warm up on the first block; return an H such as passes begin with, and seconds per update."""
     _, sample = first_block(blocks)
     H, rng = random_H(sample, d, 0), np.random.default_rng(0)
-    H, updates = online_round(objective, H, sample, rng, 1), 0  # what is compiled is compiled now
+    H, updates = online_round(objective, H, sample, rng, 1), 0  # compiles kernels, untimed
     began = time.perf_counter()
     while (spent := time.perf_counter() - began) < SECONDS:
         H, updates = online_round(objective, H, sample, rng, UPDATES), updates + UPDATES
@@ -112,28 +118,28 @@ def _try_start(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, flo
 
 
 def _gemm_rate(blocks: Blocks, threads: int) -> float:
-    """Measure flops per second of a thread while as many others are as busy."""
-    some = [i % len(blocks.ranges) for i in range(threads)]
-    return float(np.mean(blocks.map_blocks(partial(_multiply, seconds=SECONDS / 2), some)))
+    """Measure flops per second of one thread while all threads multiply."""
+    tasks = [i % len(blocks.ranges) for i in range(threads)]
+    return float(np.mean(blocks.map_blocks(partial(_multiply, seconds=SECONDS / 2), tasks)))
 
 
 def _multiply(block: Block, *, seconds: float) -> float:
-    A, done = np.ones((SIDE, SIDE), np.float32), 0
+    A, products = np.ones((SIDE, SIDE), np.float32), 0
     began = time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
         A @ A
-        done += 1
-    return done * 2 * SIDE**3 / spent
+        products += 1
+    return products * 2 * SIDE**3 / spent
 
 
-def _per_block(run: Callable[[list[int]], object], blocks: list[int], least: int) -> float:
-    """Time a run over more and more blocks, others each time if there are enough."""
-    run(blocks[:1])  # not timed: what is loaded once
+def _seconds_per_block(run: Callable[[list[int]], object], blocks: list[int], least: int) -> float:
+    """Time runs over more and more blocks, different ones each time if there are enough."""
+    run(blocks[:1])  # loads what is loaded once, untimed
     first, count = 1, min(least, len(blocks))
     while True:
-        some = [blocks[(first + i) % len(blocks)] for i in range(count)]
+        chosen = [blocks[(first + i) % len(blocks)] for i in range(count)]
         began = time.perf_counter()
-        run(some)
+        run(chosen)
         spent = time.perf_counter() - began
         if spent > SECONDS / 2 or count == len(blocks):
             return spent / count

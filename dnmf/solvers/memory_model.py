@@ -1,7 +1,7 @@
-"""The memory of a fit, and the disk of its checkpoint, known from sizes before it starts.
+"""Memory that a fit needs, and space on disk for its checkpoint, computed before it starts.
 
-What is large are the pixels of a block, the sums of a pass, which are as large as H in float64, and
-the sample that a fit starts from. What interpreter and libraries hold, a process says itself.
+The large parts are the pixels of a block, the sums of a pass (each as large as H in float64) and
+the sample that a fit starts from. The memory of interpreter and libraries is measured.
 """
 
 from __future__ import annotations
@@ -30,63 +30,66 @@ from dnmf.solvers.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
 from dnmf.solvers.warm_start import PROBE_ROWS
 
 log = logging.getLogger("dnmf")
-LOADED = 85e6
-"""Bytes of what a process has yet to load when it is asked what it holds: compiled kernels."""
 
-SMALL = 2**30
-"""What any machine has."""
+UNLOADED_BYTES = 85e6
+"""Bytes that a process will still load after its memory is measured: compiled kernels."""
 
-SLACK = 1.1
-"""What allocators keep of memory that was given back."""
+SMALL_FIT_BYTES = 2**30
+"""Bytes that every machine is taken to have: for a smaller fit in memory nothing is measured."""
+
+ALLOCATOR_FACTOR = 1.1
+"""Factor for memory that has been freed and that allocators keep."""
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What the memory of a fit depends on.
+class FitMemory:
+    """Memory of the fit of one model, computed from sizes; all properties are in bytes.
 
     Attributes
     ----------
     n, p, d : int
-        Images, pixels, components.
-    rows : int
-        Images of the largest block.
-    pixel, number : int
-        Bytes of a pixel as stored, and as computed with.
-    group : int
-        Blocks of a task.
-    tasks : int
-        Of a pass, before sums.
-    planes : int
-        Arrays of the size of a strip that its solve holds, besides the strip.
-    sums : int
-        Arrays of the size of H among the sums of a pass.
-    batch, probe : int
-        Images of an update in the warm-up, and of those that its rounds are judged by.
-    masked, here : bool
-        Whether pixels may be missing; whether X is in memory.
+        Numbers of images, pixels and components.
+    block_rows : int
+        Number of images of the largest block.
+    pixel_bytes, float_bytes : int
+        Bytes of a pixel as it is stored, and as a floating point number that is computed with.
+    task_blocks : int
+        Number of blocks per task.
+    n_tasks : int
+        Number of tasks of a pass, without those that add up sums.
+    solve_arrays : int
+        Number of arrays of the size of a strip that its solve holds besides the strip.
+    stats_arrays : int
+        Number of arrays of the size of H among the sums of a pass.
+    batch_rows, probe_rows : int
+        Numbers of images in a batch of the warm-up, and of those that its loss is computed on.
+    masked : bool
+        Whether pixels may be missing.
+    in_memory : bool
+        Whether X is in memory.
     """
 
     n: int
     p: int
     d: int
-    rows: int
-    pixel: int
-    number: int
-    group: int
-    tasks: int
-    planes: int
-    sums: int
-    batch: int
-    probe: int
+    block_rows: int
+    pixel_bytes: int
+    float_bytes: int
+    task_blocks: int
+    n_tasks: int
+    solve_arrays: int
+    stats_arrays: int
+    batch_rows: int
+    probe_rows: int
     masked: bool
-    here: bool
+    in_memory: bool
 
     @classmethod
-    def of(cls, blocks: Blocks, objective: Objective, n_components: int) -> Sizes:
-        """Take them from blocks and what is minimised."""
+    def from_blocks(cls, blocks: Blocks, objective: Objective, n_components: int) -> FitMemory:
+        """Return the memory of a fit of an objective to blocks."""
         n, p = blocks.shape
         plain = isinstance(objective, Quadratic) and not isinstance(objective, MaskedQuadratic)
-        group = blocks_per_task(blocks, n_components)
+        task_blocks = blocks_per_task(blocks, n_components)
         return cls(
             n,
             p,
@@ -94,8 +97,8 @@ class Sizes:
             max(stop - start for start, stop in blocks.ranges),
             blocks.dtype.itemsize,
             compute_dtype(blocks.dtype).itemsize,
-            group,
-            -(-len(blocks.ranges) // group),
+            task_blocks,
+            -(-len(blocks.ranges) // task_blocks),
             0 if plain else 3 if objective.beta in (1, 2) else 6,
             1 if isinstance(objective, Quadratic) else 2,
             objective.warm_up_batch_size(n_components),
@@ -105,238 +108,276 @@ class Sizes:
         )
 
     @property
-    def copies(self) -> int:
-        """Of what comes to the driver: message and array, and as many on a scheduler within it."""
-        return 1 if self.here else 4
+    def driver_copies(self) -> int:
+        """Number of copies of what arrives at the driver.
+
+        From a cluster: message and array, and both again on a scheduler in the same process.
+        """
+        return 1 if self.in_memory else 4
 
     @property
-    def result(self) -> int:
+    def stats(self) -> int:
         """Bytes of the sums of a pass."""
-        return 8 * (self.sums * self.d * self.p + self.d**2 + self.p)
+        return 8 * (self.stats_arrays * self.d * self.p + self.d**2 + self.p)
 
     @property
     def basis(self) -> int:
-        """Bytes of what every worker gets: H, its Gram matrix, the guess."""
-        return self.number * (self.d * self.p + 2 * self.d**2)
+        """Bytes of what every worker receives: H, its Gram matrix, the first guess of W."""
+        return self.float_bytes * (self.d * self.p + 2 * self.d**2)
 
     def strip(self, rows: int) -> int:
-        """Bytes of some images in floating point, and what their solve holds of that size."""
-        return self.number * min(strip_rows(self.p), rows) * self.p * (1 + self.planes)
+        """Return the bytes of the largest strip of these images, its solve included."""
+        rows = min(strip_rows(self.p), rows)
+        return self.float_bytes * rows * self.p * (1 + self.solve_arrays)
 
     @property
     def task(self) -> int:
-        """Bytes of a task at work: blocks, a strip and its weights, sums."""
-        # At work, being read, being decoded; of an array in memory a block is a view.
-        blocks = self.rows * self.p * ((0 if self.here else 3 * self.pixel) + 4 * self.masked)
-        weights = self.number * self.d * (6 * strip_rows(self.p) + 2 * self.rows)
-        sums = 2 * self.result + self.number * self.d * self.p  # so far, and of this block
-        return blocks + self.strip(self.rows) + weights + sums
+        """Bytes of a running task: blocks, a strip and its weights, sums."""
+        # A block exists in use, as read and as decoded; in memory it is a view of the array.
+        pixel = (0 if self.in_memory else 3 * self.pixel_bytes) + 4 * self.masked
+        blocks = self.block_rows * self.p * pixel
+        weights = self.float_bytes * self.d * (6 * strip_rows(self.p) + 2 * self.block_rows)
+        # The sums so far and those of the current block.
+        stats = 2 * self.stats + self.float_bytes * self.d * self.p
+        return blocks + self.strip(self.block_rows) + weights + stats
 
-    def worker(self, held: float, threads: int = 1) -> int:
-        """Bytes of a worker that holds some: its tasks, H, and results that wait to be added up."""
-        waiting = (FAN_IN + 3) * self.result  # one level of the tree, and the beginning of others
-        return int(held + LOADED + SLACK * (threads * self.task + self.basis + waiting))
+    def worker(self, resident: float, n_threads: int = 1) -> int:
+        """Return the peak of a worker: its tasks, H, and sums that wait to be added up.
+
+        Parameters
+        ----------
+        resident : float
+            Bytes that the worker holds before the fit.
+        n_threads : int
+            Number of its threads.
+        """
+        waiting = (FAN_IN + 3) * self.stats  # one level of the tree, and the beginning of others
+        used = n_threads * self.task + self.basis + waiting
+        return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
 
     @property
     def sample_rows(self) -> int:
-        """Images of the sample."""
-        return sample_rows(self.n, self.p, self.pixel)
+        """Number of images of the sample."""
+        return sample_rows(self.n, self.p, self.pixel_bytes)
 
     @property
     def sample(self) -> int:
-        """Bytes of the sample, if it is a copy."""
-        if self.here and self.sample_rows == self.n and not self.masked:
+        """Bytes of the sample; 0 where it is a view of X."""
+        if self.in_memory and self.sample_rows == self.n and not self.masked:
             return 0
-        return self.sample_rows * self.p * (self.pixel + self.masked)
+        return self.sample_rows * self.p * (self.pixel_bytes + self.masked)
 
     @property
-    def coming(self) -> int:
-        """Bytes under way to the sample."""
+    def sample_transfer(self) -> int:
+        """Bytes of those parts of the sample that are on their way to the driver at a time."""
         rows = self.sample_rows
-        parts = max(-(-rows // self.rows), min(SAMPLE_BLOCKS, -(-self.n // self.rows)))
-        each = self.p * (self.pixel + self.masked)
-        return self.copies * SAMPLE_AT_ONCE * (rows // parts + 1) * each if self.sample else 0
+        parts = max(-(-rows // self.block_rows), min(SAMPLE_BLOCKS, -(-self.n // self.block_rows)))
+        image = self.p * (self.pixel_bytes + self.masked)
+        at_once = SAMPLE_AT_ONCE * (rows // parts + 1) * image
+        return self.driver_copies * at_once if self.sample else 0
 
     @property
-    def learning(self) -> int:
-        """Bytes of what learns from the sample."""
-        each = self.p * (self.pixel + self.masked)
-        updates = (12 * self.number + 16) * self.d * self.p
-        updates += 2 * self.batch * each + self.strip(self.batch)
-        probe = min(self.sample_rows, self.probe)
-        return probe * each + self.strip(probe) + updates
+    def warm_up(self) -> int:
+        """Bytes of the warm-up, besides the sample."""
+        image = self.p * (self.pixel_bytes + self.masked)
+        updates = (12 * self.float_bytes + 16) * self.d * self.p
+        updates += 2 * self.batch_rows * image + self.strip(self.batch_rows)
+        probe = min(self.sample_rows, self.probe_rows)
+        return probe * image + self.strip(probe) + updates
 
     @property
     def start(self) -> int:
-        """Bytes of the driver at the start: the sample, and what comes for it or learns from it."""
-        return self.sample + max(self.coming, self.learning)
+        """Bytes of the driver before the first pass: the sample, its transfer or the warm-up."""
+        return self.sample + max(self.sample_transfer, self.warm_up)
 
     @property
     def passes(self) -> int:
-        """Bytes of the driver during passes: H as it was, is and will be, and the sums."""
-        return 12 * 8 * self.d * self.p + self.copies * (self.result + self.basis)
+        """Bytes of the driver during passes: the last, this and the next H, and the sums."""
+        return 12 * 8 * self.d * self.p + self.driver_copies * (self.stats + self.basis)
 
-    def driver(self, held: float, threads: int = 0) -> int:
-        """Bytes of the driver, which holds some already; with threads, it runs the tasks too."""
-        tasks = threads * self.task + (FAN_IN if threads else 0) * self.result
-        return int(held + LOADED + SLACK * max(self.start, self.passes + tasks))
+    def driver(self, resident: float, n_threads: int = 0) -> int:
+        """Return the peak of the driver.
+
+        Parameters
+        ----------
+        resident : float
+            Bytes that it holds before the fit.
+        n_threads : int
+            Number of its threads that run tasks; 0 if workers run them.
+        """
+        tasks = n_threads * self.task + (FAN_IN if n_threads else 0) * self.stats
+        used = max(self.start, self.passes + tasks)
+        return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
 
 
 @dataclass(frozen=True)
-class Together:
-    """What the memory of several models depends on that a pass evaluates together.
+class JointFitMemory:
+    """Memory of the fit of several models in the same passes; all properties are in bytes.
 
     Attributes
     ----------
-    each : tuple of Sizes
-    resampled : bool
-        Whether cells are hidden from some.
+    models : tuple of FitMemory
+        Memory of the fit of each model alone.
+    has_holdout : bool
+        Whether cells are hidden from at least one model.
     """
 
-    each: tuple[Sizes, ...]
-    resampled: bool
+    models: tuple[FitMemory, ...]
+    has_holdout: bool
 
     @property
-    def shown(self) -> int:
-        """Bytes per pixel of images that cells are hidden from: sorted, with holes, and masks."""
-        return (2 * self.each[0].pixel + 2) * self.resampled
+    def holdout_per_pixel(self) -> int:
+        """Bytes per pixel of images with hidden cells: sorted, without these cells, and masks."""
+        return (2 * self.models[0].pixel_bytes + 2) * self.has_holdout
 
     @property
     def task(self) -> int:
-        """Bytes of a task at work: the largest of all, and the sums of the others."""
-        largest = max(self.each, key=lambda sizes: sizes.d)
-        others = 2 * (sum(sizes.result for sizes in self.each) - largest.result)
-        return largest.task + others + largest.rows * largest.p * self.shown
+        """Bytes of a running task: that of the largest model, and the sums of the others."""
+        largest = max(self.models, key=lambda model: model.d)
+        others = 2 * (sum(model.stats for model in self.models) - largest.stats)
+        holdout = largest.block_rows * largest.p * self.holdout_per_pixel
+        return largest.task + others + holdout
 
-    def worker(self, held: float, threads: int = 1) -> int:
-        """Bytes of a worker; see `Sizes.worker`."""
-        waiting = (FAN_IN + 3) * sum(sizes.result for sizes in self.each)
-        basis = sum(sizes.basis for sizes in self.each)
-        return int(held + LOADED + SLACK * (threads * self.task + basis + waiting))
+    def worker(self, resident: float, n_threads: int = 1) -> int:
+        """Return the peak of a worker; see `FitMemory.worker`."""
+        waiting = (FAN_IN + 3) * sum(model.stats for model in self.models)
+        basis = sum(model.basis for model in self.models)
+        used = n_threads * self.task + basis + waiting
+        return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
 
-    def driver(self, held: float, threads: int = 0) -> int:
-        """Bytes of the driver; see `Sizes.driver`."""
-        first = self.each[0]
-        shown = first.sample_rows * first.p * self.shown
-        at_once = min(CPU_COUNT, len(self.each))
-        learning = shown + at_once * max(sizes.learning for sizes in self.each)
-        start = first.sample + max(first.coming, learning)
-        passes = sum(sizes.passes for sizes in self.each)
-        results = sum(sizes.result for sizes in self.each)
-        tasks = threads * self.task + (FAN_IN if threads else 0) * results
-        return int(held + LOADED + SLACK * (max(start, passes + tasks)))
+    def driver(self, resident: float, n_threads: int = 0) -> int:
+        """Return the peak of the driver; see `FitMemory.driver`."""
+        first = self.models[0]
+        holdout = first.sample_rows * first.p * self.holdout_per_pixel
+        at_once = min(CPU_COUNT, len(self.models))
+        warm_up = holdout + at_once * max(model.warm_up for model in self.models)
+        start = first.sample + max(first.sample_transfer, warm_up)
+        passes = sum(model.passes for model in self.models)
+        stats = sum(model.stats for model in self.models)
+        tasks = n_threads * self.task + (FAN_IN if n_threads else 0) * stats
+        used = max(start, passes + tasks)
+        return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
 
 
 @dataclass(frozen=True)
-class Room:
-    """The memory of where a fit would run.
+class AvailableMemory:
+    """Memory of the processes in which a fit would run.
 
     Attributes
     ----------
-    workers, threads : int
-        Worker processes, none where the fit runs in this one; threads of all together.
-    threads_each : int
-        Of the worker with least memory for its threads.
-    worker_held, worker : float
-        Bytes that this worker has, with dnmf imported, and may take before Dask stops giving it
-        work; the latter may be infinite.
-    held, driver : float
-        Bytes that this process has, and may have.
+    n_workers : int
+        Number of worker processes; 0 if the fit runs in this process.
+    n_threads : int
+        Number of threads of all of them together.
+    worker_threads : int
+        Number of threads of the worker with the least memory per thread.
+    worker_resident : float
+        Bytes that this worker holds once dnmf is imported.
+    worker_limit : float
+        Bytes that it may hold before Dask sends it no more tasks; infinite without a limit.
+    driver_resident, driver_limit : float
+        Bytes that this process holds, and that it may hold.
     """
 
-    workers: int
-    threads: int
-    threads_each: int
-    worker_held: float
-    worker: float
-    held: float
-    driver: float
+    n_workers: int
+    n_threads: int
+    worker_threads: int
+    worker_resident: float
+    worker_limit: float
+    driver_resident: float
+    driver_limit: float
 
     @classmethod
-    def here(cls, blocks: Blocks) -> Room:
-        """Look at the active cluster and at this machine."""
-        from distributed.system import MEMORY_LIMIT  # knows what a container may have
+    def detect(cls, blocks: Blocks) -> AvailableMemory:
+        """Measure the memory of the active cluster and of this machine."""
+        from distributed.system import MEMORY_LIMIT  # respects the limit of a container
 
-        held = resident()
-        driver = min(held + psutil.virtual_memory().available, MEMORY_LIMIT)
+        resident = resident_bytes()
+        driver_limit = min(resident + psutil.virtual_memory().available, MEMORY_LIMIT)
         client = None if isinstance(blocks, LocalBlocks) else active_client()
-        known = [] if client is None else workers_of(client)
-        if not known:  # threads of this process, or a cluster whose workers are yet to come
+        workers = [] if client is None else workers_of(client)
+        if not workers:  # threads of this process, or a cluster whose workers have yet to start
             count = getattr(blocks, "threads", CPU_COUNT) if client is None else 0
-            return cls(0, count, count, 0.0, math.inf, held, driver)
-        threads, limit, address = min(known, key=lambda worker: worker[1] / worker[0])
-        there = _resident_of(client, address)
-        total = sum(each for each, *_ in known)
-        return cls(len(known), total, threads, there, limit, held, driver)
+            return cls(0, count, count, 0.0, math.inf, resident, driver_limit)
+        threads, limit, address = min(workers, key=lambda worker: worker[1] / worker[0])
+        worker_resident = _worker_resident_bytes(client, address)
+        n_threads = sum(threads for threads, *_ in workers)
+        return cls(len(workers), n_threads, threads, worker_resident, limit, resident, driver_limit)
 
-    def worker_bytes(self, sizes: Sizes | Together) -> int:
-        """Bytes that a fit takes of a worker."""
-        return sizes.worker(self.worker_held, self.threads_each) if self.workers else 0
+    def worker_bytes(self, memory: FitMemory | JointFitMemory) -> int:
+        """Return the bytes that a fit needs on a worker; 0 without workers."""
+        if not self.n_workers:
+            return 0
+        return memory.worker(self.worker_resident, self.worker_threads)
 
-    def driver_bytes(self, sizes: Sizes | Together) -> int:
-        """Bytes that it takes of this process."""
-        return sizes.driver(self.held, 0 if self.workers else self.threads)
+    def driver_bytes(self, memory: FitMemory | JointFitMemory) -> int:
+        """Return the bytes that a fit needs in this process."""
+        return memory.driver(self.driver_resident, 0 if self.n_workers else self.n_threads)
 
-    def words(self, sizes: Sizes | Together) -> str:
-        """Say what it takes, in words."""
-        worker = f"{format_bytes(self.worker_bytes(sizes))} on a worker, " if self.workers else ""
-        return f"{worker}{format_bytes(self.driver_bytes(sizes))} in this process"
+    def describe(self, memory: FitMemory | JointFitMemory) -> str:
+        """Describe for a message what a fit needs."""
+        worker = ""
+        if self.n_workers:
+            worker = f"{format_bytes(self.worker_bytes(memory))} on a worker, "
+        return f"{worker}{format_bytes(self.driver_bytes(memory))} in this process"
 
-    def lacks(self, sizes: Sizes | Together) -> str | None:
-        """Say what a fit needs and there is not; None if it fits."""
-        needed = self.worker_bytes(sizes)
-        if needed > self.worker:
+    def shortage(self, memory: FitMemory | JointFitMemory) -> str | None:
+        """Describe for a message the memory that a fit lacks; None if there is enough."""
+        needed = self.worker_bytes(memory)
+        if needed > self.worker_limit:
             return (
-                f"{format_bytes(needed)} on a worker of {self.threads_each} "
-                f"thread{'s' * (self.threads_each > 1)}, which may take "
-                f"{format_bytes(self.worker)} before Dask stops giving it work"
+                f"{format_bytes(needed)} on a worker of {self.worker_threads} "
+                f"thread{'s' * (self.worker_threads > 1)}, which may take "
+                f"{format_bytes(self.worker_limit)} before Dask stops giving it work"
             )
-        needed = self.driver_bytes(sizes)
-        if needed > self.driver:
-            available = format_bytes(self.driver)
-            return f"{format_bytes(needed)} in this process, and there are {available} for it"
+        needed = self.driver_bytes(memory)
+        if needed > self.driver_limit:
+            limit = format_bytes(self.driver_limit)
+            return f"{format_bytes(needed)} in this process, and there are {limit} for it"
         return None
 
 
-def resident() -> float:
-    """Bytes of this process, once it has imported what tasks need."""
+def resident_bytes() -> float:
+    """Return the resident memory of this process, once it has imported what tasks need."""
     import dnmf.solvers.loop
     import dnmf.storage.corpus  # noqa: F401
 
     return float(psutil.Process().memory_info().rss)
 
 
-def _resident_of(client: Any, address: str) -> float:
-    """Ask a worker; of one that dies meanwhile, as much as of this process."""
-    answers = client.run(resident, workers=[address], on_error="ignore")
-    return float(answers.get(address) or resident())
+def _worker_resident_bytes(client: Any, address: str) -> float:
+    """Measure a worker's memory; if the worker has died, that of this process stands for it."""
+    answers = client.run(resident_bytes, workers=[address], on_error="ignore")
+    return float(answers.get(address) or resident_bytes())
 
 
 def require_memory(blocks: Blocks, objective: Objective, n_components: int) -> None:
-    """Raise CapacityError for a fit that is too large for where it would run."""
+    """Raise CapacityError for a fit that needs more memory than there is where it would run."""
 
-    def lacks(d: int) -> str | None:
-        return room.lacks(Sizes.of(blocks, objective, d))
+    def shortage(d: int) -> str | None:
+        return available.shortage(FitMemory.from_blocks(blocks, objective, d))
 
-    here = isinstance(blocks, LocalBlocks)
-    if here and Sizes.of(blocks, objective, n_components).driver(0, CPU_COUNT) < SMALL:
+    if isinstance(blocks, LocalBlocks):
+        memory = FitMemory.from_blocks(blocks, objective, n_components)
+        if memory.driver(0, CPU_COUNT) < SMALL_FIT_BYTES:
+            return
+    available = AvailableMemory.detect(blocks)
+    if (lacking := shortage(n_components)) is None:
         return
-    room = Room.here(blocks)
-    if (lack := lacks(n_components)) is None:
-        return
-    most = largest(lambda d: lacks(d) is None, n_components)
+    most = largest_fitting(lambda d: shortage(d) is None, n_components)
     fewer = f"at most {most:,} components, " if most else ""
-    threads = "workers of fewer threads, " if room.threads_each > 1 and room.workers else ""
+    many_threads = available.worker_threads > 1 and available.n_workers
+    threads = "workers of fewer threads, " if many_threads else ""
     raise CapacityError(
-        f"a fit of {n_components:,} components needs about {lack}: take {fewer}blocks of fewer "
+        f"a fit of {n_components:,} components needs about {lacking}: take {fewer}blocks of fewer "
         f"images, {threads}or more memory"
     )
 
 
 def checkpoint_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) -> int:
-    """Bound the bytes of a checkpoint on a disk, while a fit runs.
+    """Compute an upper bound of the bytes of a checkpoint on a disk while a fit runs.
 
-    Passes, and weights: one set for each pass that is kept and the one being written.
+    Counts passes, and one set of weights for each pass that is kept and for that being written.
     """
     d, page = n_components, 4096
     rows, count = blocks.ranges[0][1], len(blocks.ranges)
@@ -346,10 +387,10 @@ def checkpoint_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int
 
 
 def passes_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) -> int:
-    """Bound the bytes of a checkpoint without weights.
+    """Compute an upper bound of the bytes of a checkpoint without weights.
 
-    The passes that are kept, the newest with weights, the one being written. Of a file the last
-    4 KiB may be empty.
+    Counts the passes that are kept, the newest with weights, and the one being written. Each file
+    takes whole pages of 4 KiB.
     """
     page = 4096
     arrays = 3 * 8 * n_components * blocks.shape[1] + 8 * len(blocks.ranges)
@@ -358,42 +399,46 @@ def passes_bytes(blocks: Blocks, n_components: int, keep: int, max_iter: int) ->
 
 
 def groups_that_fit(blocks: Blocks, runs: Sequence[ModelRun]) -> list[slice]:
-    """Cut models that are to be fitted together into groups for which there is memory.
+    """Divide models that are to be fitted together into groups that memory suffices for.
 
     Parameters
     ----------
     blocks : Blocks
     runs : sequence of ModelRun
 
+    Returns
+    -------
+    list of slice
+        The groups, as few as possible, in the order of the models.
+
     Raises
     ------
     CapacityError
-        There is not enough memory for one of them alone.
+        There is not enough memory for one of the models alone.
     """
-    sizes = [Sizes.of(blocks, run.objective, run.spec.n_components) for run in runs]
+    models = [FitMemory.from_blocks(blocks, run.objective, run.spec.n_components) for run in runs]
 
-    def together(chosen: slice) -> Together:
-        hidden = any(run.holdout is not None for run in runs[chosen])
-        return Together(tuple(sizes[chosen]), hidden)
+    def joint_memory(group: slice) -> JointFitMemory:
+        has_holdout = any(run.holdout is not None for run in runs[group])
+        return JointFitMemory(tuple(models[group]), has_holdout)
 
     everything = slice(0, len(runs))
     in_memory = isinstance(blocks, LocalBlocks)
-    if in_memory and together(everything).driver(0, CPU_COUNT) < SMALL:
+    if in_memory and joint_memory(everything).driver(0, CPU_COUNT) < SMALL_FIT_BYTES:
         return [everything]
-    room, groups, first = Room.here(blocks), [], 0
+    available, groups, first = AvailableMemory.detect(blocks), [], 0
 
     def fits(first: int, count: int) -> bool:
-        return room.lacks(together(slice(first, first + count))) is None
+        return available.shortage(joint_memory(slice(first, first + count))) is None
 
     while (rest := len(runs) - first) > 0:
-        count = rest if fits(first, rest) else largest(partial(fits, first), rest)
-        if not count:  # not even for one alone: either that raises, or the sum was too careful
+        count = rest if fits(first, rest) else largest_fitting(partial(fits, first), rest)
+        if not count:  # not even one fits: this raises, unless the joint estimate was too high
             require_memory(blocks, runs[first].objective, runs[first].spec.n_components)
         groups.append(slice(first, first + max(count, 1)))
         first = groups[-1].stop
-    _log_groups(
-        groups, room.words(together(max(groups, key=lambda group: group.stop - group.start))), runs
-    )
+    longest = max(groups, key=lambda group: group.stop - group.start)
+    _log_groups(groups, available.describe(joint_memory(longest)), runs)
     return groups
 
 
@@ -410,8 +455,8 @@ def _log_groups(groups: Sequence[slice], memory: str, runs: Sequence[ModelRun]) 
     )
 
 
-def largest(fits: Callable[[int], bool], too_large: int) -> int:
-    """Find the largest number that fits, below one that does not; 0 if none does."""
+def largest_fitting(fits: Callable[[int], bool], too_large: int) -> int:
+    """Return the largest number below a too large one that fits, by bisection; 0 if none does."""
     low, high = 0, too_large
     while high - low > 1:
         middle = (low + high) // 2

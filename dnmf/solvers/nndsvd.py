@@ -1,10 +1,4 @@
-"""Where H starts: a draw or singular vectors, then a warm-up on a sample of images in memory.
-
-A full pass updates H once; the warm-up does it hundreds of times on the same pixels, and after a
-read or less H is where forty full passes from a random start do not bring it
-(`docs/how-it-works.md` has the figures). It needs few images and one place to run in, so it costs
-a cluster next to nothing.
-"""
+"""Starts from singular vectors (NNDSVD), computed in three reads of X."""
 
 from __future__ import annotations
 
@@ -20,30 +14,31 @@ from dnmf.numerics.objective import OVERFLOW
 from dnmf.solvers.sample import mean_of
 
 POWER_STEPS = 7
-"""Steps of subspace iteration on the sample before the first on all of X."""
+"""Number of steps of subspace iteration on the sample before the first on all of X."""
 
 OVERSAMPLING = 10
-"""Singular vectors computed beyond twice those wanted: reads are dear, columns are not, and an
-error shrinks per step by the ratio of the first unwanted value to a wanted one, squared."""
+"""Number of singular vectors computed beyond twice those wanted. Reads are dear, columns are not;
+a step shrinks an error by the squared ratio of the first value not computed to a wanted one."""
 
 
 def nndsvd_H(blocks: Blocks, sample: Block, n_components: int, seed: int, fill: str) -> Array:
-    """Start from the non-negative parts of the leading singular vectors, in three reads of X.
+    """Compute H from the non-negative parts of the leading singular vectors, in three reads of X.
 
-    Boutsidis and Gallopoulos, Pattern Recognition 2008 (the H of it). The right singular vectors
-    come from subspace iteration: X^T (X Q) is a sum over blocks, read once per iteration; the
-    first Q comes from the sample. A third read finds which sign of each component carries more.
+    This is the H of NNDSVD (Boutsidis and Gallopoulos, Pattern Recognition 2008). The right
+    singular vectors come from subspace iteration: X^T (X Q) is a sum over blocks, read once per
+    iteration; the first Q comes from the sample. A third read finds which sign of each component
+    carries more.
 
     Parameters
     ----------
     blocks : Blocks
     sample : Block
     n_components : int
-        At most min(n, p).
+        Number of components, at most min(n, p).
     seed : int
     fill : str
-        ``"nndsvd"`` leaves zeros, ``"nndsvda"`` puts the mean of X in their place, ``"nndsvdar"``
-        small random values.
+        Treatment of zeros: ``"nndsvd"`` leaves them, ``"nndsvda"`` replaces them by the mean of X,
+        ``"nndsvdar"`` by small random values.
 
     Returns
     -------
@@ -72,7 +67,7 @@ def singular_vectors(
 ) -> tuple[Array, Array, Array]:
     """Compute the leading singular values and right vectors of X in three reads.
 
-    Missing pixels count as 0; images as their weights say.
+    Missing pixels count as 0, and images by their weights.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a fit will take, said before it starts: memory from sizes, time from a short trial."""
+"""Prediction of what a fit takes: memory computed from sizes, time from a short trial."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from dnmf._format import format_bytes, format_duration
 from dnmf.engine.blocks import Blocks
 from dnmf.numerics.objective import Objective
 from dnmf.solvers.calibrate import Trial, try_fit
-from dnmf.solvers.memory_model import Room, Sizes
+from dnmf.solvers.memory_model import AvailableMemory, FitMemory
 from dnmf.solvers.sample import sample_reads
 
 READS = 8
-"""After so many a fit has as good as converged."""
+"""Number of reads of X after which most fits have nearly converged: the total time is for these."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a fit will take, in bytes, seconds and flops.
+    """Memory, time and work that a fit takes.
 
     Attributes
     ----------
     images, pixels, components : int
+        Shape of the problem.
     blocks, block_bytes : int
-        Blocks, and the pixels of the largest.
+        Number of blocks, and bytes of the pixels of the largest.
     tasks, blocks_per_task : int
-        Of a pass, sums not counted.
+        Number of tasks of a pass, without those that add up sums, and number of blocks of each.
     reads : float
-        Of X before the first pass, in units of the whole of it.
-    bytes_per_pass, flops_per_pass : int
-        Pixels as they are in memory; of the two products, ``4 n p d``.
+        Reads of X before the first pass, in units of the whole of it.
+    bytes_per_pass : int
+        Bytes of all pixels, as they are in memory.
+    flops_per_pass : int
+        Floating point operations of the two products of a pass, ``4 n p d``.
     workers, threads : int
-        Worker processes, 0 where the fit runs in this one; threads of all together.
+        Number of worker processes, 0 if the fit runs in this one; number of all their threads.
     task_memory, worker_memory, driver_memory : int
-        Peaks; of a worker and of the driver with interpreter and libraries.
+        Peaks in bytes; those of a worker and of the driver include interpreter and libraries.
     worker_limit, driver_limit : float
-        What these may take; infinite without a limit.
+        Bytes that a worker and the driver may hold; infinite without a limit.
     checkpoint_bytes : int
-        Most that a checkpoint takes of a disk while the fit runs.
+        Upper bound of the bytes of a checkpoint on disk while the fit runs.
     lack : str or None
-        What is needed and is not there.
+        Description of the memory that the fit lacks; None if there is enough.
     trial : dnmf.solvers.calibrate.Trial or None
-        Times.
+        Measured times; None without a trial.
     """
 
     images: int
@@ -69,9 +72,9 @@ class Plan:
     trial: Trial | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all as JSON has it: None for what has no limit."""
-        facts = asdict(self)
-        return {name: None if value == math.inf else value for name, value in facts.items()}
+        """Return all attributes in JSON types, with None for an infinite limit."""
+        attributes = asdict(self)
+        return {name: None if value == math.inf else value for name, value in attributes.items()}
 
     def __str__(self) -> str:
         return "\n".join(f"{name:8}{text}" for name, text in _lines(self))
@@ -86,7 +89,7 @@ def plan_fit(
     *,
     trial: bool = True,
 ) -> Plan:
-    """Say what a fit will take.
+    """Predict what a fit takes.
 
     Parameters
     ----------
@@ -94,34 +97,40 @@ def plan_fit(
     objective : Objective
     n_components : int
     tol : float
+        Tolerance of the fit.
     checkpoint_bytes : int
         As in `Plan`.
     trial : bool
         Whether to run parts of the fit for about ten seconds, to predict its time.
+
+    Returns
+    -------
+    Plan
     """
-    sizes, room = Sizes.of(blocks, objective, n_components), Room.here(blocks)
-    (n, p), reads, lack = blocks.shape, sample_reads(blocks), room.lacks(sizes)
+    memory = FitMemory.from_blocks(blocks, objective, n_components)
+    available = AvailableMemory.detect(blocks)
+    (n, p), reads, lack = blocks.shape, sample_reads(blocks), available.shortage(memory)
     timed = None
     if trial and lack is None:
-        timed = try_fit(blocks, objective, n_components, tol, max(room.threads, 1), reads)
+        timed = try_fit(blocks, objective, n_components, tol, max(available.n_threads, 1), reads)
     return Plan(
         images=n,
         pixels=p,
         components=n_components,
         blocks=len(blocks.ranges),
-        block_bytes=sizes.rows * p * sizes.pixel,
-        tasks=sizes.tasks,
-        blocks_per_task=sizes.group,
+        block_bytes=memory.block_rows * p * memory.pixel_bytes,
+        tasks=memory.n_tasks,
+        blocks_per_task=memory.task_blocks,
         reads=reads,
-        bytes_per_pass=n * p * sizes.pixel,
+        bytes_per_pass=n * p * memory.pixel_bytes,
         flops_per_pass=4 * n * p * n_components,
-        workers=room.workers,
-        threads=room.threads,
-        task_memory=sizes.task,
-        worker_memory=room.worker_bytes(sizes),
-        driver_memory=room.driver_bytes(sizes),
-        worker_limit=room.worker,
-        driver_limit=room.driver,
+        workers=available.n_workers,
+        threads=available.n_threads,
+        task_memory=memory.task,
+        worker_memory=available.worker_bytes(memory),
+        driver_memory=available.driver_bytes(memory),
+        worker_limit=available.worker_limit,
+        driver_limit=available.driver_limit,
         checkpoint_bytes=checkpoint_bytes,
         lack=lack,
         trial=timed,
@@ -142,9 +151,9 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     )
     task = f"a task {format_bytes(plan.task_memory)}"
     if plan.workers:
-        yield "worker", f"{format_bytes(plan.worker_memory)}{_of(plan.worker_limit)}; {task}"
+        yield "worker", f"{format_bytes(plan.worker_memory)}{_of_limit(plan.worker_limit)}; {task}"
         task = "H and the sums"
-    yield "driver", f"{format_bytes(plan.driver_memory)}{_of(plan.driver_limit)}; {task}"
+    yield "driver", f"{format_bytes(plan.driver_memory)}{_of_limit(plan.driver_limit)}; {task}"
     yield "disk", f"{format_bytes(plan.checkpoint_bytes)} at most, for a checkpoint"
     if plan.lack is not None:
         yield "lacking", f"this fit needs {plan.lack}"
@@ -172,5 +181,5 @@ def _times(plan: Plan, trial: Trial) -> Iterator[tuple[str, str]]:
     )
 
 
-def _of(limit: float) -> str:
+def _of_limit(limit: float) -> str:
     return f" of {format_bytes(limit)}" if limit < math.inf else ""

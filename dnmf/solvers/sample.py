@@ -1,4 +1,4 @@
-"""A random sample of the images, in memory: what a fit starts from, and rounds are made on."""
+"""A random sample of the images, held in memory, on which the warm-up runs."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from dnmf.engine.tree_reduce import groups_of
 from dnmf.numerics.block import Block, find_invalid, valid_pixels
 
 SAMPLE_BYTES = 2**27
-"""Pixels, as stored, that the sample may hold."""
+"""Upper bound of the bytes of the sample's pixels, as stored: 128 MiB fit anywhere."""
 
 SAMPLE_ROWS = 100_000
-"""Images that the sample may hold: enough for hundreds of components."""
+"""Upper bound of the number of images of the sample: enough for hundreds of components."""
 
 SAMPLE_AT_ONCE = 8
-"""Blocks whose share of the sample is under way to the driver at any time."""
+"""Number of blocks whose rows are on their way to the driver at a time, to bound its memory."""
 
 SAMPLE_BLOCKS = 32
-"""Blocks that a sample of part of a corpus is drawn from, so that an ordered corpus is not
+"""Least number of blocks that a sample is drawn from, so that a corpus in some order is not
 represented by one corner of it."""
 
 
 def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     """Read a random sample of the images into memory.
 
-    All images when they fit; else the same share of random images from each of some random blocks.
+    The sample holds all images where they fit, else the same share of random images from each of
+    several random blocks.
 
     Parameters
     ----------
@@ -39,10 +40,10 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     Returns
     -------
     sample : Block
-        Without images of weight 0, and those whose weight or pixels cannot be factorised: the first
-        full pass reports these.
+        Without images of weight 0, and without those whose weight or pixels cannot be factorised,
+        which the first full pass reports.
     reads : float
-        Share of X that was read.
+        Reads of X that this took, in units of the whole of it.
     """
     n, p = blocks.shape
     wanted = sample_rows(n, p, blocks.dtype.itemsize)
@@ -51,30 +52,30 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
         return _usable(whole, blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
     chosen = _choose_blocks(blocks.ranges, wanted, rng)
-    available = _rows_of(blocks, chosen)
+    available = _count_rows(blocks, chosen)
     share = min(1.0, wanted / available)
     pick = partial(_pick_rows, share=share, seed=seed, positive=blocks.rules.positive)
     groups = groups_of(chosen, SAMPLE_AT_ONCE)
-    parts = (part for some in groups for part in blocks.map_blocks(pick, some))
+    parts = (part for group in groups for part in blocks.map_blocks(pick, group))
     return _join(parts, wanted + len(chosen), p), available / n
 
 
 def sample_rows(n: int, p: int, itemsize: int) -> int:
-    """Choose the images of the sample."""
+    """Return the number of images of the sample."""
     return min(n, SAMPLE_ROWS, max(SAMPLE_BYTES // (p * itemsize), 1))
 
 
 def sample_reads(blocks: Blocks) -> float:
-    """Compute the share of X that a sample reads, with the blocks that seed 0 chooses."""
+    """Compute the reads of X for a sample, in units of the whole of it, for seed 0."""
     wanted = sample_rows(*blocks.shape, blocks.dtype.itemsize)
     chosen = _choose_blocks(blocks.ranges, wanted, np.random.default_rng([0, 0]))
-    return _rows_of(blocks, chosen) / blocks.shape[0]
+    return _count_rows(blocks, chosen) / blocks.shape[0]
 
 
 def _choose_blocks(
     ranges: Sequence[tuple[int, int]], wanted: int, rng: np.random.Generator
 ) -> list[int]:
-    """Choose blocks that hold at least `wanted` rows, `SAMPLE_BLOCKS` of them where there are."""
+    """Choose random blocks: at least `SAMPLE_BLOCKS` with `wanted` rows, or all of them."""
     chosen: list[int] = []
     rows = 0
     for block in rng.permutation(len(ranges)).tolist():
@@ -85,48 +86,49 @@ def _choose_blocks(
     return sorted(chosen)
 
 
-def _rows_of(blocks: Blocks, chosen: Sequence[int]) -> int:
+def _count_rows(blocks: Blocks, chosen: Sequence[int]) -> int:
     return sum(stop - start for start, stop in (blocks.ranges[i] for i in chosen))
 
 
 def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Block:
-    """Draw a share of a block's rows; the draw depends on the seed and the block alone."""
+    """Draw a share of a block's rows, which depends on the seed and the block alone."""
     rng = np.random.default_rng([seed, 1, block.start])
     count = max(1, int(share * len(block)))
     rows = np.sort(rng.permutation(len(block))[:count])
     return _usable(block.with_row_numbers().take(rows), positive)
 
 
-def _join(parts: Iterable[Block], most: int, p: int) -> Block:
-    """Put parts together as they come, so that no two copies of them all are held."""
+def _join(parts: Iterable[Block], max_rows: int, p: int) -> Block:
+    """Join parts as they arrive, so that no second copy of all of them is held."""
     X = observed = None
     weights, numbers, n = [], [], 0
     for part in parts:
         rows = slice(n, n + len(part))
-        X = np.empty((most, p), part.X.dtype) if X is None else X
+        X = np.empty((max_rows, p), part.X.dtype) if X is None else X
         X[rows], n = part.X, rows.stop
         if part.observed is not None:
-            observed = np.ones((most, p), bool) if observed is None else observed
+            observed = np.ones((max_rows, p), bool) if observed is None else observed
             observed[rows] = part.observed
         weights += [] if part.weights is None else [part.weights]
         numbers.append(part.row_numbers)
-    assert X is not None  # there is no X without a block
-    seen = None if observed is None else observed[:n]
-    weighed = np.concatenate(weights) if weights else None
-    return Block(X[:n], 0, seen, weighed, np.concatenate(numbers))
+    assert X is not None  # every X has a block
+    observed = None if observed is None else observed[:n]
+    joined_weights = np.concatenate(weights) if weights else None
+    return Block(X[:n], 0, observed, joined_weights, np.concatenate(numbers))
 
 
 def _usable(block: Block, positive: bool) -> Block:
+    """Return the images of a block that can be factorised and count."""
     if block.weights is not None:
-        some = (block.weights > 0) & np.isfinite(block.weights)
-        block = block if some.all() else block.take(some)
+        valid = (block.weights > 0) & np.isfinite(block.weights)
+        block = block if valid.all() else block.take(valid)
     if find_invalid(block.X, 0, block.observed, positive) is None:
         return block
     return block.take(valid_pixels(block.X, block.observed, positive).all(axis=1))
 
 
 def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
-    """Read the first block of a stream, all that is known of it at its start."""
+    """Read the first block of a stream; return it as blocks of their own and as a sample."""
     pick = partial(_pick_rows, share=1.0, seed=0, positive=blocks.rules.positive)
     start, stop = blocks.ranges[0]
     sample = _join(blocks.map_blocks(pick, [0]), stop - start, blocks.shape[1])
@@ -135,7 +137,7 @@ def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
 
 
 def mean_of(sample: Block) -> float:
-    """Average the observed pixels, images weighted."""
+    """Compute the mean of the observed pixels, weighted by the weights of the images."""
     if not sample.X.size:
         return 0.0
     if sample.observed is None and sample.weights is None:

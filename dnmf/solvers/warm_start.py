@@ -1,4 +1,4 @@
-"""Where H starts: drawn or from singular vectors, then warmed up on a sample of images in memory.
+"""The first H: drawn, or from singular vectors, then warmed up on a sample of images in memory.
 
 A full pass updates H once. The warm-up updates it hundreds of times on the same pixels, and after
 one read of X or less H is at a loss that forty full passes from a random start do not reach
@@ -68,7 +68,7 @@ start again with each round moves H further than to go on averaging."""
 def start(
     blocks: Blocks, runs: Sequence[ModelRun], sample_seed: int, tol: float
 ) -> Iterator[ModelRun]:
-    """Set the first state of models, all from one sample, and yield each when it has it.
+    """Set the first state of models, all from one sample; yield each as soon as its state is set.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def start(
         sample, reads = take_sample(blocks, sample_seed)
         for holdout in dict.fromkeys(run.holdout for run in runs):
             shown = sample if holdout is None else holdout(sample).visible
-            some = [run for run in runs if run.holdout == holdout]
+            alike = [run for run in runs if run.holdout == holdout]
             first = partial(_first_state, blocks, shown, reads, tol)
-            for run, state in zip(some, map_on_threads(first, some), strict=True):
+            for run, state in zip(alike, map_on_threads(first, alike), strict=True):
                 run.state = state
                 yield run
 
@@ -116,7 +116,7 @@ def random_H(sample: Block, n_components: int, seed: int) -> Array:
 def initial_H(
     blocks: Blocks, sample: Block, n_components: int, seed: int, init: str
 ) -> tuple[Array, int]:
-    """Draw H or take it from singular vectors; say how many reads of X that took."""
+    """Return H, drawn or from singular vectors, and the number of reads of X that this took."""
     if init == "random" or not len(sample):
         return random_H(sample, n_components, seed), 0
     return nndsvd_H(blocks, sample, n_components, seed, init), 3
@@ -132,30 +132,31 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     sample : Block
     seed : int
     tol : float
-        Of the passes that follow. Rounds go on while they lower the loss on some of the sample by
-        `ROUND_GAIN` times as much, or nearly; the best H of all counts.
+        Tolerance of the passes that follow. Rounds go on while each lowers the loss on a part of
+        the sample by a share of at least `ROUND_GAIN` times `tol`; see `PATIENCE`.
 
     Returns
     -------
     H : ndarray of shape (d, p), float64
+        That of the round with the lowest loss.
     """
     rng = np.random.default_rng([seed, 2])
     if not isinstance(objective, Quadratic):
         # Squared error is the cheap way from a poor H to a fair one.
         plain = Quadratic() if sample.observed is None else MaskedQuadratic()
-        for part in (plain, objective):
-            updates = _short(part, len(H), len(sample))
-            H = objective.raise_zeros(online_round(part, H, sample, rng, updates))
+        for stage in (plain, objective):
+            updates = _short_round(stage, len(H), len(sample))
+            H = objective.raise_zeros(online_round(stage, H, sample, rng, updates))
         return H
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     d, p = H.shape
-    quick = replace(objective, max_sweeps=min(objective.max_sweeps, max(ROUND_STEPS // d, 1)))
-    most, updates = _rounds(objective, d, p, tol)
+    bounded = replace(objective, max_sweeps=min(objective.max_sweeps, max(ROUND_STEPS // d, 1)))
+    max_rounds, updates = _rounds(objective, d, p, tol)
     patience = _patience(tol)
     best, lowest, idle = H, np.inf, 0
-    for _ in range(most):
-        H = online_round(quick, H, sample, rng, updates)
-        if most == 1:
+    for _ in range(max_rounds):
+        H = online_round(bounded, H, sample, rng, updates)
+        if max_rounds == 1:
             return H
         loss = loss_of(objective, H, probe)
         idle = idle + 1 if loss >= (1 - ROUND_GAIN * max(tol, LEAST_TOL)) * lowest else 0
@@ -166,17 +167,18 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     return best
 
 
-def updates_between(objective: Objective, d: int, blocks: Blocks, tol: float) -> tuple[int, int]:
-    """Say how many updates of H a warm-up makes, at least and at most."""
+def warm_up_updates(objective: Objective, d: int, blocks: Blocks, tol: float) -> tuple[int, int]:
+    """Return the least and the greatest number of updates of H that a warm-up makes."""
     n, p = blocks.shape
     if not isinstance(objective, Quadratic):
-        # Those on squared error cost next to nothing beside the objective's own.
-        return (_short(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
-    most, updates = _rounds(objective, d, p, tol)
-    return updates * min(1 + _patience(tol), most), updates * most
+        # The updates on squared error cost next to nothing compared with those on the objective.
+        return (_short_round(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
+    max_rounds, updates = _rounds(objective, d, p, tol)
+    return updates * min(1 + _patience(tol), max_rounds), updates * max_rounds
 
 
-def _short(objective: Objective, d: int, n_sample: int) -> int:
+def _short_round(objective: Objective, d: int, n_sample: int) -> int:
+    """Return the number of updates of the only round for a loss other than squared error."""
     return max(SHORT, n_sample // objective.warm_up_batch_size(d))
 
 
@@ -185,7 +187,7 @@ def _patience(tol: float) -> int:
 
 
 def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]:
-    """Choose how many rounds there may be, and the updates of each."""
+    """Return the greatest number of rounds, and the number of updates of each."""
     if tol >= ROUGH_TOL:
         least, most = ROUGH
         return 1, min(max(least, round(2.2 * d)), most)
@@ -194,7 +196,7 @@ def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]
 
 
 def loss_of(objective: Objective, H: Array, block: Block) -> float:
-    """Compute the loss of a block, with the weights that H gives it."""
+    """Compute the loss of a block for the best weights given H."""
     basis = objective.project_onto(H, block.X.dtype).basis
     stats, _ = objective.block_stats(block, basis, weights=False)
     return objective.known_loss(stats, H, H)[2]
@@ -203,35 +205,38 @@ def loss_of(objective: Objective, H: Array, block: Block) -> float:
 def online_round(
     objective: Objective, H: Array, sample: Block, rng: np.random.Generator, updates: int
 ) -> Array:
-    """Improve H by small batches with a running, forgetting sum, one sweep over H per batch.
+    """Improve H by small batches, one sweep over H per batch, on running sums that forget.
 
-    Images are taken in a random order, and in another when all have had their turn.
+    Batches hold images in random order; once all images were in a batch, a new order is drawn.
     """
     size = objective.warm_up_batch_size(len(H))
-    together = _share_masks(sample)
+    groups = _share_masks(sample)
     batches: list[Array] = []
     while len(batches) < updates:
-        batches += _shuffled(together, size, rng)
-    keeps = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
+        batches += _shuffled(groups, size, rng)
+    forget = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
     dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
-    each = zip(batches[:updates], keeps.tolist(), strict=True)
+    steps = zip(batches[:updates], forget.tolist(), strict=True)
     return update_on_batches(
-        objective, OnlineState(H.astype(dtype)), sample, each, CPU_COUNT
+        objective, OnlineState(H.astype(dtype)), sample, steps, CPU_COUNT
     ).H.astype(np.float64)
 
 
 def _share_masks(sample: Block) -> list[Array]:
-    """Cut a sample into images that share their mask, where many do."""
+    """Group the rows of a sample by their mask, where many images share theirs."""
     rows = np.arange(len(sample))
-    together = [] if sample.observed is None else equal_mask_slices(sample.observed)
-    many = len(rows) >= 2 * MIN_IMAGES_PER_MASK * len(together) > 0
-    return [rows[some] for some in together] if many else [rows]
+    slices = [] if sample.observed is None else equal_mask_slices(sample.observed)
+    many = len(rows) >= 2 * MIN_IMAGES_PER_MASK * len(slices) > 0
+    return [rows[equal] for equal in slices] if many else [rows]
 
 
-def _shuffled(together: list[Array], size: int, rng: np.random.Generator) -> list[Array]:
-    """Split rows into batches at random, of few parts each: images that share a mask cost less."""
-    pieces = [some for part in together for some in split_batches(rng.permutation(part), size)]
-    if len(together) <= 1:
+def _shuffled(groups: list[Array], size: int, rng: np.random.Generator) -> list[Array]:
+    """Split groups of rows into random batches.
+
+    A batch holds rows of few groups, because images that share a mask cost less.
+    """
+    pieces = [piece for rows in groups for piece in split_batches(rng.permutation(rows), size)]
+    if len(groups) <= 1:
         return pieces
     batches: list[Array] = []
     waiting: list[Array] = []

@@ -1,4 +1,4 @@
-"""What a fit will take: said before, held to afterwards, refused where it is not there."""
+"""Plans of fits: memory and times are predicted, peaks agree, too large fits are refused."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import dnmf
 from dnmf.cli.main import main
 from dnmf.errors import CapacityError
-from dnmf.solvers.memory_model import Sizes, largest
+from dnmf.solvers.memory_model import FitMemory, largest_fitting
 
 PEAKS = """
 import json, os, sys, warnings
@@ -67,7 +67,7 @@ def faces(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def peaks(faces, tmp_path_factory):
-    """Give a fit's plans and peaks, in a process of its own, with all kernels compiled before."""
+    """Return predicted and measured peaks of fits in their own processes, kernels compiled."""
     script = tmp_path_factory.mktemp("peaks") / "peaks.py"
     script.write_text(PEAKS)
 
@@ -93,15 +93,15 @@ class TestMemory:
             (1, 16, "kullback-leibler"),
         ],
     )
-    def test_peaks_are_within_a_quarter_below_what_was_said(self, peaks, workers, d, loss):
+    def test_peaks_are_at_most_a_quarter_below_the_prediction(self, peaks, workers, d, loss):
         rows = peaks(workers, d, loss)
         assert len(rows) == 1 + workers
-        for said, peak in rows:
-            assert 0.75 * said <= peak <= said, rows
+        for predicted, peak in rows:
+            assert 0.75 * predicted <= peak <= predicted, rows
 
 
 class TestRefusal:
-    def test_no_worker_has_the_memory(self, faces, tmp_path):
+    def test_a_worker_lacks_memory(self, faces, tmp_path):
         from distributed import Client, LocalCluster
 
         options = {"dashboard_address": "127.0.0.1:0", "memory_limit": "700MB"}
@@ -122,7 +122,7 @@ class TestRefusal:
             assert model.set_params(n_components=most + 1).plan(X, trial=False).lack is not None
         assert not (tmp_path / "m").exists()
 
-    def test_nor_this_process(self, tmp_path):
+    def test_this_process_lacks_memory(self, tmp_path):
         X = zarr.create_array(tmp_path / "X", shape=(500, 10**6), chunks=(1, 10**6), dtype="u1")
         with pytest.raises(CapacityError, match=r"TB in this process, and there are .* for it"):
             dnmf.NMF(400_000).fit(X)
@@ -143,7 +143,7 @@ class TestRefusal:
 
 
 class TestPlan:
-    def test_sizes_and_a_trial(self, digits):
+    def test_attributes_and_a_trial(self, digits):
         model = dnmf.NMF(8, random_state=0, on_pass=threading.Lock().acquire)
         plan = model.plan(digits)
         n, p = digits.shape
@@ -183,17 +183,25 @@ class TestPlan:
         assert plan.trial is not None
         assert plan.trial.start_seconds[0] == plan.trial.start_seconds[1] > 0
 
-    def test_more_of_anything_takes_more(self, digits):
+    def test_larger_sizes_need_more_memory(self, digits):
         from dnmf.estimators.inputs import blocks_of
         from dnmf.numerics.objective import SQUARED
 
-        sizes = Sizes.of(blocks_of(digits), SQUARED, 8)
-        for name in ("p", "d", "rows", "pixel", "number", "planes", "sums"):
-            more = replace(sizes, **{name: 4 * getattr(sizes, name) + 1})
-            assert more.task >= sizes.task
-            assert more.worker(0, 2) > sizes.worker(0, 1)
-            assert more.driver(0, 1) >= sizes.driver(0, 1)
+        memory = FitMemory.from_blocks(blocks_of(digits), SQUARED, 8)
+        for name in (
+            "p",
+            "d",
+            "block_rows",
+            "pixel_bytes",
+            "float_bytes",
+            "solve_arrays",
+            "stats_arrays",
+        ):
+            more = replace(memory, **{name: 4 * getattr(memory, name) + 1})
+            assert more.task >= memory.task
+            assert more.worker(0, 2) > memory.worker(0, 1)
+            assert more.driver(0, 1) >= memory.driver(0, 1)
 
     @given(st.integers(0, 10**6), st.integers(1, 10**6))
-    def test_the_largest_that_fits(self, limit, more):
-        assert largest(lambda d: d <= limit, limit + more) == limit
+    def test_the_largest_number_that_fits(self, limit, more):
+        assert largest_fitting(lambda d: d <= limit, limit + more) == limit
