@@ -1,4 +1,4 @@
-"""What X may be, and how each kind is cut into blocks."""
+"""Kinds of input that X, weights and masks may be, their checks, and how each becomes blocks."""
 
 from __future__ import annotations
 
@@ -32,36 +32,41 @@ from dnmf._typing import Array
 def blocks_of(
     X: Any, weights: Any = None, mask: Any = None, rules: PixelRules = DEFAULT_RULES
 ) -> Blocks:
-    """Cut X into blocks.
+    """Divide X into blocks.
 
     Parameters
     ----------
     X : Corpus, zarr.Array, dask.array.Array, ndarray or SciPy sparse matrix, of shape (n, p)
     weights : array of shape (n,), optional
-        Of the images: NumPy's, Dask's or Zarr's.
+        Weights of the images: a NumPy, Dask or Zarr array.
     mask : array of shape (n, p), bool, optional
-        True where a pixel is to be ignored: NumPy's, Dask's or Zarr's.
+        True where a pixel is to be ignored: a NumPy, Dask or Zarr array.
     rules : PixelRules
+
+    Returns
+    -------
+    Blocks
+        `LocalBlocks` for what is in memory, else `DaskBlocks`.
 
     Raises
     ------
     DataError
-        X is not a matrix of real numbers, a Dask array chunked along its pixels, or of another
-        shape than its mask or weights.
+        X is not a matrix of real numbers, is a Dask array chunked along its pixels, or does not
+        match the shape of its mask or weights.
     """
     if not isinstance(X, Corpus):
         check_matrix(X)
     if is_dask(X):
         X = _check_dask(X)
-    weights, mask = weights_beside(X, weights), mask_beside(X, mask)
+    weights, mask = check_weights(X, weights), check_mask(X, mask)
     if in_memory(X):
-        weights, mask = (None if part is None else np.asarray(part) for part in (weights, mask))
+        weights, mask = (None if array is None else np.asarray(array) for array in (weights, mask))
         return LocalBlocks(X, weights, mask, rules)
     if isinstance(X, Corpus):
         blocks = _blocks_of_corpus(X)
     else:
         blocks = _blocks_of_dask(X) if is_dask(X) else _blocks_of_zarr(X)
-    blocks.weights, blocks.masks = (_parts(part, blocks.ranges) for part in (weights, mask))
+    blocks.weights, blocks.masks = (_split_rows(array, blocks.ranges) for array in (weights, mask))
     blocks.rules = rules
     return blocks
 
@@ -72,14 +77,14 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     Parameters
     ----------
     path : str
-        Of a Zarr array of booleans.
+        Path of a Zarr array of booleans.
     shape : tuple of int
-        That of the corpus, (n, p).
+        Shape of the corpus, (n, p).
 
     Raises
     ------
     DataError
-        There is none, or it has another shape or dtype.
+        There is no Zarr array, or it has another shape or dtype.
     """
     try:
         mask = zarr.open_array(path, mode="r")
@@ -95,16 +100,16 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     return mask
 
 
-def _array(aligned: Any) -> Any:
-    """Leave lazy arrays lazy."""
+def _as_array(aligned: Any) -> Any:
+    """Return an array; lazy arrays stay lazy, and None stays None."""
     aligned = unwrap(aligned)
     lazy = aligned is None or is_dask(aligned) or is_zarr(aligned)
     return aligned if lazy else np.asarray(aligned)
 
 
-def mask_beside(X: Any, mask: Any) -> Any:
-    """Check a mask of X, and make it an array unless it is lazy."""
-    mask = _array(mask)
+def check_mask(X: Any, mask: Any) -> Any:
+    """Return the mask of X as an array, lazy if it is lazy; raise DataError unless it is valid."""
+    mask = _as_array(mask)
     if mask is None:
         return None
     if mask.dtype != bool:
@@ -112,13 +117,19 @@ def mask_beside(X: Any, mask: Any) -> Any:
             f"mask has dtype {mask.dtype}; it must be boolean, True where a pixel is to be "
             "ignored: pass, say, `weights == 0` or `np.isnan(X)`, as a dense array"
         )
-    _same_shape("mask", mask, X.shape)
+    _require_shape("mask", mask, X.shape)
     return mask
 
 
-def weights_beside(X: Any, weights: Any) -> Any:
-    """Check the weights of the rows of X, and make them an array unless they are lazy."""
-    weights = _array(weights)
+def check_weights(X: Any, weights: Any) -> Any:
+    """Return the weights of the images of X as an array, lazy if they are lazy.
+
+    Raises
+    ------
+    DataError
+        They are not one number per image, or all are zero.
+    """
+    weights = _as_array(weights)
     if isinstance(weights, np.ndarray):
         if weights.dtype.kind not in "buif" or weights.ndim > 1:
             raise DataError(
@@ -130,19 +141,19 @@ def weights_beside(X: Any, weights: Any) -> Any:
         if weights.size and not weights.any():
             raise DataError(ALL_WEIGHTS_ZERO)
     if weights is not None:
-        _same_shape("sample_weight", weights, X.shape[:1])
+        _require_shape("sample_weight", weights, X.shape[:1])
     return weights
 
 
-def _same_shape(name: str, aligned: Any, shape: Any) -> None:
+def _require_shape(name: str, aligned: Any, shape: Any) -> None:
     if tuple(aligned.shape) != tuple(shape):
         raise DataError(
             f"{name}.shape == {tuple(aligned.shape)}, expected {tuple(shape)}, as X has"
         )
 
 
-def _parts(aligned: Any, ranges: Sequence[tuple[int, int]]) -> BlockSource:
-    """Cut an array beside X where X is cut."""
+def _split_rows(aligned: Any, ranges: Sequence[tuple[int, int]]) -> BlockSource:
+    """Split an array that has a row for each image into the same blocks as X."""
     if aligned is None:
         return None
     if is_dask(aligned):
@@ -160,7 +171,7 @@ def in_memory(X: Any) -> bool:
 
 
 def is_dask(X: Any) -> bool:
-    """Check whether X is a lazy collection of Dask's, or an xarray object around one."""
+    """Check whether X is a Dask collection, or an xarray object around one."""
     return not isinstance(X, np.ndarray) and is_dask_collection(X)
 
 
@@ -175,12 +186,14 @@ def unwrap(X: Any) -> Any:
 
 
 def is_zarr(X: Any) -> bool:
-    """Check whether X is an array or a group of Zarr's."""
+    """Check whether X is a Zarr array or a Zarr group."""
     return isinstance(X, (zarr.Array, zarr.Group))
 
 
 def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
-    """Validate X as `sklearn.utils.validation.validate_data` does; pixels are checked in a pass.
+    """Validate X as `sklearn.utils.validation.validate_data` does, except for its pixels.
+
+    Pixels are checked when their block is read.
 
     Parameters
     ----------
@@ -217,42 +230,42 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
 
 
 def check_width(W: Any, n_components: int) -> None:
-    """Refuse weights that are not of so many components."""
+    """Raise DataError unless weights have a column for each component."""
     if len(W.shape) != 2 or W.shape[1] != n_components:
         raise DataError(f"weights have shape {W.shape}; this model needs (n, {n_components})")
 
 
-def fingerprints_of(X: Any, blocks: Blocks) -> dict[str, int | None]:
-    """Tell X and what lies beside it from others of the same shape, as far as can be without X.
+def compute_fingerprints(X: Any, blocks: Blocks) -> dict[str, int | None]:
+    """Compute checksums that distinguish X, its weights and its mask from others of their shape.
 
     Returns
     -------
     dict
-        ``fingerprint``: of a corpus the checksum of its manifest, of an array in memory one of all
-        of it, of other arrays one of the first block. ``sample_weight`` and ``mask``: one of all
-        of them, or None without any.
+        ``fingerprint``: for a corpus the checksum of its manifest, for an array in memory that of
+        all pixels, for other arrays that of the first block, so that X need not be read.
+        ``sample_weight`` and ``mask``: the checksum of the whole array, or None without one.
     """
     if isinstance(X, Corpus):
-        of_X = X.fingerprint
+        fingerprint = X.fingerprint
     else:
-        some = None if isinstance(blocks, LocalBlocks) else [0]
-        of_X = crc32c(np.array(_checksums(blocks, some)))
-    beside = {"sample_weight": blocks.weights, "mask": blocks.masks}
-    return {"fingerprint": of_X} | {
-        name: None if part is None else crc32c(np.array(_checksums(_alone(blocks, part), None)))
-        for name, part in beside.items()
+        fingerprint = _checksum(blocks, None if isinstance(blocks, LocalBlocks) else [0])
+    aligned = {"sample_weight": blocks.weights, "mask": blocks.masks}
+    return {"fingerprint": fingerprint} | {
+        name: None if array is None else _checksum(_blocks_of_aligned(blocks, array), None)
+        for name, array in aligned.items()
     }
 
 
-def _checksums(blocks: Blocks, only: list[int] | None) -> list[int]:
-    return blocks.map_sum(_block_crc32c, only=only, check=False)
+def _checksum(blocks: Blocks, only: list[int] | None) -> int:
+    """Compute the checksum of the checksums of blocks."""
+    return crc32c(np.array(blocks.map_sum(_block_crc32c, only=only, check=False)))
 
 
-def _alone(blocks: Blocks, part: Any) -> Blocks:
-    """Give what lies beside X as blocks of its own."""
+def _blocks_of_aligned(blocks: Blocks, array: Any) -> Blocks:
+    """Return the weights or the mask of blocks as blocks of their own."""
     if isinstance(blocks, LocalBlocks):
-        return LocalBlocks(part.reshape(len(part), -1))
-    return DaskBlocks(blocks.shape, np.dtype(bool), blocks.ranges, part)
+        return LocalBlocks(array.reshape(len(array), -1))
+    return DaskBlocks(blocks.shape, np.dtype(bool), blocks.ranges, array)
 
 
 def _block_crc32c(block: Block) -> list[int]:
@@ -260,7 +273,7 @@ def _block_crc32c(block: Block) -> list[int]:
 
 
 def as_dask(X: Any) -> da.Array:
-    """Give a corpus, zarr array or Dask array as a Dask array in chunks of whole rows."""
+    """Return a corpus, Zarr array or Dask array as a Dask array in chunks of whole rows."""
     import dask.array as da
 
     if isinstance(X, Corpus):
@@ -330,7 +343,7 @@ def _read_rows(X: Any, ranges: Sequence[tuple[int, int]], block: int) -> Array:
 
 
 def _zarr_block_rows(X: Any) -> int:
-    """Whole chunks (whole shards, where there are any), about 16 MiB of them."""
+    """Choose the rows per block: whole chunks or shards, about 16 MiB of them."""
     chunk_rows: int = (X.shards or X.chunks)[0]
     wanted = choose_block_rows(X.shape[0], X.shape[1] * X.dtype.itemsize)
     return max(wanted // chunk_rows, 1) * chunk_rows

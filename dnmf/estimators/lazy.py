@@ -9,7 +9,7 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.engine.executors import one_blas_thread
-from dnmf.estimators.inputs import as_dask, is_dask, mask_beside
+from dnmf.estimators.inputs import as_dask, check_mask, is_dask
 from dnmf.numerics.block import Block, checked_block
 from dnmf.numerics.objective import Projection
 
@@ -60,7 +60,7 @@ def _map_rows(
     """Apply a function to each block of X; it returns a row of this width for each image."""
     import dask.array as da
 
-    images, mask = as_dask(X), mask_beside(X, mask)
+    images, mask = as_dask(X), check_mask(X, mask)
     arrays = (images,) if mask is None else (images, _chunked_like(images, mask))
     rows: da.Array = da.map_blocks(
         _apply,

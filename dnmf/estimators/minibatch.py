@@ -1,4 +1,4 @@
-"""`MiniBatchNMF`: scikit-learn's second NMF, as another way to call the first."""
+"""The estimator `MiniBatchNMF`: `NMF` under the parameters of scikit-learn's second NMF."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class MiniBatchNMF(NMF):
     """`NMF` with the parameters of `sklearn.decomposition.MiniBatchNMF`.
 
     `NMF` works in mini-batches anyway: on its sample, before full passes, and in `partial_fit`. So
-    what is here is the names, the defaults and the choice of the solver by the loss.
+    this class differs only in the names and defaults of parameters.
 
     Parameters
     ----------
     n_components, init, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, forget_factor
-        As in `NMF`, like all that are not named here.
+        As in `NMF`, like all parameters that are not listed here.
     batch_size : int, default 1024
-        Images per update of `partial_fit` at most; as in `NMF`, fewer are taken.
+        Upper bound of the number of images per update of `partial_fit`, see `NMF`.
     max_no_improvement : int or None, default 10
     fresh_restarts : bool, default False
     fresh_restarts_max_iter : int, default 30
     transform_max_iter : int or None, default None
-        Checked, and without effect: a fit ends when passes gain little, and weights are always
-        solved for afresh, each image until it gains little.
+        These four are checked and have no effect: a fit ends when passes lower the loss little,
+        and weights are always solved for afresh, each image until its loss falls little.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""`NMF`: the estimator, and how its fits begin."""
+"""The estimator `NMF`: its parameters, its methods, and how its fits begin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import ParameterError
 from dnmf.estimators.base import FittedNMF
-from dnmf.estimators.inputs import blocks_of, fingerprints_of, validate_images
+from dnmf.estimators.inputs import blocks_of, compute_fingerprints, validate_images
 from dnmf.estimators.parameters import (
     check_start,
     is_int,
@@ -48,7 +48,7 @@ from dnmf.storage.lock import locked
 from dnmf.storage.store import crc32c
 
 OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "energy_shares_")
-"""Attributes that only `fit` sets."""
+"""Fitted attributes that `fit` sets and `partial_fit` does not."""
 
 
 class NMF(FittedNMF):
@@ -224,7 +224,7 @@ class NMF(FittedNMF):
             corpus.
         y : ignored
         W, H : array of shape (n, d) and (d, p), optional
-            Start, for ``init="custom"``. W is checked and no more: it follows from X and H.
+            Start for ``init="custom"``. W is only checked, because it follows from X and H.
         sample_weight : array of shape (n,), optional
             Weight of each image in the loss; 2 does what the image twice in X would. NumPy's,
             Dask's or, best for many millions of images, Zarr's.
@@ -249,9 +249,9 @@ class NMF(FittedNMF):
         CheckpointError
             `checkpoint` belongs to another fit, is damaged, or another process is writing to it.
         SpaceError
-            Its disk has not the room.
+            Its disk has too little space.
         CapacityError (a MemoryError)
-            A worker, or this process, has less memory than the fit needs; `plan` tells more.
+            A worker, or this process, has less memory than the fit needs; see `plan`.
         """
         self.check_parameters()
         if overwrite and (self.checkpoint is None or self.resume_from is not None):
@@ -301,7 +301,7 @@ class NMF(FittedNMF):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> NMF:
-        """Improve the components on some more images, without looking at earlier ones again.
+        """Improve the components on more images, without reading earlier ones again.
 
         Each block of X is taken in batches of `batch_size`, with one update of H after each (see
         `dnmf.numerics.online`), where the block is read; only sums travel from block to block.
@@ -337,19 +337,19 @@ class NMF(FittedNMF):
         return self
 
     def plan(self, X: Any, mask: Any = None, *, trial: bool = True) -> Plan:
-        """Say what `fit` would take of memory and time where it would run; X as in `fit`.
+        """Predict the memory and the time that `fit` would take where it would run.
 
         Parameters
         ----------
         X, mask
             As in `fit`.
         trial : bool, default True
-            Whether to run parts of the fit for about ten seconds: without, no times are known.
+            Whether to run parts of the fit for about ten seconds, which times are predicted from.
 
         Returns
         -------
         dnmf.solvers.plan.Plan
-            Its attributes are the figures; `print` shows them.
+            Predicted figures as attributes; `print` shows them.
         """
         self.check_parameters()
         X = validate_images(NMF(), X, reset=True)  # another estimator: this one stays as it is
@@ -381,7 +381,7 @@ class NMF(FittedNMF):
                 "compute_dtype": str(compute_dtype(blocks.dtype)),
                 "block_rows": stop - first,
                 "image_shape": list(getattr(X, "image_shape", blocks.shape[1:])),
-                **(fingerprints_of(X, blocks) if fingerprints else {}),
+                **(compute_fingerprints(X, blocks) if fingerprints else {}),
             },
             parameters={
                 **{name: _as_json(getattr(self, name)) for name in BOUND},
@@ -452,7 +452,7 @@ class NMF(FittedNMF):
                 UserWarning,
                 stacklevel=5,
             )
-        self._warn_of_zeros()
+        self._warn_about_zeros()
         if self.n_init > 1:
             return self._best_start(run, blocks)
         (started,) = start(blocks, [run], run.spec.seed, self.tol)

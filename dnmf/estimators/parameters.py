@@ -1,4 +1,4 @@
-"""Parameters of `NMF`: the values that are allowed, and what they say is to be minimised."""
+"""Parameters of `NMF`: their allowed values, and the objective that follows from them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
 
 BETAS = {"frobenius": 2.0, "kullback-leibler": 1.0, "itakura-saito": 0.0}
-"""Names of losses, and their beta."""
+"""Beta of each loss that has a name."""
 
 NNDSVD = ("nndsvd", "nndsvda", "nndsvdar")
 INITS = (None, "random", *NNDSVD, "custom")
-"""Values of `init`; the NNDSVD family starts from singular vectors."""
-
+"""Allowed values of `init`; the NNDSVD family starts from singular vectors."""
 
 SOLVERS = ("auto", "cd", "mu")
 
@@ -35,11 +34,11 @@ COUNTS = {
     "batch_size": 1,
     "resume_from": 0,
 }
-"""Parameters that are counts, and their least values."""
+"""Least allowed value of each parameter that is a count."""
 
 
 class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of `NMF`: checks its parameters, and derives from them what is minimised."""
+    """Base of `NMF` that checks its parameters and derives the objective from them."""
 
     n_components: int | str | None
     init: str | None
@@ -72,7 +71,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         require(k in ("auto", None) or (is_int(k) and int(k) >= 1), "n_components", k, allowed)
         self._check_choices()
         self._check_numbers()
-        self._check_together()
+        self._check_combinations()
 
     def _check_choices(self) -> None:
         choices = {"init": INITS, "solver": SOLVERS, "missing": ("error", "ignore")}
@@ -98,7 +97,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if is_int(self.random_state):
             self._seed()
 
-    def _check_together(self) -> None:
+    def _check_combinations(self) -> None:
         if self.resume_from is not None and self.checkpoint is None:
             raise ParameterError(
                 f"resume_from is {self.resume_from}, and there is no checkpoint to resume: give "
@@ -122,7 +121,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return "cd" if beta_of(self.beta_loss) == 2 else "mu"
 
     def _objective(self, mask: Any = None, n_pixels: int | None = None) -> Objective:
-        """Return what is minimised for images with or without a mask.
+        """Return the objective for images with or without a mask.
 
         The penalties are scikit-learn's: alpha_W is scaled by the number of pixels, that of the
         validated X by default, and alpha_H by the number of images (their weights, where they have
@@ -140,7 +139,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return (MaskedQuadratic if masked else Quadratic)(2.0, *penalties)
 
     def _rules(self) -> PixelRules:
-        """Return which pixels may be factorised."""
+        """Return the rules that pixels must keep."""
         positive = beta_of(self.beta_loss) <= 0
         return PixelRules(nan_is_missing=self.missing == "ignore", positive=positive)
 
@@ -165,7 +164,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return k
 
     def _seed(self) -> int:
-        """Reduce `random_state` to an integer."""
+        """Return the seed of `random_state`, drawn from it unless it is an integer."""
         state = self.random_state
         if is_int(state):
             allowed = "an int from 0 to 2**32 - 1, a RandomState or None"
@@ -173,8 +172,8 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             return int(state)  # type: ignore[arg-type]
         return int(check_random_state(state).randint(2**31 - 1))
 
-    def _warn_of_zeros(self) -> None:
-        """Warn, as scikit-learn does, of a start with zeros for steps that cannot leave them."""
+    def _warn_about_zeros(self) -> None:
+        """Warn, as scikit-learn does, if H starts with zeros that multiplicative updates keep."""
         if self._solver() == "mu" and self.init == "nndsvd":
             warnings.warn(
                 "The multiplicative update ('mu') solver cannot update zeros present in the "
@@ -199,7 +198,14 @@ def loss_of(beta_loss: float | str) -> float | str:
 def check_start(H: Any, W: Any, blocks: Blocks, n_components: int) -> Array:
     """Check the H and W of ``init="custom"`` and return H in float64.
 
-    Only H is needed: W is a function of X and H. A W that is given has to fit all the same.
+    Only H is needed, because W is a function of X and H; a W that is passed must still be valid.
+
+    Raises
+    ------
+    ParameterError
+        There is no H.
+    DataError, DtypeError
+        H or W has another shape or dtype than X needs, or is not non-negative and finite.
     """
     if H is None:
         raise ParameterError("init='custom' needs H: fit(X, H=...) of shape (n_components, pixels)")
@@ -208,10 +214,10 @@ def check_start(H: Any, W: Any, blocks: Blocks, n_components: int) -> Array:
         if given is None:
             continue
         A = np.asarray(given)
-        whom = f"NMF (input {name})"
+        where = f"NMF (input {name})"
         if A.shape != shape:
             raise DataError(
-                f"Array with wrong shape passed to {whom}. Expected {shape}, but got {A.shape}."
+                f"Array with wrong shape passed to {where}. Expected {shape}, but got {A.shape}."
             )
         if blocks.dtype.kind == "f" and A.dtype != blocks.dtype:
             raise DtypeError(
@@ -219,14 +225,14 @@ def check_start(H: Any, W: Any, blocks: Blocks, n_components: int) -> Array:
                 f"{blocks.dtype}: convert one of them"
             )
         if not (A.dtype.kind in "uif" and np.isfinite(A).all() and A.min(initial=0) >= 0):
-            raise DataError(f"Negative values in data passed to {whom}, or not finite numbers")
+            raise DataError(f"Negative values in data passed to {where}, or not finite numbers")
         if not A.any():
-            raise DataError(f"Array passed to {whom} is full of zeros.")
+            raise DataError(f"Array passed to {where} is full of zeros.")
     return np.array(H, np.float64)
 
 
 def require_even_blocks(blocks: Blocks) -> None:
-    """Refuse blocks that cannot be the chunks of a Zarr array of weights."""
+    """Raise DataError for blocks that cannot be the chunks of a Zarr array of weights."""
     rows = [stop - start for start, stop in blocks.ranges]
     if len({*rows[:-1]}) > 1 or rows[-1] > rows[0]:
         raise DataError(
@@ -236,12 +242,12 @@ def require_even_blocks(blocks: Blocks) -> None:
 
 
 def is_int(value: Any) -> bool:
-    """Check whether a value is an integer of Python or NumPy, and no boolean."""
+    """Check whether a value is a Python or NumPy integer, not a boolean."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def is_real(value: Any) -> bool:
-    """Check whether a value is a real number of Python or NumPy, and no boolean."""
+    """Check whether a value is a real Python or NumPy number, not a boolean."""
     return is_int(value) or isinstance(value, (float, np.floating))
 
 

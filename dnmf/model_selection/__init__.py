@@ -1,5 +1,5 @@
-"""How many components: many models in the reads of one, scores, a recommendation.
+"""Choice of the number of components: models fitted in the same reads, scores, a recommendation.
 
 Imports `estimators` and all below.
-Start reading at `rank_sweep`; `scores` and `stability` measure, `recommend` chooses and says why.
+Start reading at `rank_sweep`; `scores` and `stability` measure, `recommend` chooses and explains.
 """

@@ -1,4 +1,4 @@
-"""Choosing the number of components: many models in the reads of one, and what speaks for each."""
+"""The sweep over numbers of components: models are fitted in the same reads, then scored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dnmf.estimators.load import fitted_model
 from dnmf.estimators.nmf import NMF
 from dnmf.estimators.parameters import is_int, is_real, require, require_even_blocks
 from dnmf.model_selection.recommend import Choice, choose
-from dnmf.model_selection.scores import Fits, held_out_of, scores_of
+from dnmf.model_selection.scores import RankFits, held_out_errors, score_ranks
 from dnmf.model_selection.sweep_store import FORMAT, finish_sweep, open_sweep, prepare_sweep
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
@@ -30,26 +30,26 @@ from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.lock import locked
 
 LEAST_IMAGES = 10
-"""From which on a bootstrap sample has some, but for one draw in 20,000."""
+"""Least number of images: a bootstrap sample of so many is empty in one of 20,000 draws."""
 
-MOST_HIDDEN = 0.5
-"""Share of the cells that may be hidden: with fewer visible ones, others models are asked about."""
+MAX_HOLDOUT = 0.5
+"""Largest share of the cells that may be hidden; models of fewer cells say little about X."""
 
 
 @dataclass(frozen=True)
 class RankSweep:
-    """What a sweep over numbers of components found; made by `rank_sweep` and `load_sweep`.
+    """Result of a sweep over numbers of components, as `rank_sweep` and `load_sweep` return it.
 
     Attributes
     ----------
     models_ : dict of int to NMF
-        The best fit to all cells for each number of components, in ascending order.
+        Best fit to all cells for each number of components, in ascending order.
     table : list of dict
-        A record for each number, see `dnmf.model_selection.scores.Score`;
-        ``pandas.DataFrame(sweep.table)`` makes a frame of it.
+        Scores of each number, see `dnmf.model_selection.scores.Score`;
+        ``pandas.DataFrame(sweep.table)`` is a frame of them.
     choice_ : dnmf.model_selection.recommend.Choice
     n_reads_ : float
-        Reads of X that all models took together, in units of the whole of it.
+        Reads of X for all models together, in units of the whole of it.
     """
 
     models_: Mapping[int, NMF]
@@ -59,12 +59,12 @@ class RankSweep:
 
     @property
     def best_n_components_(self) -> int:
-        """The number of components that is recommended."""
+        """Recommended number of components."""
         return self.choice_.n_components
 
     @property
     def best_model_(self) -> NMF:
-        """The fitted model of that many components."""
+        """Fitted model with the recommended number of components."""
         return self.models_[self.best_n_components_]
 
     @property
@@ -74,11 +74,11 @@ class RankSweep:
 
     @property
     def reason_(self) -> str:
-        """Why that number is recommended, and what speaks against it."""
+        """Sentences that say why the number is recommended, and what speaks against it."""
         return self.choice_.reason
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all but the models, in JSON types."""
+        """Return all but the models, in JSON types."""
         return {
             "best_n_components": self.best_n_components_,
             "clear": self.clear_,
@@ -167,20 +167,20 @@ def rank_sweep(
     model = _model_of(estimator, ranks[0], checkpoint)
     X = validate_images(model, X, reset=True)
     blocks = blocks_of(X, sample_weight, mask, model._rules())
-    looked = _require_cells(blocks, holdout)
+    reads_before = _require_variation(blocks, holdout)
     runs = _runs(model, X, blocks, mask, ranks, n_init, holdout)
     folder = None if checkpoint is None else os.fspath(checkpoint)
     fit = partial(fit_together, blocks, runs, tol=model.tol, max_iter=model.max_iter)
     if folder is None:
         n_reads = fit(on_pass=on_pass)
-        return _result(runs, looked + n_reads)
+        return _result(runs, reads_before + n_reads)
     with locked(folder):
         require_even_blocks(blocks)
         if force:
             remove_store(folder, FORMAT)
         prepare_sweep(folder)
         n_reads = fit(folder=folder, on_pass=on_pass)
-        finish_sweep(folder, looked + n_reads)
+        finish_sweep(folder, reads_before + n_reads)
         return load_sweep(folder)
 
 
@@ -198,7 +198,7 @@ def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
     Raises
     ------
     CheckpointError
-        There is none, it is damaged, or not at its end.
+        There is no sweep, it is damaged, or it has not come to its end.
     """
     return _result(*open_sweep(os.fspath(path)))
 
@@ -224,7 +224,7 @@ def _model_of(
     Raises
     ------
     ParameterError
-        It is no NMF, or asks for what a sweep does by itself.
+        It is no NMF, or has a parameter that a sweep sets by itself.
     """
     if estimator is None:
         estimator = NMF(random_state=0)
@@ -257,13 +257,13 @@ def _ranks(n_components: Any) -> list[int]:
 
 def _check(n_init: Any, holdout: Any) -> None:
     require(is_int(n_init) and n_init >= 1, "n_init", n_init, "an int >= 1")
-    valid = is_real(holdout) and (holdout == 0 or 1 / GROUPS <= holdout <= MOST_HIDDEN)
+    valid = is_real(holdout) and (holdout == 0 or 1 / GROUPS <= holdout <= MAX_HOLDOUT)
     if is_real(holdout) and holdout >= 1:
         raise ParameterError(
             f"holdout is {holdout}: as many hidden cells as cells, or more; it must be 0, or a "
-            f"share from {1 / GROUPS} to {MOST_HIDDEN}"
+            f"share from {1 / GROUPS} to {MAX_HOLDOUT}"
         )
-    require(valid, "holdout", holdout, f"0, or a share from {1 / GROUPS} to {MOST_HIDDEN}")
+    require(valid, "holdout", holdout, f"0, or a share from {1 / GROUPS} to {MAX_HOLDOUT}")
     if n_init == 1 and holdout == 0:
         raise ParameterError(
             "n_init is 1 and holdout is 0: there is nothing to choose by; hide cells "
@@ -272,23 +272,23 @@ def _check(n_init: Any, holdout: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Range:
-    """Least and greatest of some pixels; adds up."""
+class PixelRange:
+    """Least and greatest pixel; the sum of two ranges is their union."""
 
     low: float
     high: float
 
-    def __add__(self, other: Range) -> Range:
-        return Range(min(self.low, other.low), max(self.high, other.high))
+    def __add__(self, other: PixelRange) -> PixelRange:
+        return PixelRange(min(self.low, other.low), max(self.high, other.high))
 
 
-def _range_of(block: Block) -> Range:
+def _range_of(block: Block) -> PixelRange:
     X = block.X if block.observed is None else block.X[block.observed]
-    return Range(float(X.min()), float(X.max())) if X.size else Range(np.inf, -np.inf)
+    return PixelRange(float(X.min()), float(X.max())) if X.size else PixelRange(np.inf, -np.inf)
 
 
-def _require_cells(blocks: Blocks, holdout: float) -> float:
-    """Refuse X without cells to hide, or without differences to explain; give the reads it took."""
+def _require_variation(blocks: Blocks, holdout: float) -> float:
+    """Raise DataError for too few cells or equal pixels; return the reads of X that it took."""
     (n, p), (start, stop) = blocks.shape, blocks.ranges[0]
     if holdout and (n < LEAST_IMAGES or p < 2):
         raise DataError(
@@ -297,7 +297,7 @@ def _require_cells(blocks: Blocks, holdout: float) -> float:
         )
     first = blocks.map_sum(_range_of, only=[0], check=False)
     if first.high > first.low or np.isnan(first.low):
-        return (stop - start) / n  # or the first pass will name what cannot be factorised
+        return (stop - start) / n  # the first pass reports invalid pixels
     whole = blocks.map_sum(_range_of, check=False)
     if whole.low > whole.high:
         raise DataError(
@@ -315,17 +315,17 @@ def _require_cells(blocks: Blocks, holdout: float) -> float:
 def _runs(
     model: NMF, X: Any, blocks: Blocks, mask: Any, ranks: list[int], n_init: int, holdout: float
 ) -> list[ModelRun]:
-    """Return a run for each number of components, seed and choice of hidden cells."""
+    """Return a run for each number of components and seed, without and with hidden cells."""
     spec = model._describe(X, blocks, None, fingerprints=model.checkpoint is not None)
     seeds = [(spec.seed + i) % 2**32 for i in range(n_init)]
-    whole, part = model._objective(mask), model._objective(True)
+    objective, masked = model._objective(mask), model._objective(True)
 
     def run(seed: int, rank: int, share: float | None) -> ModelRun:
         parameters = {**spec.parameters, "hidden": share}
         own = replace(spec, n_components=rank, seed=seed, parameters=parameters)
         if share is None:
-            return ModelRun(own, whole)
-        return ModelRun(own, part, Holdout(seed, share))
+            return ModelRun(own, objective)
+        return ModelRun(own, masked, Holdout(seed, share))
 
     shares = [None] + [float(holdout)] * bool(holdout)
     return [run(seed, rank, share) for share in shares for seed in seeds for rank in ranks]
@@ -335,10 +335,10 @@ def _result(runs: Sequence[ModelRun | Checkpoint], n_reads: float) -> RankSweep:
     """Score models that have stopped, and choose a number of components."""
     ranks = sorted({run.spec.n_components for run in runs})
     fits = [_fits([run for run in runs if run.spec.n_components == rank]) for rank in ranks]
-    held_out = held_out_of(fits)
-    scores = scores_of(ranks, fits, held_out)
-    whole = {(run.spec.n_components, run.spec.seed): run for run in runs if _is_whole(run)}
-    best = [whole[score.n_components, score.seed] for score in scores]
+    held_out = held_out_errors(fits)
+    scores = score_ranks(ranks, fits, held_out)
+    full = {(run.spec.n_components, run.spec.seed): run for run in runs if _is_full(run)}
+    best = [full[score.n_components, score.seed] for score in scores]
     models = {
         run.spec.n_components: fitted_model(run.spec, run.state, run.stop_reason) for run in best
     }
@@ -346,23 +346,23 @@ def _result(runs: Sequence[ModelRun | Checkpoint], n_reads: float) -> RankSweep:
     return RankSweep(models, [score.as_dict() for score in scores], choice, n_reads)
 
 
-def _is_whole(run: ModelRun | Checkpoint) -> bool:
-    """Check whether a model was shown all cells."""
+def _is_full(run: ModelRun | Checkpoint) -> bool:
+    """Check whether no cells were hidden from a model."""
     return run.spec.parameters["hidden"] is None
 
 
-def _fits(runs: Sequence[ModelRun | Checkpoint]) -> Fits:
+def _fits(runs: Sequence[ModelRun | Checkpoint]) -> RankFits:
     """Return the fits of one number of components."""
-    whole = {run.spec.seed: run.state for run in runs if _is_whole(run)}
-    parts = {run.spec.seed: run.state for run in runs if not _is_whole(run)}
+    full = {run.spec.seed: run.state for run in runs if _is_full(run)}
+    with_holdout = {run.spec.seed: run.state for run in runs if not _is_full(run)}
     n, p = runs[0].spec.X["shape"]
-    # The number of observed cells, images counted as they weigh, follows from the hidden share.
+    # The number of observed cells, weights counted, follows from the number of hidden ones.
     cells = [
         run.state.held_out[:, 1].sum() / _hidden_share(run.spec)
         for run in runs
-        if not _is_whole(run)
+        if not _is_full(run)
     ]
-    return Fits(whole, parts, float(np.mean(cells)) if cells else n * p)
+    return RankFits(full, with_holdout, float(np.mean(cells)) if cells else n * p)
 
 
 def _hidden_share(spec: FitSpec) -> float:
@@ -371,7 +371,7 @@ def _hidden_share(spec: FitSpec) -> float:
 
 
 def _lines(table: Sequence[dict[str, Any]], best: int) -> Iterator[str]:
-    """Write the table for people."""
+    """Format the table as text, a line for each number of components."""
     yield "components         error   per cell   hidden cells   (+- to lowest)   stability   least"
     for row in table:
         mark = "->" if row["n_components"] == best else "  "

@@ -1,22 +1,22 @@
-"""Which number of components is recommended, and the words that say why."""
+"""Recommendation of a number of components, and the sentences that explain it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dnmf.model_selection.scores import HeldOut, Score
+from dnmf.model_selection.scores import HeldOutErrors, Score
 
 STABLE, UNSTABLE = 0.8, 0.5
-"""Mean silhouette from which components count as the same in every fit, and below which they are
-no more than a basis."""
+"""Silhouettes from which components count as the same in every fit, and below which they count as
+different: then they are a basis and not parts of the images."""
 
-ALONE = "no other number was tried"
+SINGLE_RANK = "no other number was tried"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which number of components is recommended, and why.
+    """Recommended number of components, and the reason.
 
     Attributes
     ----------
@@ -24,6 +24,7 @@ class Choice:
     clear : bool
         Whether the data give a clear answer.
     reason : str
+        Sentences that say why this number is recommended, and what speaks against it.
     lowest : int or None
         Number of components with the lowest held-out error.
     """
@@ -34,20 +35,21 @@ class Choice:
     lowest: int | None
 
 
-def choose(scores: Sequence[Score], held_out: HeldOut | None) -> Choice:
-    """Recommend a number of components, and say why.
+def choose(scores: Sequence[Score], held_out: HeldOutErrors | None) -> Choice:
+    """Recommend a number of components, with the reason.
 
-    With hidden cells, the fewest components whose held-out error is within one standard error of
-    the lowest (the one-standard-error rule of Breiman et al., *Classification and Regression
-    Trees*, 1984). Without, the most whose components are all stable, as in NMFk.
+    With hidden cells, these are the fewest components whose held-out error is within one standard
+    error of the lowest (the one-standard-error rule of Breiman et al., *Classification and
+    Regression Trees*, 1984). Without hidden cells, they are the most components that are all
+    stable, as in NMFk.
     """
     if held_out is None:
         return _by_stability(scores)
     chosen, lowest = scores[held_out.chosen], scores[held_out.lowest]
-    doubts = [*_at_the_ends(scores, held_out), *_unstable(chosen, scores)]
-    reason = f"{_components(chosen)}: {_why(scores, held_out)}."
+    doubts = [*_doubts_about_range(scores, held_out), *_doubts_about_stability(chosen, scores)]
+    reason = f"{_components(chosen)}: {_explain(scores, held_out)}."
     if not doubts:
-        reason += _comes_out(chosen)
+        reason += _describe_stability(chosen)
     return _choice(chosen, reason, doubts, lowest.n_components)
 
 
@@ -57,31 +59,30 @@ def _choice(chosen: Score, reason: str, doubts: Sequence[str], lowest: int | Non
     return Choice(chosen.n_components, not doubts, reason, lowest)
 
 
-def _why(scores: Sequence[Score], held_out: HeldOut) -> str:
+def _explain(scores: Sequence[Score], held_out: HeldOutErrors) -> str:
     chosen, lowest = held_out.chosen, held_out.lowest
-    its = f"{'its' if scores[chosen].n_components == 1 else 'their'} error on hidden cells is"
+    subject = f"{'its' if scores[chosen].n_components == 1 else 'their'} error on hidden cells is"
     if len(scores) == 1:
-        return f"{its} {scores[0].held_out_error:.3g}"
-    why, that = f"{its} the lowest", "that"
+        return f"{subject} {scores[0].held_out_error:.3g}"
+    why, reference = f"{subject} the lowest", "that"
     if chosen != lowest:
         why = (
             "the fewest whose error on hidden cells is within one standard error of the lowest, "
             f"which is that of {scores[lowest].n_components:,}"
         )
-        that = "the error"
+        reference = "the error"
     if chosen > 0:
         fewer = chosen - 1
-        above = (held_out.means[fewer] - held_out.means[lowest]) / held_out.errors[fewer]
-        why += (
-            f"; {that} of {scores[fewer].n_components:,} is {above:,.1f} standard errors above it"
-        )
+        above = (held_out.means[fewer] - held_out.means[lowest]) / held_out.standard_errors[fewer]
+        smaller = f"{scores[fewer].n_components:,}"
+        why += f"; {reference} of {smaller} is {above:,.1f} standard errors above it"
     return why
 
 
-def _at_the_ends(scores: Sequence[Score], held_out: HeldOut) -> list[str]:
+def _doubts_about_range(scores: Sequence[Score], held_out: HeldOutErrors) -> list[str]:
     smallest, largest = scores[0].n_components, scores[-1].n_components
     if len(scores) == 1:
-        return [ALONE]
+        return [SINGLE_RANK]
     if held_out.chosen == len(scores) - 1:
         return [
             f"the error still falls at {largest:,}, the largest number tried: try larger ones; "
@@ -94,7 +95,7 @@ def _at_the_ends(scores: Sequence[Score], held_out: HeldOut) -> list[str]:
     return []
 
 
-def _unstable(score: Score, scores: Sequence[Score]) -> list[str]:
+def _doubts_about_stability(score: Score, scores: Sequence[Score]) -> list[str]:
     if score.stability is None or score.least_stable is None:
         return []
     if score.stability < UNSTABLE:
@@ -105,19 +106,21 @@ def _unstable(score: Score, scores: Sequence[Score]) -> list[str]:
     if score.least_stable >= UNSTABLE:
         return []
     doubt = f"some components differ from fit to fit (the least stable {score.least_stable:.2f})"
-    stable = [one for one in _all_stable(scores) if one.n_components < score.n_components]
+    stable = [
+        smaller for smaller in _all_stable(scores) if smaller.n_components < score.n_components
+    ]
     if stable:
         doubt += f", while those of {stable[-1].n_components:,} all come out the same"
     return [doubt]
 
 
 def _all_stable(scores: Sequence[Score]) -> list[Score]:
-    """Choose the numbers of which all components come out the same."""
+    """Return the scores of the numbers whose components are all stable."""
     return [score for score in scores if (score.least_stable or -1.0) >= STABLE]
 
 
-def _comes_out(score: Score) -> str:
-    """Say how much of a choice comes out again, where that is known."""
+def _describe_stability(score: Score) -> str:
+    """Describe how stable the recommended components are, where that is known."""
     if score.stability is None or score.least_stable is None:
         return ""
     known = f"stability {score.stability:.2f}"
@@ -125,8 +128,8 @@ def _comes_out(score: Score) -> str:
         what = f"it comes out {'the' if score.stability >= STABLE else 'much the'} same"
     else:
         known += f", of the least stable {score.least_stable:.2f}"
-        who = "all" if score.least_stable >= STABLE else "most"
-        what = f"{who} components come out the same"
+        share = "all" if score.least_stable >= STABLE else "most"
+        what = f"{share} components come out the same"
     return f" From other starts and samples {what} ({known})."
 
 
@@ -136,7 +139,7 @@ def _by_stability(scores: Sequence[Score]) -> Choice:
     mean, least = f"{chosen.stability:.2f}", f"{chosen.least_stable:.2f}"
     doubts = []
     if len(scores) == 1:
-        why, doubts = f"stability {mean}, of the least stable {least}", [ALONE]
+        why, doubts = f"stability {mean}, of the least stable {least}", [SINGLE_RANK]
     elif not stable:
         why = f"the highest mean stability, {mean}"
         doubts = ["whatever the number, some components differ from start to start"]

@@ -1,4 +1,4 @@
-"""What speaks for a number of components: errors, errors on hidden cells, stability; the choice."""
+"""Scores of each number of components: error, error on hidden cells, stability."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from dnmf.numerics.state import State
 
 @dataclass(frozen=True)
 class Score:
-    """A row of the table: what speaks for and against a number of components.
+    """Scores of one number of components: a row of the table of a sweep.
 
     Attributes
     ----------
     n_components : int
     error : float
-        ``sqrt(2 D)`` of the best fit to all cells, ``||X - W H||`` for squared error. It falls with
-        the number of components, whatever the data.
+        ``sqrt(2 D)`` of the best fit to all cells; ``||X - W H||`` for squared error. It falls with
+        the number of components for any data.
     error_per_cell : float
-        Root mean square of that: ``sqrt(2 D / (n p))``, to be compared with the next.
+        Root mean square, ``sqrt(2 D / (n p))``, comparable with `held_out_error`.
     held_out_error : float or None
-        The same for cells that the model was not shown; None if none were hidden.
+        Root mean square on the cells that were hidden from the model; None if none were hidden.
     standard_error : float or None
-        Of the difference of the held-out error to the lowest of all ranks.
+        Standard error of the difference between this held-out error and the lowest of all ranks.
     stability, least_stable : float or None
-        Mean and least of the components' silhouettes over all fits, see
+        Mean and least silhouette of the components over all fits, see
         `dnmf.model_selection.stability`; None with a single fit.
     passes : int
-        Of the best fit.
+        Number of passes of the best fit.
     seed : int
-        It started from.
+        Seed of the best fit.
     """
 
     n_components: int
@@ -49,26 +49,39 @@ class Score:
     seed: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the record."""
+        """Return the row as a dict in JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Mean divergence per hidden cell of each rank, and its standard error against the lowest.
+class HeldOutErrors:
+    """Errors on hidden cells of all ranks.
 
-    The standard error is that of the difference, which is far smaller than that of the error: all
-    ranks are asked about the same cells of the same images. It counts both what another sample of
-    images would change (by buckets of them) and what other cells, starts and bootstrap samples
-    would.
+    The standard error is that of the difference to the lowest, which is far smaller than that of
+    the error itself, because the hidden cells are the same for all ranks. It adds up two variances:
+    that over images (estimated from buckets of images), and that over folds, which differ in their
+    hidden cells, starts and bootstrap samples.
+
+    Attributes
+    ----------
+    means : ndarray of shape (ranks,)
+        Mean divergence per hidden cell.
+    standard_errors : ndarray of shape (ranks,)
+        Standard error of the difference to the lowest mean.
     """
 
     means: Array
-    errors: Array
+    standard_errors: Array
 
     @classmethod
-    def of(cls, sums: Array) -> HeldOut:
-        """Take them from sums of shape (ranks, folds, buckets, 2)."""
+    def from_sums(cls, sums: Array) -> HeldOutErrors:
+        """Estimate the errors from the sums of passes.
+
+        Parameters
+        ----------
+        sums : ndarray of shape (ranks, folds, buckets, 2)
+            Divergence and number of the hidden cells of each bucket of images.
+        """
         totals = sums.sum(axis=2)
         folds = totals[..., 0] / totals[..., 1]
         means = folds.mean(axis=1)
@@ -83,70 +96,86 @@ class HeldOut:
 
     @property
     def lowest(self) -> int:
-        """Index of the lowest."""
+        """Index of the rank with the lowest mean."""
         return int(np.argmin(self.means))
 
     @property
     def chosen(self) -> int:
-        """Index of the first that is within one standard error of the lowest."""
-        return int(np.argmax(self.means <= self.means[self.lowest] + self.errors))
+        """Index of the first rank whose mean is within one standard error of the lowest."""
+        return int(np.argmax(self.means <= self.means[self.lowest] + self.standard_errors))
 
 
 @dataclass(frozen=True)
-class Fits:
-    """The fits of one rank.
+class RankFits:
+    """Fits of one rank.
 
     Attributes
     ----------
-    whole : dict of int to State
-        Those to all cells, by their seeds.
-    parts : dict of int to State
-        Those that cells were hidden from.
-    cells : float
-        Of X: those that are observed, as often as their images count.
+    full : dict of int to State
+        Last states of the fits to all cells, by their seeds.
+    with_holdout : dict of int to State
+        Last states of the fits from which cells were hidden, by their seeds.
+    n_cells : float
+        Number of observed cells of X, those of each image multiplied by its weight.
     """
 
-    whole: Mapping[int, State]
-    parts: Mapping[int, State]
-    cells: float
+    full: Mapping[int, State]
+    with_holdout: Mapping[int, State]
+    n_cells: float
 
     @property
-    def best(self) -> int:
+    def best_seed(self) -> int:
         """Seed of the best fit to all cells."""
-        return min(self.whole, key=lambda seed: self.whole[seed].losses[-1])
+        return min(self.full, key=lambda seed: self.full[seed].losses[-1])
 
 
-def held_out_of(fits: Sequence[Fits]) -> HeldOut | None:
-    """Bring together what the fits of all ranks say of hidden cells that they have in common."""
-    folds = sorted(set.intersection(*(set(some.parts) for some in fits)))
+def held_out_errors(fits: Sequence[RankFits]) -> HeldOutErrors | None:
+    """Estimate the errors on the hidden cells that all ranks have in common.
+
+    Parameters
+    ----------
+    fits : sequence of RankFits
+        Fits of each rank.
+
+    Returns
+    -------
+    HeldOutErrors or None
+        None if the ranks have no hidden cells in common.
+    """
+    folds = sorted(set.intersection(*(set(rank_fits.with_holdout) for rank_fits in fits)))
     if not folds:
         return None
-    return HeldOut.of(np.array([[some.parts[i].held_out for i in folds] for some in fits]))
+    return HeldOutErrors.from_sums(
+        np.array([[rank_fits.with_holdout[i].held_out for i in folds] for rank_fits in fits])
+    )
 
 
-def scores_of(ranks: Sequence[int], fits: Sequence[Fits], held_out: HeldOut | None) -> list[Score]:
-    """Make the table, a row for each rank."""
+def score_ranks(
+    ranks: Sequence[int], fits: Sequence[RankFits], held_out: HeldOutErrors | None
+) -> list[Score]:
+    """Return the scores of each rank, in the order of the ranks."""
     rows = []
-    for i, (rank, some) in enumerate(zip(ranks, fits, strict=True)):
-        best = some.whole[some.best]
+    for i, (rank, rank_fits) in enumerate(zip(ranks, fits, strict=True)):
+        best_seed = rank_fits.best_seed
+        best = rank_fits.full[best_seed]
         hidden: tuple[float | None, float | None] = (None, None)
         if held_out is not None:
             rms = float(np.sqrt(2 * held_out.means[i]))
-            # Of a square root: the error of what is under it, over twice the root.
-            hidden = rms, float(held_out.errors[i] / rms) if rms else 0.0
-        others = [some.whole[seed].H for seed in some.whole if seed != some.best]
-        all_fits = [best.H, *others, *(state.H for state in some.parts.values())]
+            # rms = sqrt(2 m), so an error of m by e is one of rms by e / rms.
+            hidden = rms, float(held_out.standard_errors[i] / rms) if rms else 0.0
+        others = [state.H for seed, state in rank_fits.full.items() if seed != best_seed]
+        all_fits = [best.H, *others, *(state.H for state in rank_fits.with_holdout.values())]
         values = silhouettes(all_fits) if len(all_fits) > 1 else None
         rows.append(
             Score(
                 rank,
                 best.error,
-                float(np.sqrt(2 * best.divergence / some.cells)),
+                float(np.sqrt(2 * best.divergence / rank_fits.n_cells)),
                 *hidden,
                 None if values is None else float(values.mean()),
                 None if values is None else float(values.min()),
                 best.n_iter,
-                some.best,
+                best_seed,
             )
         )
     return rows

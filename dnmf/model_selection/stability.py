@@ -1,10 +1,10 @@
-"""Whether components come out the same from other starts and other samples of the images.
+"""Stability of components: how similar they are in fits from other starts and other samples.
 
-Components of several fits are put into clusters, one of each fit in every cluster, and silhouettes
-(Rousseeuw, J. Comput. Appl. Math. 20, 1987) say how much closer they are to their own cluster than
-to the next: Alexandrov, Nik-Zainal, Wedge, Campbell and Stratton, Cell Reports 3(1), 2013, on
-bootstrap samples; NMFk (Alexandrov and Vesselinov, Water Resources Research 50(9), 2014). All is
-done on components, in d x p numbers for each fit; no matrix over images is made.
+Components of several fits are grouped into clusters, with one component of each fit in every
+cluster. Silhouettes (Rousseeuw, J. Comput. Appl. Math. 20, 1987) measure how much closer they are
+to their own cluster than to the next: Alexandrov, Nik-Zainal, Wedge, Campbell and Stratton, Cell
+Reports 3(1), 2013, on bootstrap samples; NMFk (Alexandrov and Vesselinov, Water Resources Research
+50(9), 2014). Only components are used, d x p numbers for each fit, and no matrix over images.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from scipy.optimize import linear_sum_assignment
 from dnmf._typing import Array
 
 ROUNDS = 3
-"""Of matching components to the means of their clusters."""
+"""Number of times that components are matched to the means of their clusters."""
 
 NEAR = 1e-12
-"""Distance below which there is nothing but rounding."""
+"""Distance below which differences are due to rounding."""
 
 
 def silhouettes(fits: Sequence[Array]) -> Array:
-    """Compute how well each component is told from the others, over several fits.
+    """Compute how stable each component is over several fits.
 
     Parameters
     ----------
     fits : sequence of ndarray of shape (d, p)
-        Two or more H; the first gives the order.
+        Two or more H; the order of the result is that of the first.
 
     Returns
     -------
     ndarray of shape (d,)
         Silhouette of each cluster, the mean over its members of ``(b - a) / max(a, b)``: a is the
-        mean distance, one minus the cosine, to the other members, b that to the nearest other
-        cluster. 1 is the same in every fit, 0 no more like itself than like another. For a single
-        component, which has no other, ``1 - a``.
+        mean distance (one minus the cosine) to the other members of the cluster, b that to the
+        members of the nearest other cluster. It is 1 for a component that is the same in every fit
+        and 0 for one that is as close to another cluster. For a single component, ``1 - a``.
     """
     unit = [_unit(H) for H in fits]
     means = unit[0]
@@ -47,25 +47,26 @@ def silhouettes(fits: Sequence[Array]) -> Array:
     return np.asarray(np.mean([_silhouettes(U, means, len(unit)) for U in unit], axis=0))
 
 
-def matching(one: Array, other: Array) -> Array:
-    """Match the rows of two matrices one to one, by the largest sum of products (Hungarian).
+def matching(A: Array, B: Array) -> Array:
+    """Match the rows of two matrices one to one, with the largest sum of dot products.
 
     Returns
     -------
     ndarray of shape (d,), int
-        For each row of the one its row of the other.
+        For each row of A the index of its row of B.
     """
-    return np.asarray(linear_sum_assignment(one @ other.T, maximize=True)[1])
+    return np.asarray(linear_sum_assignment(A @ B.T, maximize=True)[1])
 
 
 def _unit(H: Array) -> Array:
+    """Scale each row to unit norm; rows of zeros stay zero."""
     sizes = np.linalg.norm(H, axis=1, keepdims=True)
     return np.asarray(np.divide(H, sizes, out=np.zeros_like(H), where=sizes > 0))
 
 
 def _silhouettes(U: Array, means: Array, count: int) -> Array:
     """Compute the silhouettes of the components of one fit."""
-    cosines = U @ means.T  # the mean over the members of each cluster
+    cosines = U @ means.T  # means over the members of each cluster
     own = np.einsum("jp,jp->j", U, U)
     a = 1 - (count * cosines.diagonal() - own) / (count - 1)
     if len(U) == 1:

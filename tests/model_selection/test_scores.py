@@ -1,4 +1,4 @@
-"""What is made of errors on hidden cells and of stability: a table, a choice, a reason."""
+"""Scores and recommendation: held-out errors, the table, the choice and its reason."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnmf.model_selection.recommend import choose
-from dnmf.model_selection.scores import Fits, HeldOut, Score, held_out_of, scores_of
+from dnmf.model_selection.scores import (
+    HeldOutErrors,
+    RankFits,
+    Score,
+    held_out_errors,
+    score_ranks,
+)
 from dnmf.model_selection.stability import silhouettes
 from dnmf.numerics.holdout import BUCKETS
 from dnmf.numerics.state import State
 
 
 def sums_of(rng, ranks=4, folds=3, buckets=BUCKETS):
-    """Divergences and numbers of hidden cells; the latter are the same for all ranks."""
+    """Return divergences and numbers of hidden cells; the latter are equal for all ranks."""
     cells = rng.integers(50, 100, (folds, buckets)).astype(float)
     errors = rng.gamma(5, size=(ranks, folds, buckets)) * cells
     return np.stack([errors, np.broadcast_to(cells, errors.shape)], axis=-1)
@@ -23,9 +29,9 @@ def sums_of(rng, ranks=4, folds=3, buckets=BUCKETS):
 
 class TestHeldOut:
     @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 4))
-    def test_is_what_it_says(self, seed, ranks, folds):
+    def test_means_and_standard_errors_by_hand(self, seed, ranks, folds):
         sums = sums_of(np.random.default_rng(seed), ranks, folds)
-        found = HeldOut.of(sums)
+        found = HeldOutErrors.from_sums(sums)
         per_fold = [
             [sums[k, f, :, 0].sum() / sums[k, f, :, 1].sum() for f in range(folds)]
             for k in range(ranks)
@@ -45,11 +51,11 @@ class TestHeldOut:
             if folds > 1:
                 others = [a - b for a, b in zip(per_fold[k], per_fold[best], strict=True)]
                 variance += np.var(others, ddof=1) / folds
-            assert found.errors[k] == pytest.approx(np.sqrt(variance))
-        assert found.errors[best] == 0
+            assert found.standard_errors[k] == pytest.approx(np.sqrt(variance))
+        assert found.standard_errors[best] == 0
 
     def test_the_standard_error_is_that_of_the_difference(self):
-        """What differs from image to image alike for both does not count."""
+        """Variation between images that is the same for both ranks does not count."""
         rng, n = np.random.default_rng(0), 300
         cells = np.full((1, 1, BUCKETS), 100.0)
         found = []
@@ -57,10 +63,10 @@ class TestHeldOut:
             images = 50 * rng.gamma(5, size=BUCKETS)
             both = images + rng.normal(0, [[10], [20]], (2, BUCKETS)) + [[0], [30]]
             sums = np.stack([both[:, None], np.broadcast_to(cells, (2, 1, BUCKETS))], axis=-1)
-            found.append(HeldOut.of(sums))
+            found.append(HeldOutErrors.from_sums(sums))
         spread = np.std([one.means[1] - one.means[0] for one in found])
-        said = np.mean([one.errors.max() for one in found])
-        assert said == pytest.approx(spread, rel=0.15)
+        predicted = np.mean([one.standard_errors.max() for one in found])
+        assert predicted == pytest.approx(spread, rel=0.15)
 
     @pytest.mark.parametrize(
         ("means", "errors", "chosen"),
@@ -73,7 +79,7 @@ class TestHeldOut:
         ],
     )
     def test_the_fewest_within_one_standard_error(self, means, errors, chosen):
-        assert HeldOut(np.array(means), np.array(errors)).chosen == chosen
+        assert HeldOutErrors(np.array(means), np.array(errors)).chosen == chosen
 
 
 def state_of(H, loss=1.0, held_out=None):
@@ -83,28 +89,30 @@ def state_of(H, loss=1.0, held_out=None):
 
 class TestTable:
     def fits(self, rng, rank, folds=(0, 1)):
-        whole = {seed: state_of(rng.random((rank, 9)), 5.0 - seed % 2) for seed in range(3)}
+        full = {seed: state_of(rng.random((rank, 9)), 5.0 - seed % 2) for seed in range(3)}
         sums = sums_of(rng, 1, 5)[0]
-        return Fits(whole, {i: state_of(rng.random((rank, 9)), 9.0, sums[i]) for i in folds}, 450)
+        return RankFits(
+            full, {i: state_of(rng.random((rank, 9)), 9.0, sums[i]) for i in folds}, 450
+        )
 
     def test_has_a_row_for_each_number(self):
         rng = np.random.default_rng(0)
         fits = [self.fits(rng, 2), self.fits(rng, 3)]
-        held_out = held_out_of(fits)
-        rows = scores_of([2, 3], fits, held_out)
-        for i, (row, some) in enumerate(zip(rows, fits, strict=True)):
+        held_out = held_out_errors(fits)
+        rows = score_ranks([2, 3], fits, held_out)
+        for i, (row, rank_fits) in enumerate(zip(rows, fits, strict=True)):
             assert row.n_components == i + 2
-            assert row.seed == some.best == 1
+            assert row.seed == rank_fits.best_seed == 1
             assert row.passes == 2
             assert row.error == pytest.approx(np.sqrt(8))
             assert row.error_per_cell == pytest.approx(np.sqrt(8 / 450))
             assert row.held_out_error == pytest.approx(np.sqrt(2 * held_out.means[i]))
             # A step of the mean divergence by its error moves the root by the error of the root.
-            step = 1e-4 * held_out.errors[i]
+            step = 1e-4 * held_out.standard_errors[i]
             moved = np.sqrt(2 * (held_out.means[i] + step)) - row.held_out_error
             assert row.standard_error == pytest.approx(1e4 * moved, rel=1e-3, abs=1e-12)
-            H = [some.whole[seed].H for seed in (1, 0, 2)]
-            values = silhouettes([*H, *(state.H for state in some.parts.values())])
+            H = [rank_fits.full[seed].H for seed in (1, 0, 2)]
+            values = silhouettes([*H, *(state.H for state in rank_fits.with_holdout.values())])
             assert row.stability == pytest.approx(values.mean())
             assert row.least_stable == pytest.approx(values.min())
         assert rows[0].as_dict()["held_out_error"] == rows[0].held_out_error
@@ -112,23 +120,25 @@ class TestTable:
     def test_only_hidden_cells_that_all_ranks_have_count(self):
         rng = np.random.default_rng(0)
         fits = [self.fits(rng, 2, (0, 1, 2)), self.fits(rng, 3, (1, 2, 4))]
-        common = np.array([[some.parts[i].held_out for i in (1, 2)] for some in fits])
-        assert (held_out_of(fits).means == HeldOut.of(common).means).all()
+        common = np.array(
+            [[rank_fits.with_holdout[i].held_out for i in (1, 2)] for rank_fits in fits]
+        )
+        assert (held_out_errors(fits).means == HeldOutErrors.from_sums(common).means).all()
         apart = [self.fits(rng, 2, (0,)), self.fits(rng, 3, (1,))]
-        assert held_out_of(apart) is None
+        assert held_out_errors(apart) is None
 
     def test_without_hidden_cells_or_other_fits(self):
         H = np.ones((2, 5))
-        fits = [Fits({7: state_of(H)}, {}, 10)]
-        assert held_out_of(fits) is None
-        (row,) = scores_of([2], fits, None)
+        fits = [RankFits({7: state_of(H)}, {}, 10)]
+        assert held_out_errors(fits) is None
+        (row,) = score_ranks([2], fits, None)
         assert (row.held_out_error, row.standard_error, row.stability) == (None, None, None)
         assert (row.least_stable, row.seed) == (None, 7)
 
     def test_of_a_perfect_fit(self):
         sums = np.stack([np.zeros((1, 1, BUCKETS)), np.ones((1, 1, BUCKETS))], axis=-1)
-        held_out = HeldOut.of(sums)
-        (row,) = scores_of([2], [Fits({0: state_of(np.ones((2, 5)), 0.0)}, {}, 10)], held_out)
+        held_out = HeldOutErrors.from_sums(sums)
+        (row,) = score_ranks([2], [RankFits({0: state_of(np.ones((2, 5)), 0.0)}, {}, 10)], held_out)
         assert (row.error, row.held_out_error, row.standard_error) == (0, 0, 0)
 
 
@@ -138,10 +148,10 @@ def score(n_components, stability=0.95, least_stable=None, held_out_error=0.5):
 
 
 def choice(means, errors, ranks=(2, 3, 4, 5), stability=None):
-    """Choose where the components of each number are that stable."""
+    """Return the choice for given errors and pairs of mean and least stability."""
     stability = stability or [(0.95, 0.9)] * len(ranks)
     scores = [score(k, *stable) for k, stable in zip(ranks, stability, strict=True)]
-    return choose(scores, HeldOut(np.array(means, float), np.array(errors, float)))
+    return choose(scores, HeldOutErrors(np.array(means, float), np.array(errors, float)))
 
 
 FALLS, TURNS, FLAT = [9, 7, 5, 3], [9, 3, 5, 6], [9, 3.1, 3, 3.2]
@@ -262,7 +272,7 @@ class TestChoice:
 
     def test_nothing_is_said_of_stability_that_is_not_known(self):
         scores = [Score(k, 1.0, 1.0, 1.0, 1.0, None, None, 9, 0) for k in (2, 3, 4)]
-        found = choose(scores, HeldOut(np.array([9.0, 3, 5]), np.array([1.0, 0, 1])))
+        found = choose(scores, HeldOutErrors(np.array([9.0, 3, 5]), np.array([1.0, 0, 1])))
         assert found.clear
         assert "stability" not in found.reason
 
