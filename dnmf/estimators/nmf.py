@@ -487,8 +487,8 @@ class NMF(FittedNMF):
         k, p = spec.n_components, blocks.shape[1]
         if self.init == "custom":
             return spec, OnlineState(check_start(H, W, blocks, k))
-        some, sample = first_block(blocks)
-        first, _ = initial_H(some, sample, k, spec.seed, self.init or "random")
+        first_blocks, sample = first_block(blocks)
+        first, _ = initial_H(first_blocks, sample, k, spec.seed, self.init or "random")
         if not first.any():  # a dark block has no scale to start from: the first lit one sets it
             first = random_H(Block(np.ones((1, p))), k, spec.seed)
         return spec, OnlineState(first)

@@ -57,7 +57,7 @@ PROBE_ROWS = 8192
 
 SHORT = 256
 """Least number of updates for losses other than squared error: these updates, or an epoch if that
-is more, on squared error, then as many on the loss itself. Updates are dearer there."""
+is more, on squared error, then as many on the loss itself. Updates for these losses are dearer."""
 
 FORGET = (0.5, 0.99)
 """Forgetting factor of the running sums at the first and the last update of a round. The first sums

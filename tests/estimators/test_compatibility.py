@@ -1,4 +1,4 @@
-"""scikit-learn's contract: what its NMF and MiniBatchNMF take, give and refuse.
+"""Compatibility with scikit-learn's NMF and MiniBatchNMF: parameters, results and errors.
 
 `docs/compatibility.md` has a row for each of these tests, and `test_every_row_has_its_test` holds
 the two together.
@@ -34,11 +34,11 @@ MU = {"solver": "mu", "beta_loss": "kullback-leibler"}
 
 def test_every_row_has_its_test():
     rows = re.findall(r"^\|.*\| `(test_\w+)` \|$", DOC.read_text(encoding="utf-8"), flags=re.M)
-    here = {name for name in globals() if name.startswith("test_")} - {
+    tests = {name for name in globals() if name.startswith("test_")} - {
         "test_every_row_has_its_test",
         "test_every_parameter_of_scikit_learns_has_a_row",
     }
-    assert set(rows) == here
+    assert set(rows) == tests
 
 
 def test_every_parameter_of_scikit_learns_has_a_row():

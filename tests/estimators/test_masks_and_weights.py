@@ -1,4 +1,4 @@
-"""Missing pixels influence nothing; an image of weight two is an image twice."""
+"""Masks and weights: missing pixels have no influence, an image of weight 2 counts twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOSSES = {"frobenius": "cd", "kullback-leibler": "mu"}
 
 @pytest.fixture(scope="module")
 def hidden():
-    """True for three in ten pixels; all of image 5 and none of image 6."""
+    """Return a mask of three in ten pixels, of all of image 5 and of none of image 6."""
     mask = np.random.default_rng(0).random((700, 784)) < 0.3
     mask[5], mask[6] = True, False
     return mask
@@ -64,7 +64,7 @@ def test_the_H_step_lowers_the_masked_loss(objective, seed):
 
 
 @pytest.mark.parametrize("beta_loss", LOSSES)
-def test_masked_values_never_matter(digits, hidden, beta_loss):
+def test_masked_values_have_no_influence(digits, hidden, beta_loss):
     options = {"beta_loss": beta_loss, "solver": LOSSES[beta_loss], "random_state": 0, "tol": 1e-3}
     other = digits.copy()
     other[hidden] = 255 - other[hidden]
@@ -112,7 +112,7 @@ def test_the_loss_is_that_over_observed_pixels(digits, hidden):
     assert model.score(digits, sample_weight=weights, mask=hidden) == pytest.approx(expected)
 
 
-def test_nothing_masked_is_as_no_mask(digits):
+def test_an_empty_mask_changes_nothing(digits):
     plain = dnmf.NMF(5, random_state=0).fit(digits)
     masked = dnmf.NMF(5, random_state=0).fit(digits, mask=np.zeros(digits.shape, bool))
     assert masked.reconstruction_err_ == pytest.approx(plain.reconstruction_err_, rel=2e-3)
@@ -144,7 +144,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-class TestBesideACorpus:
+class TestOfACorpus:
     def test_masks(self, corpus, digits, hidden, kind, tmp_path, client):
         mask = KINDS[kind](hidden, tmp_path)
         model = dnmf.NMF(4, random_state=0, tol=1e-2).fit(corpus, mask=mask)
@@ -191,7 +191,7 @@ def test_weights_are_repetitions(beta_loss):
     assert weighted.loss_history_[-1] == pytest.approx(repeated.loss_history_[-1])
 
 
-class TestBad:
+class TestInvalid:
     def test_masks(self, digits, corpus, hidden):
         for X in (digits, corpus, da.from_array(digits, chunks=(100, -1))):
             with pytest.raises(DataError, match=r"mask.shape == \(700, 5\), expected \(700, 784\)"):

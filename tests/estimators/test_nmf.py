@@ -1,4 +1,4 @@
-"""The scikit-learn face, on everything X may be."""
+"""`NMF` as a scikit-learn estimator, on every kind of X."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def X(request, digits, corpus, tmp_path):
 class TestEveryKindOfX:
     def test_fit(self, X, model):
         fitted = dnmf.NMF(8, random_state=0).fit(X)
-        # Other blocks round the sums otherwise, and passes go on from there.
+        # Sums over other blocks round differently, and passes go on from them.
         assert fitted.reconstruction_err_ == pytest.approx(model.reconstruction_err_, rel=2e-3)
         assert fitted.components_.shape == (8, 784)
         assert fitted.components_.dtype == np.float32
@@ -121,7 +121,7 @@ def test_the_tutorials_calls_run_and_are_no_worse_than_scikit_learns(digits):
         assert ours.reconstruction_err_ <= 1.002 * theirs.reconstruction_err_
 
 
-def test_blocks_are_read_by_the_workers_and_never_here(tmp_path, client):
+def test_only_workers_read_blocks(tmp_path, client):
     def read(folder, block_id):
         with (folder / str(block_id[0])).open("a") as file:
             file.write(f"{os.getpid()}\n")
@@ -177,15 +177,15 @@ class TestParameters:
             ({"random_state": -1}, "random_state is -1; it must be an int from 0"),
         ],
     )
-    def test_bad_ones_are_named(self, digits, options, words):
+    def test_invalid_values_are_named(self, digits, options, words):
         with pytest.raises(ParameterError, match=words.replace("(", r"\(")):
             dnmf.NMF(**{"n_components": 2} | options).fit(digits)
 
-    def test_a_bad_seed(self, digits):
+    def test_an_invalid_seed(self, digits):
         with pytest.raises(ValueError, match="seed"):
             dnmf.NMF(2, random_state="dice").fit(digits)
 
-    def test_every_one_has_an_effect(self, digits, tmp_path, capsys):
+    def test_every_parameter_has_an_effect(self, digits, tmp_path, capsys):
         def fit(**options):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -219,7 +219,7 @@ class TestParameters:
         assert not np.array_equal(components(None), components(None))
 
 
-def test_max_iter_warns_and_is_said(digits):
+def test_max_iter_warns_and_is_the_stop_reason(digits):
     with pytest.warns(ConvergenceWarning, match="Maximum number of iterations 1 reached"):
         model = dnmf.NMF(3, max_iter=1).fit(digits)
     assert model.stop_reason_ == "max_iter"
@@ -260,7 +260,7 @@ class TestBadX:
             with pytest.raises(DataError, match="NMF needs integer, boolean or floating"):
                 dnmf.NMF(2).fit(da.from_array(np.full((5, 5), entry, dtype)))
 
-    def test_what_is_no_array(self, tmp_path):
+    def test_groups_are_refused(self, tmp_path):
         with pytest.raises(DataError, match=r"a Group.*dnmf\.open_corpus"):
             dnmf.NMF(2).fit(zarr.create_group(tmp_path / "g"))
 

@@ -1,4 +1,4 @@
-"""A sweep over numbers of components: the right one, few reads, the same bits come what may."""
+"""Sweeps over numbers of components: choice, reads, bits, checkpoints and refused input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reference import CountingReads
 import dnmf
 from dnmf.errors import CapacityError, CheckpointError, ClaimError, DataError, ParameterError
 from dnmf.model_selection.sweep_store import FORMAT, models_in
-from dnmf.solvers import multi_fit as runs
+from dnmf.solvers import multi_fit
 from dnmf.storage.store import ObjectStore
 
 RANKS = [3, 4, 5]
@@ -46,15 +46,15 @@ def components(sweep):
 def assert_same(one, other):
     assert one.table == other.table
     assert one.reason_ == other.reason_
-    for mine, theirs in zip(components(one), components(other), strict=True):
-        assert np.array_equal(mine, theirs)
+    for H, other_H in zip(components(one), components(other), strict=True):
+        assert np.array_equal(H, other_H)
 
 
 def chunked(X, rows=50):
     return da.from_array(X, chunks=(rows, -1))
 
 
-class TestTheChoice:
+class TestChoice:
     @pytest.mark.parametrize(
         ("kind", "noise", "counted"),
         [("blobs", 0.05, False), ("bars", 0.2, True), ("faces", 0.1, False)],
@@ -190,12 +190,15 @@ class TestReadsAndBits:
         with dask_threads():
             assert_same(with_workers, dnmf.rank_sweep(lazy, RANKS, n_init=2))
 
-    def test_groups_for_want_of_memory_change_no_bits(self, X, sweep, monkeypatch, caplog):
-        monkeypatch.setattr(runs, "groups_that_fit", lambda *_: [slice(0, 5), slice(5, 12)])
-        told = []
-        grouped = dnmf.rank_sweep(X, RANKS, n_init=2, on_pass=told.append)
+    def test_groups_that_memory_requires_change_no_bits(self, X, sweep, monkeypatch, caplog):
+        monkeypatch.setattr(multi_fit, "groups_that_fit", lambda *_: [slice(0, 5), slice(5, 12)])
+        reports = []
+        grouped = dnmf.rank_sweep(X, RANKS, n_init=2, on_pass=reports.append)
         assert_same(sweep, grouped)
-        assert {(one.group, one.groups, one.models) for one in told} == {(1, 2, 5), (2, 2, 7)}
+        assert {(report.group, report.groups, report.models) for report in reports} == {
+            (1, 2, 5),
+            (2, 2, 7),
+        }
         assert grouped.n_reads_ > sweep.n_reads_
 
     def test_too_large_for_this_machine(self):
@@ -214,9 +217,9 @@ class TestReadsAndBits:
 
 
 def has_a_pass(path):
-    """Tell whether a model of a sweep that runs has come to its first pass."""
-    each = (ObjectStore(model).list_dir() for model in models_in(str(path)))
-    return any(name.startswith("pass-000001") for names in each for name in names)
+    """Check whether a model of a running sweep has finished its first pass."""
+    listings = (ObjectStore(model).list_dir() for model in models_in(str(path)))
+    return any(name.startswith("pass-000001") for names in listings for name in names)
 
 
 def dask_threads():
@@ -232,13 +235,13 @@ class StopError(Exception):
 def stopping(after):
     count = 0
 
-    def told(progress):
+    def on_pass(progress):
         nonlocal count
         count += 1
         if count == after:
             raise StopError
 
-    return told
+    return on_pass
 
 
 class TestCheckpoints:
@@ -253,8 +256,10 @@ class TestCheckpoints:
         assert_same(sweep, dnmf.load_sweep(path))
 
     @pytest.mark.slow
-    def test_one_that_was_stopped_among_its_starts(self, X, sweep, tmp_path, monkeypatch):
-        first, count = runs.create_checkpoint, 0
+    def test_a_sweep_that_was_stopped_during_its_starts_goes_on(
+        self, X, sweep, tmp_path, monkeypatch
+    ):
+        first, count = multi_fit.create_checkpoint, 0
 
         def create(*arguments):
             nonlocal count
@@ -263,27 +268,27 @@ class TestCheckpoints:
                 raise StopError
             return first(*arguments)
 
-        monkeypatch.setattr(runs, "create_checkpoint", create)
+        monkeypatch.setattr(multi_fit, "create_checkpoint", create)
         with pytest.raises(StopError):
             dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=tmp_path / "s")
         assert len(models_in(str(tmp_path / "s"))) == 4
         assert_same(sweep, dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=tmp_path / "s"))
 
-    def test_again_without_a_read(self, X, tmp_path):
+    def test_a_finished_sweep_runs_no_pass_again(self, X, tmp_path):
         path = tmp_path / "s"
         first = dnmf.rank_sweep(X, [2, 3], n_init=1, checkpoint=path)
-        told = []
+        reports = []
         assert_same(
-            first, dnmf.rank_sweep(X, [2, 3], n_init=1, checkpoint=path, on_pass=told.append)
+            first, dnmf.rank_sweep(X, [2, 3], n_init=1, checkpoint=path, on_pass=reports.append)
         )
-        assert told == []
+        assert reports == []
 
-    def test_other_numbers_add_to_those_there(self, X, sweep, tmp_path):
+    def test_other_numbers_are_added_to_a_sweep(self, X, sweep, tmp_path):
         path = tmp_path / "s"
         dnmf.rank_sweep(X, [3, 4], n_init=2, checkpoint=path)
         assert_same(sweep, dnmf.rank_sweep(X, [5], n_init=2, checkpoint=path))
 
-    def test_each_is_a_model(self, X, sweep, tmp_path):
+    def test_each_checkpoint_is_a_model(self, X, sweep, tmp_path):
         path = tmp_path / "s"
         dnmf.rank_sweep(X, [3, 4], n_init=1, checkpoint=path)
         names = [os.path.basename(model) for model in models_in(str(path))]
@@ -328,14 +333,14 @@ class TestCheckpoints:
         with pytest.raises(CheckpointError, match="fingerprint was"):
             dnmf.rank_sweep(X * 2, [2], n_init=1, checkpoint=tmp_path / "s")
 
-    def test_two_at_once_are_refused(self, X, tmp_path):
+    def test_two_sweeps_in_one_folder_are_refused(self, X, tmp_path):
         def again(progress):
             with pytest.raises(ClaimError):
                 dnmf.rank_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
 
         dnmf.rank_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s", on_pass=again)
 
-    def test_what_is_no_sweep(self, X, tmp_path):
+    def test_other_contents_are_refused(self, X, tmp_path):
         dnmf.NMF(2, max_iter=1, tol=0).fit(X).save(tmp_path / "m")
         for call in (
             lambda: dnmf.rank_sweep(X, [2], checkpoint=tmp_path / "m"),
@@ -353,7 +358,7 @@ class TestCheckpoints:
         assert FORMAT in record.read_text()
 
     @pytest.mark.slow
-    def test_kill_9_and_the_same_line_again(self, X, tmp_path):
+    def test_after_kill_9_the_same_command_goes_on(self, X, tmp_path):
         np.save(tmp_path / "x.npy", X.reshape(-1, 12, 12))
         images = dnmf.ingest(tmp_path / "x.npy", tmp_path / "x.zarr", block_rows=50)
         line = [sys.executable, "-m", "dnmf", "rank", images.path, "-k", "3-5", "--seeds", "2"]
@@ -423,20 +428,20 @@ class TestRefusals:
         assert estimator.get_params() == before
         assert not hasattr(estimator, "n_features_in_")
 
-    def test_images_all_alike(self):
+    def test_equal_pixels(self):
         constant = np.full((100, 30), 7, np.uint8)
         for X in (constant, chunked(constant, 20)):
             with pytest.raises(DataError, match="every pixel of the 100 images is 7"):
                 dnmf.rank_sweep(X, [2, 3])
 
-    def test_nothing_to_see(self, X):
+    def test_all_pixels_masked(self, X):
         with pytest.raises(DataError, match="no pixel of the 240 images counts"):
             dnmf.rank_sweep(X, [2, 3], mask=np.ones(X.shape, bool))
         seen = np.zeros(X.shape, bool)
         seen[:60] = True  # nothing of the first block
         assert dnmf.rank_sweep(chunked(X), RANKS, n_init=1, mask=seen).best_n_components_ == 4
 
-    def test_a_first_block_all_alike_is_no_reason(self, X):
+    def test_equal_pixels_of_the_first_block_are_accepted(self, X):
         dark = np.vstack([np.zeros((50, X.shape[1]), X.dtype), X])
         assert dnmf.rank_sweep(chunked(dark), RANKS, n_init=1).best_n_components_ == 4
 
@@ -463,10 +468,10 @@ class TestStartsOfOneFit:
         assert model.stop_reason_ == best.stop_reason_
         assert model.n_reads_ == max(one.n_reads_ for one in alone)
 
-    def test_passes_are_told_of(self, X):
-        told = []
-        model = dnmf.NMF(5, n_init=3, random_state=3, on_pass=told.append).fit(X)
-        losses = [state.losses[-1] for state in told]
+    def test_on_pass_is_called_with_the_best_state(self, X):
+        reports = []
+        model = dnmf.NMF(5, n_init=3, random_state=3, on_pass=reports.append).fit(X)
+        losses = [state.losses[-1] for state in reports]
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] == model.loss_history_[-1]
 

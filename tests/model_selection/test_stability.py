@@ -1,4 +1,4 @@
-"""Whether components come out the same: silhouettes over fits."""
+"""Stability of components: silhouettes over fits."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ seeds = st.integers(0, 10**6)
 
 
 def components(rng, d, p=60):
-    """Components like parts of images: most pixels of each are dark."""
+    """Draw components that resemble parts of images: most pixels of each are dark."""
     return rng.gamma(0.3, size=(d, p)) + 1e-6
 
 
-def noisy(rng, H, much):
-    """Another fit that found the same, with some noise, in another order and other sizes."""
+def noisy(rng, H, noise):
+    """Return components with noise, in another order and of other sizes, and that order."""
     order = rng.permutation(len(H))
     sizes = rng.uniform(0.1, 10, (len(H), 1))
-    return (sizes * H * rng.lognormal(0, much, H.shape))[order], order
+    return (sizes * H * rng.lognormal(0, noise, H.shape))[order], order
 
 
 @given(seeds, st.integers(1, 12), st.integers(2, 5))
-def test_the_same_in_another_order_and_size_is_1(seed, d, fits):
+def test_equal_components_in_another_order_and_size_have_silhouette_1(seed, d, fits):
     rng = np.random.default_rng(seed)
     H = components(rng, d)
     found = silhouettes([H, *(noisy(rng, H, 0)[0] for _ in range(fits - 1))])
@@ -34,10 +34,10 @@ def test_the_same_in_another_order_and_size_is_1(seed, d, fits):
 
 
 @given(seeds, st.integers(2, 8), st.integers(2, 5), st.floats(0.01, 0.5))
-def test_is_the_silhouette_of_clusters(seed, d, fits, much):
+def test_equals_the_silhouettes_of_scikit_learn(seed, d, fits, noise):
     rng = np.random.default_rng(seed)
     H = components(rng, d)
-    others = [noisy(rng, H, much) for _ in range(fits - 1)]
+    others = [noisy(rng, H, noise) for _ in range(fits - 1)]
     everything = np.concatenate([H, *(fit for fit, _ in others)])
     labels = np.concatenate([np.arange(d), *(order for _, order in others)])
     unit = everything / np.linalg.norm(everything, axis=1, keepdims=True)
@@ -49,19 +49,19 @@ def test_is_the_silhouette_of_clusters(seed, d, fits, much):
 
 
 @given(seeds, st.integers(1, 8), st.floats(0, 3))
-def test_the_order_of_components_in_other_fits_does_not_show(seed, d, much):
+def test_the_order_of_components_in_other_fits_does_not_matter(seed, d, noise):
     rng = np.random.default_rng(seed)
     H = components(rng, d)
-    fits = [noisy(rng, H, much)[0] for _ in range(3)]
+    fits = [noisy(rng, H, noise)[0] for _ in range(3)]
     other = [fits[0], *(fit[rng.permutation(d)] for fit in fits[1:])]
     np.testing.assert_allclose(silhouettes(other), silhouettes(fits), atol=1e-9)
     order = rng.permutation(d)  # that of the first is the order of the result
-    there = silhouettes([fits[0][order], *fits[1:]])
-    np.testing.assert_allclose(there, silhouettes(fits)[order], atol=1e-9)
+    reordered = silhouettes([fits[0][order], *fits[1:]])
+    np.testing.assert_allclose(reordered, silhouettes(fits)[order], atol=1e-9)
 
 
 @given(seeds)
-def test_the_more_noise_the_lower(seed):
+def test_more_noise_lowers_silhouettes(seed):
     rng = np.random.default_rng(seed)
     H = components(rng, 6, 400)
     means = [silhouettes([H, *(noisy(rng, H, m)[0] for _ in range(3))]).mean() for m in (0.1, 1, 3)]
@@ -89,7 +89,7 @@ def test_one_unstable_component_is_found_among_others():
     assert found[2] < 0.3 < 0.8 < np.delete(found, 2).min()
 
 
-def test_a_single_component_has_its_cosines():
+def test_a_single_component_has_its_mean_cosine():
     rng = np.random.default_rng(0)
     fits = [components(rng, 1) for _ in range(4)]
     unit = [H[0] / np.linalg.norm(H) for H in fits]
@@ -98,7 +98,7 @@ def test_a_single_component_has_its_cosines():
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])
-def test_empty_components_are_like_no_other(d):
+def test_empty_components_have_silhouette_0(d):
     rng = np.random.default_rng(0)
     H = components(rng, d)
     H[-1] = 0
@@ -109,7 +109,7 @@ def test_empty_components_are_like_no_other(d):
 
 
 @given(seeds, st.integers(2, 5))
-def test_components_that_are_there_twice_are_told_from_no_other(seed, fits):
+def test_repeated_components_have_silhouette_0(seed, fits):
     rng = np.random.default_rng(seed)
     H = components(rng, 3)
     H[2] = 3 * H[1]

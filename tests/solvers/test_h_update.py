@@ -63,22 +63,22 @@ class TestManyPixels:
     def check(self, X):
         Y = initial_H(X)
         step = run_pass(blocks_of(da.from_array(X, chunks=(16, -1))), SQUARED, Y)
-        here = run_pass(blocks_of(X), SQUARED, Y)
+        local = run_pass(blocks_of(X), SQUARED, Y)
         stats = measure(blocks_of(X), SQUARED, Y)
         cuts = [slice(0, COLUMNS), slice(COLUMNS, Y.shape[1])]
         known = join_columns(
             [SQUARED.finish_pass(Y[:, cut], SQUARED.columns(stats, cut)) for cut in cuts]
         )
         # The array in memory is cut into other blocks, so its sums round differently.
-        assert np.array_equal(here.H, known.H)
+        assert np.array_equal(local.H, known.H)
         assert np.isclose(step.loss, known.loss, rtol=1e-6)
         assert np.linalg.norm(step.H - known.H) < 1e-3 * np.linalg.norm(known.H)
         return step.H
 
     def test_two_processes_give_the_bits_of_the_synchronous_scheduler(self, wide_images, client):
-        apart = self.check(wide_images)
+        H = self.check(wide_images)
         with dask.config.set(scheduler="synchronous"):
-            assert np.array_equal(self.check(wide_images), apart)
+            assert np.array_equal(self.check(wide_images), H)
 
     def test_an_invalid_pixel_raises_in_the_caller(self, wide_images, client):
         bad = wide_images[:48].astype(np.int16)

@@ -1,4 +1,4 @@
-"""The loop: it never gets worse, it says why it stops, and it can go on from any state."""
+"""The loop over passes: the loss never rises, fits stop for a reason and go on from any state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(X, d=5, seed=0, **limits):
     return solve(blocks, start(blocks, SQUARED, d, seed), **{"tol": 0, "max_iter": 10, **limits})
 
 
-def same(a: State, b: State) -> bool:
+def equal(a: State, b: State) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
 
 
@@ -38,7 +38,7 @@ def test_the_loss_never_rises_and_is_the_loss(n, p, d, seed, sparse):
     assert loss(X, weights(X, state.H), state.H) <= state.losses[-1] * (1 + 1e-6) + 1e-9
 
 
-def test_it_finds_what_scikit_learn_finds_in_a_fraction_of_the_iterations(digits):
+def test_the_loss_of_scikit_learn_is_reached_in_fewer_iterations(digits):
     ours, reason = run(digits, 16, tol=1e-4, max_iter=200)
     theirs = decomposition.NMF(16, init="random", random_state=0, max_iter=800).fit(digits)
     assert ours.error <= 1.001 * theirs.reconstruction_err_
@@ -47,7 +47,7 @@ def test_it_finds_what_scikit_learn_finds_in_a_fraction_of_the_iterations(digits
 
 
 def low_rank():
-    """Twenty sparse components and 5 % noise."""
+    """Return images of twenty sparse components with 5 % noise."""
     rng = np.random.default_rng(0)
     W, H = (rng.random(shape) * (rng.random(shape) < 0.3) for shape in ((3000, 20), (20, 200)))
     X = W @ H
@@ -63,8 +63,8 @@ CORPORA = {
 
 @pytest.mark.parametrize("name", CORPORA)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_few_reads_do_what_hundreds_of_passes_do(name, dtype):
-    """A fit that stops of itself is within a thousandth of where 200 passes lead."""
+def test_few_reads_reach_the_loss_of_hundreds_of_passes(name, dtype):
+    """A fit that has converged is within a thousandth of the error after 200 passes."""
     make, d = CORPORA[name]
     X = make().astype(dtype)
     counting, blocks = counted(X, rows=300)
@@ -72,9 +72,9 @@ def test_few_reads_do_what_hundreds_of_passes_do(name, dtype):
     state, reason = solve(blocks, first, tol=1e-4, max_iter=200)
     assert state.n_reads == counting.reads.mean() == counting.reads.max() <= 8
     assert reason == CONVERGED
-    far, _ = solve(blocks_of(X), first, tol=0, max_iter=200)
-    assert far.n_iter == 200
-    assert state.error <= 1.001 * far.error
+    converged, _ = solve(blocks_of(X), first, tol=0, max_iter=200)
+    assert converged.n_iter == 200
+    assert state.error <= 1.001 * converged.error
     # The loss that a fit reports is that of its H: exact weights are hardly better.
     assert loss(X, weights(X, state.H), state.H) >= (1 - 1e-3) * state.losses[-1]
 
@@ -91,7 +91,7 @@ def test_tol_zero_runs_all_passes(digits):
     assert (state.n_iter, reason) == (40, MAX_ITER)
 
 
-def test_it_stops_when_a_pass_gains_little(digits):
+def test_a_fit_stops_when_a_pass_gains_little(digits):
     state, reason = run(digits, 5, tol=1e-2, max_iter=200)
     assert reason == CONVERGED
     before, now = state.losses[-2:]
@@ -99,15 +99,15 @@ def test_it_stops_when_a_pass_gains_little(digits):
 
 
 @pytest.mark.parametrize("passes", [1, 2, 7])
-def test_a_state_goes_on_as_if_never_left(digits, passes):
+def test_a_fit_goes_on_from_a_state_with_the_same_bits(digits, passes):
     blocks = blocks_of(digits)
     whole, _ = run(digits, max_iter=12)
     part, _ = solve(blocks, start(blocks, SQUARED, 5, 0), tol=0, max_iter=passes)
     rest, _ = solve(blocks, part, tol=0, max_iter=12)
-    assert same(rest, whole)
+    assert equal(rest, whole)
 
 
-def test_a_pass_that_makes_it_worse_is_thrown_away(digits):
+def test_a_pass_that_raises_the_loss_is_rejected(digits):
     blocks = blocks_of(digits)
     state, _ = run(digits, 20, max_iter=2)
     wild = State(**{**vars(state), "Y": np.ones_like(state.Y)})
@@ -122,7 +122,7 @@ def test_a_pass_that_makes_it_worse_is_thrown_away(digits):
     assert better.losses[-1] < state.losses[-1]
 
 
-def test_two_steps_back_in_a_row_are_the_end():
+def test_two_rejected_passes_in_a_row_end_a_fit():
     state = State(*[np.ones((1, 1))] * 3, losses=(3.0, 2.0, 2.0, 2.0), accepted=False)
     assert stop_reason(state, tol=1e-4, max_iter=200) == CONVERGED
     assert stop_reason(state, tol=0, max_iter=200) is None
@@ -146,9 +146,9 @@ def test_degenerate_images(X):
     assert reason in (CONVERGED, MAX_ITER)
 
 
-def test_seeds_differ_and_repeat(digits):
+def test_a_seed_repeats_its_bits_and_others_differ(digits):
     first, again, other = (run(digits, seed=seed, max_iter=2)[0] for seed in (1, 1, 2))
-    assert same(first, again)
+    assert equal(first, again)
     assert first.losses != other.losses
 
 

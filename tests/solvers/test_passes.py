@@ -1,4 +1,4 @@
-"""Several models in one read of X: each as if it were alone."""
+"""Passes for several models: X is read once, and each model has the bits of a fit alone."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ def X():
     return (rng.random((N, 5)) @ rng.random((5, P)) * 40).astype(np.uint8)
 
 
-def start_of(d, seed=0):
+def initial_H(d, seed=0):
     return np.random.default_rng(seed).random((d, P)) * 10
 
 
 RUNS = {
-    "whole": run_at(SQUARED, start_of(3)),
-    "larger": run_at(Quadratic(l1_W=0.1, l2_H=0.1), start_of(5)),
-    "part": run_at(MaskedQuadratic(), start_of(3), holdout=Holdout(0, 0.1)),
-    "same part": run_at(MaskedQuadratic(), start_of(4), holdout=Holdout(0, 0.1)),
-    "other part": run_at(MaskedQuadratic(), start_of(3), holdout=Holdout(1, 0.1)),
-    "another loss": run_at(BetaDivergence(1.0), start_of(2), holdout=Holdout(1, 0.1)),
-    "whole, too": run_at(BetaDivergence(1.0), start_of(2)),
+    "whole": run_at(SQUARED, initial_H(3)),
+    "larger": run_at(Quadratic(l1_W=0.1, l2_H=0.1), initial_H(5)),
+    "part": run_at(MaskedQuadratic(), initial_H(3), holdout=Holdout(0, 0.1)),
+    "same part": run_at(MaskedQuadratic(), initial_H(4), holdout=Holdout(0, 0.1)),
+    "other part": run_at(MaskedQuadratic(), initial_H(3), holdout=Holdout(1, 0.1)),
+    "another loss": run_at(BetaDivergence(1.0), initial_H(2), holdout=Holdout(1, 0.1)),
+    "whole, too": run_at(BetaDivergence(1.0), initial_H(2)),
 }
 
 
-def local(X, **aside):
-    blocks = LocalBlocks(X, **aside)
+def local_blocks(X, **aligned):
+    blocks = LocalBlocks(X, **aligned)
     blocks.ranges = even_ranges(N, ROWS)
     return blocks
 
 
 ENGINES = {
-    "here": lambda X: local(X),
-    "weights and a mask": lambda X: local(
+    "memory": lambda X: local_blocks(X),
+    "weights and a mask": lambda X: local_blocks(
         X, weights=np.arange(N) % 3, masks=np.random.default_rng(0).random(X.shape) < 0.2
     ),
     "dask": lambda X: blocks_of(da.from_array(X, chunks=(ROWS, -1))),
@@ -78,7 +78,7 @@ def assert_same(step, other):
 @pytest.mark.parametrize("columns", [2**16, 512])
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_each_model_is_as_if_alone(engine, group, columns, X, monkeypatch):
+def test_each_model_has_the_bits_of_a_pass_alone(engine, group, columns, X, monkeypatch):
     monkeypatch.setattr(dnmf.solvers.loop, "COLUMNS", columns)
     blocks = ENGINES[engine](X)
     names = [name for name in RUNS if "mask" not in engine or name not in ("whole", "larger")]
@@ -97,9 +97,9 @@ def test_each_model_is_as_if_alone(engine, group, columns, X, monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [2**16, 512])
-def test_what_is_hidden_is_counted_once(X, columns, monkeypatch):
+def test_hidden_cells_are_counted_once(X, columns, monkeypatch):
     monkeypatch.setattr(dnmf.solvers.loop, "COLUMNS", columns)
-    (step,) = run_passes(local(X), [RUNS["part"]])
+    (step,) = run_passes(local_blocks(X), [RUNS["part"]])
     assert step.held_out[:, 1].sum() == N * P / 10
     resample, objective = RUNS["part"].holdout, RUNS["part"].objective
     known = 0
@@ -112,8 +112,8 @@ def test_what_is_hidden_is_counted_once(X, columns, monkeypatch):
     np.testing.assert_allclose(step.held_out, known, rtol=1e-12)
 
 
-def test_the_images_that_are_drawn_are_as_many_as_they_weigh(X):
-    steps = run_passes(local(X), [RUNS["whole"], RUNS["part"], RUNS["other part"]])
+def test_the_total_weight_is_that_of_the_drawn_images(X):
+    steps = run_passes(local_blocks(X), [RUNS["whole"], RUNS["part"], RUNS["other part"]])
     shown = [Holdout(seed, 0.1)(Block(X)).visible.weights.sum() for seed in (0, 1)]
     assert [step.total_weight for step in steps] == [N, *shown]
 
@@ -125,26 +125,26 @@ def test_X_is_read_once_for_all(X):
 
 
 def test_weights_go_to_the_sink_of_their_model(X):
-    taken = {}
+    stored = {}
 
     def sink_of(name):
         def sink(W, start):
-            taken[name, start] = W
+            stored[name, start] = W
             return start + len(name)
 
         return sink
 
-    runs = [run_at(SQUARED, start_of(3)), run_at(SQUARED, start_of(2)), RUNS["part"]]
-    steps = run_passes(local(X), runs, sinks=[sink_of("a"), sink_of("bb"), None])
+    runs = [run_at(SQUARED, initial_H(3)), run_at(SQUARED, initial_H(2)), RUNS["part"]]
+    steps = run_passes(local_blocks(X), runs, sinks=[sink_of("a"), sink_of("bb"), None])
     starts = list(range(0, N, ROWS))
-    assert sorted(taken) == [(name, start) for name in ("a", "bb") for start in starts]
-    assert all(W.shape[1] == (3 if name == "a" else 2) for (name, _), W in taken.items())
+    assert sorted(stored) == [(name, start) for name in ("a", "bb") for start in starts]
+    assert all(W.shape[1] == (3 if name == "a" else 2) for (name, _), W in stored.items())
     written = [[(start, start + length) for start in starts] for length in (1, 2)]
     assert [sorted(step.written) for step in steps] == [*written, []]
 
 
-def test_a_bad_pixel_is_named_whatever_is_hidden(X):
+def test_an_invalid_pixel_is_named_even_if_it_is_hidden(X):
     bad = X.astype(np.int16)
     bad[33, 7] = -2
     with pytest.raises(DataError, match="-2 at pixel 7 of image 33"):
-        run_passes(local(bad), [RUNS["part"], RUNS["other part"]])
+        run_passes(local_blocks(bad), [RUNS["part"], RUNS["other part"]])

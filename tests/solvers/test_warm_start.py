@@ -1,4 +1,4 @@
-"""Where H starts."""
+"""The first H: draws, the warm-up on a sample, and the sample itself."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def _as_in_a_fit():
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_random_H_is_scikit_learns_draw(digits, seed):
+def test_random_H_equals_the_draw_of_scikit_learn(digits, seed):
     X = digits.astype(float)
     _, H = _initialize_nmf(X, 5, init="random", random_state=seed)
     np.testing.assert_allclose(random_H(Block(digits), 5, seed), H, rtol=1e-12)
 
 
-def test_random_H_of_nothing_is_zero():
+def test_random_H_of_zeros_is_zero():
     assert (random_H(Block(np.zeros((3, 4))), 2, 0) == 0).all()
 
 
@@ -72,7 +72,7 @@ def test_the_loss_of_components_is_that_of_exact_weights(digits):
 class TestRounds:
     @pytest.fixture
     def rounds(self, monkeypatch):
-        """Count the rounds of a warm-up, which are left as they are."""
+        """Record the number of updates of each round of a warm-up."""
         counted = []
 
         def counting(*args):
@@ -85,12 +85,12 @@ class TestRounds:
     def run(self, digits, tol, objective=SQUARED, d=10, seed=0):
         return warm_up(objective, random_H(Block(digits), d, 0), Block(digits), seed, tol)
 
-    def test_a_rough_answer_takes_one(self, digits, rounds):
+    def test_a_large_tol_takes_one_short_round(self, digits, rounds):
         for tol in (ROUGH_TOL, 0.5):
             self.run(digits, tol)
         assert rounds == [ROUGH[0]] * 2
 
-    def test_a_smaller_tol_takes_more(self, digits, rounds):
+    def test_a_smaller_tol_takes_more_rounds(self, digits, rounds):
         counts = []
         for tol in (ROUGH_TOL, 1e-3, 1e-5):
             rounds.clear()
@@ -100,14 +100,14 @@ class TestRounds:
         assert counts[0] == 1 < counts[1]
         assert counts[2] <= MAX_ROUNDS
 
-    def test_they_go_on_while_one_gains(self, digits, rounds, monkeypatch):
+    def test_rounds_go_on_while_the_loss_falls(self, digits, rounds, monkeypatch):
         falling = iter(np.geomspace(1, 0.5, MAX_ROUNDS + 1))
         monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(falling))
         self.run(digits, 1e-4)
         assert len(rounds) == MAX_ROUNDS
 
     @pytest.mark.parametrize("tol", [1e-4, 2e-3])
-    def test_they_end_with_some_that_gain_little(self, digits, rounds, monkeypatch, tol):
+    def test_rounds_end_after_several_that_gain_little(self, digits, rounds, monkeypatch, tol):
         much, little = (1 - share * tol * ROUND_GAIN for share in (1.01, 0.99))
         fine, coarse = [1, 0.9, little, much, little, little], [1, 0.9, much, little]
         falls = fine if tol < COARSE_TOL else coarse
@@ -117,7 +117,7 @@ class TestRounds:
         assert len(rounds) == len(falls)
         assert next(falling, None) is None
 
-    def test_the_best_of_them_counts(self, digits, monkeypatch):
+    def test_the_best_round_is_returned(self, digits, monkeypatch):
         made, losses = [], iter([3, 1, 2, 2])
         monkeypatch.setattr(
             warm_start, "online_round", lambda *args: made.append(args[1] + 1) or made[-1]
@@ -127,7 +127,7 @@ class TestRounds:
         assert len(made) == 4
         assert (made[1] == H).all()
 
-    def test_the_passes_are_left_what_is_dear(self, digits, rounds, monkeypatch):
+    def test_expensive_rounds_are_left_to_the_passes(self, digits, rounds, monkeypatch):
         monkeypatch.setattr(warm_start, "MAX_FLOPS", 1.0)
         self.run(digits, 1e-6)
         assert len(rounds) == 1
@@ -138,12 +138,12 @@ class TestRounds:
     )
     def test_a_seed_gives_the_same_bits(self, digits, objective):
         X = digits[:200]
-        one, again, other = (self.run(X, 1e-2, objective, 5, seed) for seed in (3, 3, 4))
-        assert (one == again).all()
-        assert (one != other).any()
-        assert (one >= 0).all()
+        first, again, other = (self.run(X, 1e-2, objective, 5, seed) for seed in (3, 3, 4))
+        assert (first == again).all()
+        assert (first != other).any()
+        assert (first >= 0).all()
 
-    def test_threads_do_not_show(self, digits, monkeypatch):
+    def test_the_number_of_threads_changes_no_bits(self, digits, monkeypatch):
         monkeypatch.setattr(online, "MIN_SPLIT_SIZE", 1)
         runs = []
         for threads in (1, 2):
@@ -160,13 +160,13 @@ class TestRounds:
         )
 
 
-def test_the_sample_is_everything_when_it_fits(digits):
+def test_the_sample_holds_all_images_when_they_fit(digits):
     sample, reads = take_sample(blocks_of(digits), seed=0)
     assert reads == 1
     assert (digits == sample.X).all()
 
 
-def test_memory_is_not_copied(digits):
+def test_an_array_in_memory_is_not_copied(digits):
     sample, _ = take_sample(blocks_of(digits), seed=0)
     assert np.shares_memory(sample.X, digits)
 
