@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import json
 import sys
 import tempfile
@@ -157,17 +156,9 @@ def engines(data: Data, where: str) -> Iterator[tuple[str, str]]:
     yield f"{where}: corpus, mask", of_model(nmf().fit(data.corpus, mask=data.mask))
     yield f"{where}: wide corpus", of_model(nmf(3).fit(data.wide_corpus))
     yield f"{where}: nndsvda", of_model(nmf(init="nndsvda").fit(data.corpus))
-    yield f"{where}: sweep", of_sweep(sweep(data.corpus, [3, 4], nmf(max_iter=4)))
+    yield f"{where}: sweep", of_sweep(dnmf.rank_sweep(data.corpus, [3, 4], nmf(max_iter=4)))
     stream = nmf().partial_fit(data.corpus)
     yield f"{where}: partial_fit", of_model(stream)
-
-
-def sweep(X: Any, ranks: list[int], estimator: dnmf.NMF, **more: Any) -> Any:
-    """Compare numbers of components of an estimator, also where the sweep takes its parameters."""
-    if "estimator" in inspect.signature(dnmf.rank_sweep).parameters:
-        return dnmf.rank_sweep(X, ranks, estimator, **more)
-    names = ("solver", "beta_loss", "tol", "max_iter", "random_state")
-    return dnmf.rank_sweep(X, ranks, **{name: getattr(estimator, name) for name in names}, **more)
 
 
 def of_sweep(found: Any) -> str:
@@ -179,15 +170,18 @@ def of_sweep(found: Any) -> str:
 
 def sweeps(data: Data) -> Iterator[tuple[str, str]]:
     """Compare numbers of components, in memory and on disk."""
-    yield "sweep", of_sweep(sweep(data.single, [2, 4, 6], nmf()))
-    yield "sweep, mask", of_sweep(sweep(data.single, [2, 4], nmf(), mask=data.mask, n_init=2))
+    yield "sweep", of_sweep(dnmf.rank_sweep(data.single, [2, 4, 6], nmf()))
+    yield (
+        "sweep, mask",
+        of_sweep(dnmf.rank_sweep(data.single, [2, 4], nmf(), mask=data.mask, n_init=2)),
+    )
     kl = nmf(solver="mu", beta_loss="kullback-leibler")
-    yield "sweep, kl", of_sweep(sweep(data.single, [2, 3], kl, n_init=2, holdout=0.2))
-    yield "sweep, no holdout", of_sweep(sweep(data.single, [2, 3], nmf(), holdout=0))
+    yield "sweep, kl", of_sweep(dnmf.rank_sweep(data.single, [2, 3], kl, n_init=2, holdout=0.2))
+    yield "sweep, no holdout", of_sweep(dnmf.rank_sweep(data.single, [2, 3], nmf(), holdout=0))
     place = data.folder / "sweep"
     yield (
         "sweep, checkpoint",
-        of_sweep(sweep(data.corpus, [3, 4], nmf(max_iter=4), checkpoint=str(place))),
+        of_sweep(dnmf.rank_sweep(data.corpus, [3, 4], nmf(max_iter=4), checkpoint=str(place))),
     )
     yield "load_sweep", of_sweep(dnmf.load_sweep(place))
 

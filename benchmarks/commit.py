@@ -7,8 +7,8 @@ FOLDER says which disk; by default one for temporary files.
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,6 +63,9 @@ def savez_time(folder: Path, d: int, p: int, n: int) -> float:
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?")
+    folder_on_disk = parser.parse_args().folder
     fsync = os.fsync
     print("| d | p | n | state, ms | without fsync | weights, ms | without fsync | np.savez, ms |")
     print("|---|---|---|---|---|---|---|---|")
@@ -70,7 +73,7 @@ def main() -> None:
         row = []
         for call in (fsync, lambda file: None):
             os.fsync = call
-            with TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else None) as folder:
+            with TemporaryDirectory(dir=folder_on_disk) as folder:
                 row.append(commit_times(Path(folder), d, p, n))
                 peer = savez_time(Path(folder), d, p, n)
         os.fsync = fsync

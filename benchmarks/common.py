@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 
 from dnmf.io.sources.source import open_source
 from dnmf.numerics.block import compute_dtype
-from dnmf.numerics.objective import SQUARED
+from dnmf.numerics.objective import Quadratic
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.warm_start import start
 from dnmf.storage.checkpoint.spec import FitSpec
@@ -115,6 +115,6 @@ def _cpu_model() -> str:
 def started(blocks: Any, d: int, seed: int) -> ModelRun:
     """Return a run for squared error that has its first state, as `NMF(d)` starts."""
     X = {"compute_dtype": str(compute_dtype(blocks.dtype))}
-    run = ModelRun(FitSpec(d, seed, X, {"init": "random"}), SQUARED)
+    run = ModelRun(FitSpec(d, seed, X, {"init": "random"}), Quadratic())
     (run,) = start(blocks, [run], seed, 1e-4)
     return run

@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from dnmf.engine.executors import one_blas_thread
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.block import Block, Strip
-from dnmf.numerics.objective import SQUARED
+from dnmf.numerics.objective import Quadratic
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.loop import measure
 
@@ -45,7 +45,7 @@ def sgemm_flops(threads: int) -> float:
 def excess(X: np.ndarray, H: np.ndarray) -> float:
     """Compute the share by which the loss of some images is above the exact one."""
     few = X[:: len(X) // 512][:512].astype(float)
-    W = SQUARED.project_onto(H, FLOAT).weights(Block(few.astype(np.float32)))
+    W = Quadratic().project_onto(H, FLOAT).weights(Block(few.astype(np.float32)))
     mine = np.sum((few - W.astype(float) @ H) ** 2)
     exact = sum(nnls(H.T, x)[1] ** 2 for x in few)
     return float(mine / exact - 1)
@@ -54,11 +54,11 @@ def excess(X: np.ndarray, H: np.ndarray) -> float:
 def parts(strips: list[Strip], basis: Basis) -> dict[str, float]:
     """Time the products and the W solves on one thread."""
     with one_blas_thread():
-        W = [SQUARED.solve_W(strip, basis) for strip in strips]
+        W = [Quadratic().solve_W(strip, basis) for strip in strips]
         pairs = list(zip(strips, W, strict=True))
         products = best_of(lambda: [(s.X @ basis.H.T, w.T @ s.X) for s, w in pairs])
         first = best_of(lambda: [s.X @ basis.H.T for s in strips])
-        projected = best_of(lambda: [SQUARED.solve_W(s, basis) for s in strips])
+        projected = best_of(lambda: [Quadratic().solve_W(s, basis) for s in strips])
     zero = float(np.mean([np.mean(w == 0) for w in W]))
     return {"two products": products, "W solves": projected - first, "zero weights": zero}
 
@@ -79,7 +79,7 @@ def main() -> None:
         H = started(blocks, rank, 0).state.H
         rate = sgemm_flops(arguments.threads)
         with one_blas_thread():  # as for all the passes of a fit: to go back wakes BLAS's threads
-            whole = best_of(lambda H=H: measure(blocks, SQUARED, H))
+            whole = best_of(lambda H=H: measure(blocks, Quadratic(), H))
         alone = 4 * X.size * rank / rate
         row = {"d": rank, "pass": whole, "sgemm alone": alone, "share": alone / whole}
         row |= {"sgemm GFLOP/s": rate / 1e9, "excess": excess(X, H)}

@@ -38,9 +38,9 @@ from common import about, load
 import dnmf
 from dnmf.engine.executors import one_blas_thread
 from dnmf.engine.tree_reduce import choose_block_rows
-from dnmf.estimators import beginning
+from dnmf.estimators import nmf
 from dnmf.numerics.block import Block
-from dnmf.numerics.objective import SQUARED, Basis
+from dnmf.numerics.objective import Basis, Quadratic
 from dnmf.storage.atomic import new_store
 from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
 
@@ -215,7 +215,7 @@ def measure_share(path: str, H: np.ndarray, seconds: float, processes: int, k: i
 
     def measure(index: int) -> Any:
         block = Block(corpus.read_block(index), corpus.block_range(index)[0])
-        return SQUARED.block_stats(block, basis)[0]
+        return Quadratic().block_stats(block, basis)[0]
 
     with one_blas_thread():
         total, images = measure(0), 0.0  # not timed: loads the compiled kernels
@@ -282,11 +282,12 @@ def line_of(row: dict[str, Any]) -> str:
 def told_of_start(tell: Callable[[Any], None]) -> Any:
     """Call `tell` with the first state of a fit, too: `on_pass` hears of the passes only."""
 
-    def start(*args: Any, plain: Any = beginning.start, **options: Any) -> Any:
-        tell(state := plain(*args, **options))
-        return state
+    def start(*args: Any, plain: Any = nmf.start) -> Any:
+        for run in plain(*args):
+            tell(run.state)
+            yield run
 
-    return mock.patch.object(beginning, "start", start)
+    return mock.patch.object(nmf, "start", start)
 
 
 def fit(a: argparse.Namespace) -> tuple[Log, dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""Shared data and engines. One cluster of two processes serves the whole session."""
+"""Shared data and engines. One cluster of two processes serves each of pytest's own processes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,11 @@ from hypothesis import HealthCheck, settings
 
 import dnmf
 from dnmf.io.sources.source import open_source
+
+# numba's cache is not made for two processes that save types of one function at the same time.
+if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
+    cache = Path(__file__).parents[1] / ".pytest_cache" / f"numba-{WORKER}"
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache))
 
 settings.register_profile(
     "dnmf", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import runpy
 import struct
 import subprocess
 import sys
@@ -71,6 +72,20 @@ def test_the_benchmark_runs_on_little_data(mnist, tmp_path):
     )
     assert "| 4 |" in done.stdout
     assert (tmp_path / "r.json").exists()
+
+
+SCRIPTS = [p for p in (ROOT / "benchmarks").glob("*.py") if "def main()" in p.read_text()]
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS), ids=lambda path: path.name)
+def test_every_benchmark_says_what_it_does(script, monkeypatch, capsys):
+    """On ``--help``; so what it imports is where it looks for it."""
+    monkeypatch.syspath_prepend(script.parent)
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith(f"usage: {script.name}")
 
 
 def test_every_example_has_a_test():

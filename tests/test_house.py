@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import inspect
+import re
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,19 +16,157 @@ import pytest
 import dnmf
 from dnmf import errors
 
+ROOT = Path(__file__).parents[1]
 PACKAGE = Path(dnmf.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+WINGS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+TREES = {path: ast.parse(path.read_text()) for path in MODULES}
+
+DECLARED_PRIVATE = ("zarr.core",)
+"""Modules that their library's documentation calls private, without an underscore in the name."""
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTED = {
+    name
+    for page in PAGES
+    for code in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(), re.S)
+    for name in re.findall(r"\w+", code)
+}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def name_of(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def test_modules_of_all_folders_are_looked_at():
+    assert len(WINGS) == 9
+    assert len(MODULES) > 60
+    assert {path.parent for path in MODULES} >= {PACKAGE, *WINGS}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_and_functions_are_small(path):
     text = path.read_text()
     assert text.count("\n") <= 600
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             doc = ast.get_docstring(node, clean=False) or ""
             lines = node.end_lineno - node.lineno - doc.count("\n")
             assert lines <= 60, node.name
+
+
+@pytest.mark.parametrize("wing", WINGS, ids=name_of)
+def test_a_wing_opens_with_what_it_is_for(wing):
+    """Its ``__init__`` says so, names what the wing may import, and holds no code."""
+    tree = TREES[wing / "__init__.py"]
+    doc = ast.get_docstring(tree)
+    assert 3 <= doc.count("\n") + 1 <= 8
+    assert re.search(r"\b[Ii]mports?\b", doc)
+    start = re.search(r"[Ss]tart reading at `(\w+)`", doc)[1]
+    assert (wing / f"{start}.py").exists() or (wing / start).is_dir(), start
+    for node in tree.body[1:]:
+        assert wing.name == "plot"
+        reexports = isinstance(node, ast.ImportFrom) and node.module.startswith("dnmf.plot.")
+        names = isinstance(node, ast.Assign) and ast.unparse(node.targets) == "__all__"
+        assert reexports or names, ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.name == "__init__.py"], ids=name_of
+)
+def test_a_folder_inside_a_wing_holds_no_code_either(path):
+    if path.parent not in {PACKAGE, PACKAGE / "plot"}:
+        (doc,) = TREES[path].body
+        assert isinstance(doc.value.value, str)
+
+
+def imports(tree) -> Iterator[str]:
+    """Yield the dotted names that a module imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, ast.unparse(node)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_libraries_are_used_by_their_public_names(path):
+    """ruff's SLF001 looks at attributes."""
+    for name in imports(TREES[path]):
+        library, *parts = name.split(".")
+        if library not in {"dnmf", "__future__"}:
+            assert not any(part.startswith("_") for part in parts), name
+            assert not name.startswith(DECLARED_PRIVATE), name
+
+
+def definitions(tree):
+    """Yield what a module defines at its top: the name, the node and its decorators."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name, node, [ast.unparse(one) for one in node.decorator_list]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in ast.walk(ast.Tuple(targets)):
+                if isinstance(target, ast.Name):
+                    yield target.id, node, []
+
+
+def names_in(tree):
+    """Count the names that code reads, as variables, attributes and words of `getattr`."""
+    found = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found[node.id] += 1
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found[node.attr] += 1
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found[node.value] += 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def used():
+    """Names that some module reads."""
+    return sum((names_in(tree) for tree in TREES.values()), Counter())
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """What modules import of each other, or offer, by its dotted name."""
+    found = {name for tree in TREES.values() for name in imports(tree)}
+    return found | {f"dnmf.{home}.{name}" for name, home in dnmf._HOMES.items()}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_a_module_defines_is_used(path, imported):
+    """By itself or by another module: what only tests use goes."""
+    module = ".".join(["dnmf", *path.relative_to(PACKAGE).with_suffix("").parts])
+    here = names_in(TREES[path])
+    for name, node, decorators in definitions(TREES[path]):
+        dunder = name.startswith("__")
+        command = any(re.fullmatch(r"\w+\.command\(.*\)", one, re.S) for one in decorators)
+        elsewhere = f"{module}.{name}" in imported
+        assert dunder or command or elsewhere or here[name] > names_in(node)[name], name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_a_class_defines_is_used(path, used):
+    """By dnmf, by the documents or by the library that a base class is of."""
+    module = ".".join(["dnmf", *path.relative_to(PACKAGE).with_suffix("").parts])
+    for name, node, _ in definitions(TREES[path]):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        bases = getattr(import_module(module), name).__mro__[1:-1]
+        for member, _, _ in definitions(node):
+            inherited = any(hasattr(base, member) or member in source(base) for base in bases)
+            special = re.fullmatch(r"__\w+__|_repr_\w+_", member)
+            assert inherited or special or used[member] or member in DOCUMENTED, f"{name}.{member}"
+
+
+def source(base):
+    """Return the text of a class, which may name methods that it expects of its heirs."""
+    return inspect.getsource(base) if inspect.getmodule(base) is not builtins else ""
 
 
 def test_public_names():

@@ -439,10 +439,6 @@ class Quadratic(Objective):
         return improved
 
 
-SQUARED = Quadratic()
-"""Squared error without penalties."""
-
-
 def quadratic_loss(stats: SufficientStats, H: Array) -> float:
     """Compute ``1/2 ||X - W H||^2`` from the sums of a pass.
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import zarr
 from reference import counted
+from runs import SQUARED
 
 import dnmf
 from dnmf.engine.dask_graph import DaskBlocks, Graph
@@ -37,7 +38,6 @@ from dnmf.estimators import inputs
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.statistics import Basis
 
 ROWS = 128  # of a block of the `corpus` fixture

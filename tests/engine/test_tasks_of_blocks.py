@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import model_run
+from runs import SQUARED, model_run
 
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import even_ranges
@@ -21,7 +21,6 @@ from dnmf.errors import CapacityError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED
 from dnmf.solvers.loop import Evaluation, evaluate_block
 from dnmf.solvers.memory_model import AvailableMemory, FitMemory, JointFitMemory, groups_that_fit
 

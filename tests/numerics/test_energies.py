@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import fit_of
-from runs import run_pass
+from runs import SQUARED, run_pass
 
 import dnmf.solvers.loop
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED, Quadratic
+from dnmf.numerics.objective import Quadratic
 from dnmf.numerics.statistics import Basis
 
 OBJECTIVES = [

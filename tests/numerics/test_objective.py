@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference import loss, unpickled, weights
+from runs import SQUARED
 
 from dnmf.errors import DataError
 from dnmf.numerics import block
@@ -19,7 +20,7 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block, find_invalid
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.nnls import solve_nnls
-from dnmf.numerics.objective import SQUARED, W_RELAXATION, quadratic_loss
+from dnmf.numerics.objective import W_RELAXATION, quadratic_loss
 from dnmf.numerics.statistics import Basis, gram
 
 
@@ -239,12 +240,12 @@ import zlib, numpy as np
 from dnmf.numerics.block import Block
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED
+from dnmf.numerics.objective import Quadratic
 from dnmf.numerics.statistics import Basis
 rng = np.random.default_rng(0)
 X, H, seen = rng.random((200, 60)), rng.random((5, 60)), rng.random((200, 60)) > 0.3
-for objective in (SQUARED, MaskedQuadratic(l2_W=0.1), BetaDivergence(1.0), BetaDivergence(1.5)):
-    masked = () if objective is SQUARED else (0, seen)
+for objective in (Quadratic(), MaskedQuadratic(l2_W=0.1), BetaDivergence(1.0), BetaDivergence(1.5)):
+    masked = () if objective == Quadratic() else (0, seen)
     basis = Basis.for_pixels(H, X.dtype)
     stats, W = objective.block_stats(Block(X * (seen if masked else 1), *masked), basis)
     print(zlib.crc32(W.tobytes()), zlib.crc32(stats.T.tobytes()))

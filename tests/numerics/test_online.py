@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import unpickled
+from runs import SQUARED
 
 from dnmf.engine.executors import one_blas_thread
 from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED, Quadratic, quadratic_loss
+from dnmf.numerics.objective import Quadratic, quadratic_loss
 from dnmf.numerics.online import (
     MIN_SPLIT_SIZE,
     REFRESH,

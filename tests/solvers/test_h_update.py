@@ -4,14 +4,14 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from runs import run_pass
+from runs import SQUARED, run_pass
 
 import dnmf.solvers.loop
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED, Quadratic, join_columns
+from dnmf.numerics.objective import Quadratic, join_columns
 from dnmf.solvers.loop import COLUMNS, measure
 
 OBJECTIVES = [

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import counted, loss, weights
-from runs import run_pass, solve, start
+from runs import SQUARED, run_pass, solve, start
 from sklearn import datasets, decomposition
 
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.state import CONVERGED, MAX_ITER, State, advance, stop_reason
 
 

@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from reference import counted
-from runs import run_at, run_passes
+from runs import SQUARED, run_at, run_passes
 
 import dnmf.solvers.loop
 from dnmf.engine.executors import one_blas_thread
@@ -21,7 +21,7 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import BUCKETS, Holdout
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED, Quadratic
+from dnmf.numerics.objective import Quadratic
 from dnmf.numerics.statistics import Basis
 
 N, P, ROWS = 90, 1100, 20

@@ -184,8 +184,9 @@ class TestPlan:
         assert plan.trial.start_seconds[0] == plan.trial.start_seconds[1] > 0
 
     def test_larger_sizes_need_more_memory(self, digits):
+        from runs import SQUARED
+
         from dnmf.estimators.inputs import blocks_of
-        from dnmf.numerics.objective import SQUARED
 
         memory = FitMemory.from_blocks(blocks_of(digits), SQUARED, 8)
         for name in (

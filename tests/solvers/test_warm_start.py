@@ -6,6 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from reference import loss, weights
+from runs import SQUARED
 from sklearn.decomposition._nmf import _initialize_nmf
 
 from dnmf.engine.executors import one_blas_thread
@@ -14,7 +15,7 @@ from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import SQUARED, Quadratic
+from dnmf.numerics.objective import Quadratic
 from dnmf.solvers import warm_start
 from dnmf.solvers.sample import take_sample
 from dnmf.solvers.warm_start import (

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import zarr
 from reference import loss
+from runs import SQUARED
 from sklearn.base import clone
 
 import dnmf
 from dnmf.errors import CheckpointError, DataError, OutputExistsError, ParameterError
-from dnmf.numerics.objective import SQUARED
 from dnmf.numerics.statistics import SufficientStats
 from dnmf.solvers.warm_start import LEAST_TOL
 from dnmf.storage.atomic import remove_store
