@@ -20,10 +20,6 @@ SQUARED = Quadratic()
 """Squared error without penalties."""
 
 
-SQUARED = Quadratic()
-"""Squared error without penalties."""
-
-
 def model_run(
     objective: Objective = SQUARED,
     n_components: int = 3,

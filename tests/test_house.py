@@ -62,7 +62,7 @@ def test_a_wing_opens_with_what_it_is_for(wing):
     doc = ast.get_docstring(tree)
     assert 3 <= doc.count("\n") + 1 <= 8
     assert re.search(r"\b[Ii]mports?\b", doc)
-    start = re.search(r"[Ss]tart reading at `(\w+)`", doc)[1]
+    start = re.search(r"[Ss]tart (?:reading )?at `(\w+)`", doc)[1]
     assert (wing / f"{start}.py").exists() or (wing / start).is_dir(), start
     for node in tree.body[1:]:
         assert wing.name == "plot"
