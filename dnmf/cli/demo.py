@@ -53,17 +53,14 @@ def demo(out: str, force: bool) -> None:
 
 def _fit(corpus: dnmf.Corpus, folder: Path) -> dnmf.NMF:
     from dnmf.cli.describe import describe
-    from dnmf.storage.atomic import remove_store
-    from dnmf.storage.checkpoint.commit import FORMAT
 
     path = folder / "digits.model"
     click.echo(
         f"2 fit          dnmf fit {corpus.path} {path} -k {N_COMPONENTS} --seed 0 --workers 2"
     )
-    remove_store(path, FORMAT)
     model = dnmf.NMF(N_COMPONENTS, random_state=0, checkpoint=path)
     model.set_params(on_pass=PassProgress(len(corpus), model.tol, model.max_iter))
-    model.fit(corpus)
+    model.fit(corpus, overwrite=True)
     end_live_line()
     facts = describe(path)
     click.echo(

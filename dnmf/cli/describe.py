@@ -72,27 +72,27 @@ def _describe_corpus(path: str) -> dict[str, Any]:
 
 def _describe_model(path: str) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
-    state, fit = checkpoint.state, checkpoint.spec
+    state, spec = checkpoint.state, checkpoint.spec
     # Other losses are no norm, of which an error could be a share.
-    squared = fit.parameters["beta_loss"] == "frobenius"
+    squared = spec.parameters["beta_loss"] == "frobenius"
     weights = None if checkpoint.weights_name is None else f"{path}/{checkpoint.weights_name}"
     return {
         "kind": "model",
         "path": path,
-        "components": fit.n_components,
+        "components": spec.n_components,
         "empty_components": int((~state.H.any(axis=1)).sum()),
-        "image_shape": fit.X["image_shape"],
-        "images": fit.X["shape"][0],
-        "loss": fit.parameters["beta_loss"],
-        **_penalties(fit.parameters),
-        "init": fit.parameters["init"],
-        **{name: "yes" for name in ("mask", "sample_weight") if fit.X.get(name) is not None},
+        "image_shape": spec.X["image_shape"],
+        "images": spec.X["shape"][0],
+        "loss": spec.parameters["beta_loss"],
+        **_penalties(spec.parameters),
+        "init": spec.parameters["init"],
+        **{name: "yes" for name in ("mask", "sample_weight") if spec.X.get(name) is not None},
         "error": state.error if state.losses else None,
         "relative_error": state.relative_error if state.losses and squared else None,
         "passes": state.n_iter,
         "reads": state.n_reads,
         "stop_reason": checkpoint.stop_reason or "unfinished",
-        "seed": fit.seed,
+        "seed": spec.seed,
         "weights": weights,
     }
 

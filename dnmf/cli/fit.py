@@ -87,15 +87,11 @@ def fit(
     images, pixel_mask = open_images(corpus, mask)
     stop = StopRequest(grace)
     progress = PassProgress(len(images), parameters["tol"], parameters["max_iter"])
-    nmf = dnmf.NMF(
-        checkpoint=model,
-        on_pass=stop.wrap(progress),
-        **parameters,
-    )
+    nmf = dnmf.NMF(checkpoint=model, on_pass=stop.wrap(progress), **parameters)
     nmf.check_parameters()
     with stop, cluster(**where) as place:
         print_line(f"fit {repr(images)[1:-1]} to {nmf.n_components} components on {place}")
-        with explain_resume(model, anew=force), warnings.catch_warnings():
+        with explain_resume(model, overwrite=force), warnings.catch_warnings():
             stop.raise_if_requested()
             warnings.simplefilter("ignore", UserWarning)  # the last line says why the fit stopped
             nmf.fit(images, mask=pixel_mask, overwrite=force)

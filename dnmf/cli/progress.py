@@ -119,14 +119,14 @@ class LogPrinter(logging.Handler):
 
 
 @contextmanager
-def explain_resume(path: str, *, anew: bool = False) -> Iterator[None]:
+def explain_resume(path: str, *, overwrite: bool = False) -> Iterator[None]:
     """Print that a run continues from its checkpoint and, if interrupted, how to continue it.
 
     Parameters
     ----------
     path : str
         Checkpoint of a fit or of a sweep.
-    anew : bool, default False
+    overwrite : bool, default False
         Whether the run replaces its checkpoint instead.
     """
     from dnmf.solvers.multi_fit import starts_of
@@ -135,14 +135,15 @@ def explain_resume(path: str, *, anew: bool = False) -> Iterator[None]:
     def exists() -> bool:
         return not (is_absent(path) and is_absent(starts_of(path)))
 
-    if exists() and not anew:
+    if exists() and not overwrite:
         print_line(f"{path} is there: going on from its last commit")
     try:
         yield
     except KeyboardInterrupt:
         end_live_line()
         if exists():
-            print_line(f"run the same line again to continue {path} from its last commit")
+            again = "again without --force" if overwrite else "again"
+            print_line(f"run the same line {again} to continue {path} from its last commit")
         raise
 
 

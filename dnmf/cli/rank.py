@@ -83,18 +83,18 @@ def rank(
     with stop, cluster(**where) as place:
         ranks = ", ".join(map(str, n_components))
         print_line(f"fit {repr(images)[1:-1]} to {ranks} components on {place}")
-        with explain_resume(out, anew=force):
+        with explain_resume(out, overwrite=force):
             stop.raise_if_requested()
             sweep = dnmf.rank_sweep(
                 images,
                 n_components,
                 dnmf.NMF(**parameters),
+                n_init=n_init,
+                holdout=holdout,
                 mask=pixel_mask,
                 checkpoint=out,
                 force=force,
                 on_pass=stop.wrap(SweepProgress()),
-                n_init=n_init,
-                holdout=holdout,
             )
     end_live_line()
     seconds = round(time.monotonic() - began, 3)

@@ -26,14 +26,13 @@ from dnmf.storage.corpus_writer import (
     FORMAT,
     OVERHEAD,
     Layout,
+    ManifestLine,
     commit_corpus,
     create_corpus,
     write_block,
 )
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import commit_weights, create_weights, write_weights_block
-
-Line = tuple[int, int, int, int]
 
 
 def write_weights(
@@ -202,7 +201,7 @@ def _weigh_block(
 
 def _reconstruct_block(
     block: Block, *, projection: Projection, corpus: Corpus, path: str
-) -> tuple[Line, ...]:
+) -> tuple[ManifestLine, ...]:
     index = block.start // corpus.block_rows
     pixels = projection.weights(block) @ projection.basis.H
     return (write_block(path, index, pixels, corpus.block_ids(index)),)

@@ -15,9 +15,15 @@ from dnmf.io.sources.source import Source, open_source
 from dnmf.numerics.block import find_invalid, invalid_pixel_error
 from dnmf.storage.atomic import new_store, require_space, translate_disk_full
 from dnmf.storage.corpus import Corpus, open_corpus
-from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
+from dnmf.storage.corpus_writer import (
+    FORMAT,
+    Layout,
+    ManifestLine,
+    commit_corpus,
+    create_corpus,
+    write_block,
+)
 
-Line = tuple[int, int, int, int]
 MAX_BAD_IMAGES = 1000
 """Number of bad images after which an ingest stops looking for more."""
 
@@ -86,7 +92,7 @@ def ingest(
         layout = _layout_of(images, block_rows)
         require_space(location, layout.most_bytes, "the corpus")
         create_corpus(building, layout)
-        manifest: list[Line | None] = [None] * layout.n_blocks
+        manifest: list[ManifestLine | None] = [None] * layout.n_blocks
         task = partial(_ingest_block, path=building, layout=layout)
         bad: dict[int, list[str]] = {}
         for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
@@ -127,7 +133,7 @@ def _layout_of(source: Source, block_rows: int | None) -> Layout:
 
 def _ingest_block(
     source: Source, index: int, *, path: str, layout: Layout
-) -> Line | BadImagesError:
+) -> ManifestLine | BadImagesError:
     """Read, check and write a block; return its line of the manifest.
 
     Bad images are returned, not raised: the ingest goes on, and names those of other blocks too.

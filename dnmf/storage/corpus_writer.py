@@ -33,6 +33,9 @@ OVERHEAD = 256
 FORMAT = "dnmf-corpus"
 VERSION = 1
 
+ManifestLine = tuple[int, int, int, int]
+"""Line of the manifest for a block: images, stored bytes, crc32c of pixels, crc32c of ids."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -104,9 +107,7 @@ def create_corpus(path: str, layout: Layout) -> None:
         )
 
 
-def write_block(
-    path: str, index: int, images: Array, ids: Sequence[str]
-) -> tuple[int, int, int, int]:
+def write_block(path: str, index: int, images: Array, ids: Sequence[str]) -> ManifestLine:
     """Write one block and return its line of the manifest; safe to repeat.
 
     Parameters
@@ -147,7 +148,7 @@ def write_rows(path: str, array: zarr.Array[Any], index: int, rows: Array) -> tu
     return stored, crc32c(rows)
 
 
-def commit_corpus(path: str, layout: Layout, manifest: Sequence[tuple[int, int, int, int]]) -> None:
+def commit_corpus(path: str, layout: Layout, manifest: Sequence[ManifestLine]) -> None:
     """Write the manifest and then the record that makes the group a corpus."""
     lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
     if lines[:, 0].sum() != layout.n_images:

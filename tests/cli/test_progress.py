@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from dnmf._format import format_duration
-from dnmf.cli.progress import PassProgress, format_error, passes_left
+from dnmf.cli.progress import PassProgress, explain_resume, format_error, passes_left
 from dnmf.numerics.state import State
 
 
@@ -24,6 +25,18 @@ def test_on_a_terminal_the_line_replaces_itself(corpus, tmp_path):
     assert text.count("\r\x1b[Kpass") == 3
     assert text.endswith("\n")
     assert "T20" not in text.split("pass")[1]
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "again"), [(False, "again"), (True, "again without --force")]
+)
+def test_an_interrupted_run_prints_how_to_continue_it(tmp_path, capsys, overwrite, again):
+    (tmp_path / "zarr.json").touch()
+    with pytest.raises(KeyboardInterrupt), explain_resume(str(tmp_path), overwrite=overwrite):
+        raise KeyboardInterrupt
+    log = capsys.readouterr().err
+    assert ("going on from its last commit" in log) == (not overwrite)
+    assert f"run the same line {again} to continue {tmp_path}" in log
 
 
 class TestTimeLeft:
