@@ -1,4 +1,4 @@
-"""One contract for every engine: a block is read once, and the bits depend on no worker."""
+"""The contract of every engine: a block is read once, and the bits do not depend on workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pickle
 import signal
 import threading
 import time
-from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -22,7 +21,7 @@ from runs import SQUARED
 
 import dnmf
 from dnmf.engine.dask_graph import DaskBlocks, Graph
-from dnmf.engine.executors import map_on_threads, one_blas_thread
+from dnmf.engine.executors import one_blas_thread
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import (
     FAN_IN,
@@ -71,20 +70,20 @@ def run_pass(blocks, dtype=np.float32, objective=SQUARED):
     return blocks.map_sum(task)
 
 
-def even(digits, aside=(None, None)):
-    local = LocalBlocks(digits, *aside)
-    local.ranges = [(i, min(i + ROWS, len(digits))) for i in range(0, len(digits), ROWS)]
-    return local
+def in_memory(digits, weights=None, mask=None):
+    blocks = LocalBlocks(digits, weights, mask)
+    blocks.ranges = even_ranges(len(digits), ROWS)
+    return blocks
 
 
 SOURCES = {
-    "numpy": lambda digits, corpus, folder: even(digits),
+    "numpy": lambda digits, corpus, folder: in_memory(digits),
     "corpus": lambda digits, corpus, folder: blocks_of(corpus),
     "dask": lambda digits, corpus, folder: blocks_of(da.from_array(digits, chunks=(ROWS, -1))),
     "zarr": lambda digits, corpus, folder: blocks_of(
         zarr.create_array(folder / "x.zarr", data=digits, chunks=(ROWS, 784))
     ),
-    "numpy, masked": lambda digits, corpus, folder: even(digits, (WEIGHTS, MASK)),
+    "numpy, masked": lambda digits, corpus, folder: in_memory(digits, WEIGHTS, MASK),
     "corpus, masked": lambda digits, corpus, folder: blocks_of(
         corpus, WEIGHTS, zarr.create_array(folder / "m.zarr", data=MASK, chunks=(100, 300))
     ),
@@ -98,20 +97,20 @@ SOURCES = {
 
 @pytest.fixture(params=SOURCES)
 def blocks(request, digits, corpus, tmp_path, monkeypatch):
-    # Otherwise so small a zarr array is read in fewer, larger steps than its chunks.
+    # A Zarr array as small as this one is otherwise read in larger steps than its chunks.
     monkeypatch.setattr(inputs, "choose_block_rows", lambda n, image_bytes: ROWS)
-    made = SOURCES[request.param](digits, corpus, tmp_path)
-    assert list(made.ranges) == even(digits).ranges
-    return made
+    blocks = SOURCES[request.param](digits, corpus, tmp_path)
+    assert list(blocks.ranges) == in_memory(digits).ranges
+    return blocks
 
 
 @pytest.fixture(scope="session")
 def known(digits):
-    """Sums of a pass in this process, by mask, objective and dtype."""
+    """Sums of a pass in this process for each mask, objective and dtype."""
     with one_blas_thread():
         return {
             (masked, objective, dtype): run_pass(
-                even(digits, (WEIGHTS, MASK) if masked else (None, None)), dtype, objective
+                in_memory(digits, *((WEIGHTS, MASK) if masked else ())), dtype, objective
             )
             for masked in (False, True)
             for objective in OBJECTIVES
@@ -148,7 +147,7 @@ class TestEveryEngine:
         assert blocks.map_sum(list_starts) == [start for start, _ in blocks.ranges]
         assert blocks.map_sum(rows_of) == 700
 
-    def test_only_some_blocks(self, blocks):
+    def test_a_selection_of_blocks(self, blocks):
         assert blocks.map_sum(list_starts, only=[1, 4]) == [ROWS, 4 * ROWS]
 
     def test_shape_and_type(self, blocks):
@@ -157,7 +156,7 @@ class TestEveryEngine:
 
 
 def test_local_bits_do_not_depend_on_threads(digits, known):
-    one, three = even(digits), even(digits)
+    one, three = in_memory(digits), in_memory(digits)
     one.threads, three.threads = 1, 3
     assert (run_pass(one).T == run_pass(three).T).all()
     assert (run_pass(one).T == known[False, SQUARED, np.float32].T).all()
@@ -185,7 +184,7 @@ def test_a_dask_array_is_read_once_per_pass(digits):
         reads.append(block_id)
         return digits[block_id[0] * ROWS : (block_id[0] + 1) * ROWS]
 
-    sizes = tuple(b - a for a, b in even(digits).ranges)
+    sizes = tuple(b - a for a, b in in_memory(digits).ranges)
     X = da.map_blocks(read, chunks=(sizes, (784,)), dtype=np.uint8, meta=np.empty((0, 0), np.uint8))
     run_pass(blocks_of(X))
     assert sorted(reads) == [(i, 0) for i in range(len(sizes))]
@@ -197,15 +196,12 @@ def test_a_persisted_array_is_fitted_as_the_same_array(digits, client):
     weights = da.from_array(WEIGHTS[:300], chunks=50)
 
     def fit(X, mask, weights):
-        model = dnmf.NMF(3, random_state=0, max_iter=2, tol=0)
+        model = dnmf.NMF(3, random_state=0, max_iter=1, tol=0)
         model.fit(X, mask=mask, sample_weight=weights)
         return model.components_.tobytes(), model.loss_history_.tobytes()
 
-    expected = fit(X, None, None)
-    assert fit(X.persist(), None, None) == expected
-    expected = fit(X, mask, weights)
-    assert fit(X, mask.persist(), weights.persist()) == expected
-    assert fit(*client.persist((X, mask, weights))) == expected
+    assert fit(X.persist(), None, None) == fit(X, None, None)
+    assert fit(*client.persist((X, mask, weights))) == fit(X, mask, weights)
 
 
 def test_the_scheduler_forgets_every_pass(corpus, client):
@@ -282,7 +278,7 @@ def test_the_only_worker_is_killed_and_comes_back(tmp_path, caplog):
 class TestGraphs:
     """What a scheduler gets: it has no images, and little memory for each task."""
 
-    def test_unpack_where_no_corpus_is(self, digits, tmp_path):
+    def test_they_can_be_unpickled_without_the_corpus(self, digits, tmp_path):
         np.save(tmp_path / "x.npy", digits)
         corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=100)
         model = dnmf.NMF(3, max_iter=1, tol=0).fit(digits)
@@ -294,7 +290,7 @@ class TestGraphs:
 
     @pytest.mark.parametrize("group", [1, 5])
     def test_tasks_are_small(self, group):
-        n = 50_000
+        n = 10_000
         blocks = DaskBlocks((n, 4), np.dtype("u1"), even_ranges(n, 1), np.zeros)
         tasks = graph_of(blocks, group)
         assert n / group <= len(tasks) <= 8 / 7 * n / group + FAN_IN
@@ -313,7 +309,7 @@ class TestGraphs:
 
 
 class Ranges:
-    """Very many blocks of some rows each, not kept."""
+    """Ranges of very many blocks, computed when they are asked for."""
 
     def __init__(self, count, rows):
         self.count, self.rows = count, rows
@@ -344,12 +340,12 @@ class TestBadInput:
             with pytest.raises(DataError, match=r"Negative values .* -1 at pixel 7 of image 300;"):
                 run_pass(blocks)
 
-    def test_by_its_id_in_a_corpus(self, digits, tmp_path, client):
+    def test_a_bad_image_of_a_corpus_is_named_by_its_id(self, digits, tmp_path, client):
         path = tmp_path / "c.zarr"
         np.save(tmp_path / "faces.npy", digits[:300].astype(np.float32))
         corpus = dnmf.ingest(tmp_path / "faces.npy", path, block_rows=100)
         blocks = blocks_of(corpus)
-        blocks.pixels = partial(_spoiled, blocks.pixels, 1)
+        blocks.pixels = partial(read_with_nan, blocks.pixels, 1)
         with pytest.raises(DataError, match=r"NaN .* nan at pixel 5 of image 103 \(faces:103\)"):
             run_pass(blocks)
 
@@ -377,54 +373,16 @@ class TestBadInput:
             (da.zeros((0, 5)), "at least one image"),
         ],
     )
-    def test_what_is_no_matrix_of_pixels(self, X, message):
+    def test_arrays_that_are_no_matrix_of_pixels_are_refused(self, X, message):
         with pytest.raises(DataError, match=message):
             blocks_of(X)
 
 
-def _spoiled(load, block, i):
-    X = load(i)
-    if i == block:
+def read_with_nan(read, block, number):
+    X = read(number)
+    if number == block:
         X[3, 5] = np.nan
     return X
-
-
-def test_blas_is_back_to_what_it_was_after_overlapping_use():
-    from threadpoolctl import threadpool_info
-
-    def threads():
-        # NumPy's own: SciPy brings another, which dnmf does not use.
-        return [lib["num_threads"] for lib in threadpool_info() if "numpy.libs" in lib["filepath"]]
-
-    before, inside = threads(), []
-    first, second = threading.Event(), threading.Event()
-
-    def enter_first():
-        with one_blas_thread():
-            first.set()
-            second.wait(10)
-
-    thread = threading.Thread(target=enter_first)
-    thread.start()
-    first.wait(10)
-    with one_blas_thread():
-        second.set()
-        thread.join()
-        inside = threads()
-    assert inside == [1]
-    assert threads() == before
-
-    # Whoever set it last, a thread that is not the main one sets it too.
-    thread = threading.Thread(target=lambda: inside.extend(_threads_inside(threads)))
-    thread.start()
-    thread.join()
-    assert inside == [1, 1]
-    assert threads() == before
-
-
-def _threads_inside(threads):
-    with one_blas_thread():
-        return threads()
 
 
 def test_sharded_zarr_is_read_by_shards(tmp_path):
@@ -432,20 +390,3 @@ def test_sharded_zarr_is_read_by_shards(tmp_path):
         tmp_path / "s.zarr", shape=(1000, 4096), chunks=(10, 4096), shards=(200, 4096), dtype="u1"
     )
     assert {start % 200 for start, _ in blocks_of(z).ranges} == {0}
-
-
-class TestMapOnThreads:
-    def test_results_come_in_order_from_threads_that_know_the_caller(self):
-        def divide(x):
-            with np.errstate(all="raise") if x == 3 else nullcontext():
-                return x, float(np.float64(x) / np.float64(0)), threading.get_ident()
-
-        with np.errstate(divide="ignore"), pytest.raises(FloatingPointError):
-            list(map_on_threads(divide, [1, 2, 3]))
-        with np.errstate(divide="ignore"):
-            made = list(map_on_threads(divide, [5, 4, 2, 1]))
-        assert [x for x, *_ in made] == [5, 4, 2, 1]
-        assert threading.get_ident() not in {ident for *_, ident in made}
-
-    def test_one_thing_is_done_here(self):
-        assert list(map_on_threads(lambda _: threading.get_ident(), [0])) == [threading.get_ident()]

@@ -78,7 +78,7 @@ class TestTheSameBits:
 
 
 def blas_threads(corpus):
-    """Ask the tasks of a pass on how many threads BLAS would run."""
+    """Return the number of threads of BLAS in each task of a pass."""
 
     def threads(block):
         from threadpoolctl import threadpool_info
@@ -116,7 +116,7 @@ class TestWorkersDie:
         assert "a worker is there after" in fit.log
         assert same(dnmf.load(model), whole(corpus, 60))
 
-    def test_all_of_them_and_none_comes(self, corpus, tmp_path):
+    def test_all_of_them_and_no_other_comes(self, corpus, tmp_path):
         env = {"DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "1s"}
         with scheduler(tmp_path) as (_, address), worker(address) as first:
             command = fit_command(corpus, tmp_path / "model", "--scheduler", address)
@@ -138,17 +138,17 @@ class TestWorkersDie:
 
 
 def grown_workers(fit):
-    return [one for one in workers_of(fit) if time.time() - one.create_time() > 4]
+    return [worker for worker in workers_of(fit) if time.time() - worker.create_time() > 4]
 
 
 class TestTasksAndTheirWorkers:
-    """A task whose worker dies may be innocent; one that is there each time is not."""
+    """A task whose worker dies may be innocent; one that is involved each time is not."""
 
-    def run(self, corpus, load, failures):
+    def run(self, corpus, read, failures):
         from distributed import Client, LocalCluster
 
         blocks = blocks_of(corpus)
-        blocks.pixels = partial(load, blocks.pixels)
+        blocks.pixels = partial(read, blocks.pixels)
         options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB", **QUIET}
         with (
             dask.config.set({"distributed.scheduler.allowed-failures": failures}),
@@ -162,10 +162,10 @@ class TestTasksAndTheirWorkers:
         assert len(list(tmp_path.iterdir())) == 1
         assert "the pass begins anew" in caplog.text
 
-    def test_one_that_takes_too_much_memory_has_a_name(self, corpus, tmp_path):
+    def test_one_that_takes_too_much_memory_is_named(self, corpus, tmp_path):
         # Mostly a TaskError; the ClusterError where the only copy of H died with the worker.
         with pytest.raises(ClusterError) as caught:
-            self.run(corpus, partial(take_all, tmp_path), failures=0)
+            self.run(corpus, partial(take_all_memory, tmp_path), failures=0)
         words = str(caught.value)
         assert "memory is short: give workers more (--memory-limit)" in words
         if isinstance(caught.value, TaskError):
@@ -173,21 +173,21 @@ class TestTasksAndTheirWorkers:
         assert 2 <= len(list(tmp_path.iterdir())) <= ATTEMPTS, "deaths have a bound"
 
 
-def die_once(folder, load, block):
-    if block == 1 and not (folder / "died").exists():
+def die_once(folder, read, number):
+    if number == 1 and not (folder / "died").exists():
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return load(block)
+    return read(number)
 
 
-def take_all(folder, load, block):
+def take_all_memory(folder, read, number):
     taken = []
-    if block == 1:
+    if number == 1:
         (folder / str(os.getpid())).touch()
-        while True:  # until the nanny sees it
+        while True:  # until the nanny kills the worker
             taken.append(np.ones(2**22))
             time.sleep(0.05)
-    return load(block)
+    return read(number)
 
 
 class TestTheSchedulerDies:

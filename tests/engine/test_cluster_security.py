@@ -1,4 +1,4 @@
-"""Who can reach a cluster: nobody from outside unless asked, and with TLS only who has a key."""
+"""Who can reach a cluster: nobody from outside unless asked, and with TLS only holders of a key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def listening(pid):
-    """Give the addresses on which a process and what it started wait for connections."""
+    """Return the addresses on which a process and its children wait for connections."""
     found = set()
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         for connection in process.net_connections("inet"):
@@ -55,7 +55,7 @@ def authority(tmp_path_factory):
 
 
 def tls(folder):
-    """Make Dask's settings from the files, as docs/reliability.md says."""
+    """Return Dask's settings for these files, as docs/reliability.md describes them."""
     names = {
         f"DASK_DISTRIBUTED__COMM__TLS__{role}__{part}": str(folder / file)
         for role in ("CLIENT", "SCHEDULER", "WORKER")
