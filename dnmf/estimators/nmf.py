@@ -256,7 +256,7 @@ class NMF(FittedNMF):
         self.check_parameters()
         if overwrite and (self.checkpoint is None or self.resume_from is not None):
             raise ParameterError(
-                "overwrite is True: it needs a checkpoint, and goes with no resume_from"
+                "overwrite is True (--force): it needs a checkpoint to replace, and no resume_from"
             )
         X = validate_images(self, X, reset=True)
         blocks = blocks_of(X, sample_weight, mask, self._rules())
