@@ -8,7 +8,7 @@ from dnmf.errors import CheckpointError
 from dnmf.estimators.nmf import NMF
 from dnmf.numerics.state import State
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint
-from dnmf.storage.checkpoint.spec import BOUND, FitSpec
+from dnmf.storage.checkpoint.spec import PARAMETERS, FitSpec
 
 
 def load(path: str | os.PathLike[str]) -> NMF:
@@ -39,6 +39,6 @@ def load(path: str | os.PathLike[str]) -> NMF:
 
 def fitted_model(spec: FitSpec, state: State, stop_reason: str | None) -> NMF:
     """Return the fitted model of a fit that was specified so and came to a state."""
-    parameters = {name: spec.parameters[name] for name in BOUND}
+    parameters = {name: spec.parameters[name] for name in PARAMETERS}
     model = NMF(spec.n_components, random_state=spec.seed, **parameters, **spec.settings)
     return model._set_fitted(spec, state, stop_reason)

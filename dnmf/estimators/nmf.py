@@ -43,7 +43,7 @@ from dnmf.solvers.warm_start import initial_H, random_H, start
 from dnmf.storage.atomic import bytes_at, is_absent, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT, KEEP
-from dnmf.storage.checkpoint.spec import BOUND, FREE, FitSpec
+from dnmf.storage.checkpoint.spec import PARAMETERS, SETTINGS, FitSpec
 from dnmf.storage.lock import locked
 from dnmf.storage.store import crc32c
 
@@ -384,14 +384,14 @@ class NMF(FittedNMF):
                 **(compute_fingerprints(X, blocks) if fingerprints else {}),
             },
             parameters={
-                **{name: _as_json(getattr(self, name)) for name in BOUND},
+                **{name: _as_json(getattr(self, name)) for name in PARAMETERS},
                 "solver": self._solver(),
                 "beta_loss": loss_of(self.beta_loss),
                 "alpha_H": _as_json(self.alpha_W if self.alpha_H == "same" else self.alpha_H),
                 "init": self.init or "random",
                 "start": crc32c(np.asarray(H, np.float64)) if custom else None,
             },
-            settings={name: _as_json(getattr(self, name)) for name in FREE},
+            settings={name: _as_json(getattr(self, name)) for name in SETTINGS},
         )
 
     @contextmanager

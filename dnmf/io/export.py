@@ -112,7 +112,7 @@ def write_reconstruction(
         dtype = str(projection.basis.H.dtype)
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         layout = Layout(len(corpus), corpus.image_shape, dtype, id_bytes, corpus.block_rows)
-        require_space(path, layout.most_bytes, "the reconstruction")
+        require_space(path, layout.max_bytes, "the reconstruction")
         create_corpus(building, layout)
         task = partial(_reconstruct_block, projection=projection, corpus=corpus, path=building)
         commit_corpus(building, layout, blocks.map_sum(task))

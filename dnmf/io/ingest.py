@@ -90,7 +90,7 @@ def ingest(
     ):
         images = _as_source(source, size, color)
         layout = _layout_of(images, block_rows)
-        require_space(location, layout.most_bytes, "the corpus")
+        require_space(location, layout.max_bytes, "the corpus")
         create_corpus(building, layout)
         manifest: list[ManifestLine | None] = [None] * layout.n_blocks
         task = partial(_ingest_block, path=building, layout=layout)

@@ -11,7 +11,7 @@ from typing import Any
 from dnmf.engine.executors import each_block
 from dnmf.errors import CorpusError
 from dnmf.model_selection.sweep_store import FORMAT as SWEEP
-from dnmf.model_selection.sweep_store import models_in
+from dnmf.model_selection.sweep_store import list_models
 from dnmf.storage.atomic import is_absent, read_record
 from dnmf.storage.checkpoint.checkpoint import verify_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT as MODEL
@@ -101,7 +101,7 @@ def verify(
     if kind == MODEL:
         return Verification("model", location, 0, list(map(Finding, verify_checkpoint(location))))
     if kind == SWEEP:
-        damage = chain.from_iterable(map(verify_checkpoint, models_in(location)))
+        damage = chain.from_iterable(map(verify_checkpoint, list_models(location)))
         return Verification("sweep", location, 0, list(map(Finding, damage)))
     if kind not in (CORPUS, WEIGHTS):
         raise _unknown(location)

@@ -1,11 +1,11 @@
-"""A sweep on disk: a folder of models, of several ranks, seeds and cells.
+"""A sweep on disk: a folder of models of several ranks, seeds and held-out cells.
 
-    zarr.json            what this is and its version; once all have come to their end, the reads
-    k0009-whole-0/       a model of 9 components, from seed 0
-    k0009-part-0/        another, that the cells of seed 0 were hidden from
+    zarr.json            format and version; the number of reads, once all models are finished
+    k0009-whole-0/       model of 9 components, from seed 0
+    k0009-part-0/        model of 9 components, without the cells that seed 0 holds out
 
-Each is a model as `dnmf fit` makes them, without weights, committed after each pass; what a sweep
-says of them is made of their records whenever it is asked for.
+Each is a model as `dnmf fit` writes it, without weights, committed after each pass. Everything that
+a sweep reports is computed from their records.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ from dnmf.errors import CheckpointError
 from dnmf.storage.atomic import is_absent, is_url, new_store, read_record, remove_partial_stores
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import group_json
-from dnmf.storage.metadata import is_count
+from dnmf.storage.metadata import check_format
 from dnmf.storage.store import METADATA, ObjectStore
 
 FORMAT = "dnmf-sweep"
 VERSION = 1
+
 _NAME = re.compile(r"k\d{4,}-(whole|part)-\d+")
 
 
 def prepare_sweep(path: str) -> None:
-    """Make a folder for the models of a sweep, at a place which is claimed, or check it.
+    """Create the folder of a sweep at a locked path, or check the one that is there.
 
     Raises
     ------
     CheckpointError
-        Something else is there.
+        The path holds something else.
     """
     if is_absent(path):
         remove_partial_stores(path)
         with new_store(path, FORMAT) as building:
-            _write(building, None)
+            _write_record(building, None)
     require_sweep(path)
 
 
 def finish_sweep(path: str, n_reads: float) -> None:
-    """Note that all models have come to their end, and how many reads of X that took."""
-    _write(path, n_reads)
+    """Record that all models are finished, and how often X was read for that."""
+    _write_record(path, n_reads)
 
 
-def _write(path: str, n_reads: float | None) -> None:
+def _write_record(path: str, n_reads: float | None) -> None:
     store = ObjectStore(path)
     if not is_url(path):
         os.makedirs(path, exist_ok=True)
@@ -55,44 +56,59 @@ def _write(path: str, n_reads: float | None) -> None:
 
 
 def require_sweep(path: str) -> float | None:
-    """Raise CheckpointError unless a sweep of this format is there; give the reads it took."""
-    record = read_record(path) or {}
-    if record.get("format") != FORMAT:
+    """Raise CheckpointError unless there is a sweep of this format.
+
+    Returns
+    -------
+    float or None
+        Number of reads of X that the sweep took; None if it is unfinished.
+    """
+
+    def missing() -> str:
         what = "nothing is there" if is_absent(path) else "it holds something else"
-        raise CheckpointError(
-            f"{path} is no sweep: {what}; make one with `dnmf rank CORPUS {path} -k 9,25,49`"
-        )
-    version, n_reads = record.get("version"), record.get("n_reads")
-    if not is_count(version) or version != VERSION:
-        raise CheckpointError(
-            f"{path} has sweep format {str(version)[:80]}; this dnmf reads {VERSION}: upgrade "
-            "dnmf, or choose another path"
-        )
+        return f"is no sweep: {what}; make one with `dnmf rank CORPUS {path} -k 9,25,49`"
+
+    record = check_format(
+        read_record(path),
+        path,
+        FORMAT,
+        VERSION,
+        error=CheckpointError,
+        missing=missing,
+        outdated="choose another path",
+    )
+    n_reads = record.get("n_reads")
     if isinstance(n_reads, (int, float)) and not isinstance(n_reads, bool):
         return float(n_reads)
     return None
 
 
-def models_in(path: str) -> list[str]:
+def list_models(path: str) -> list[str]:
     """List the paths of the models of a sweep."""
     names = sorted(filter(_NAME.fullmatch, ObjectStore(path).list_dir()))
     return [os.path.join(path, name) for name in names]
 
 
 def open_sweep(path: str) -> tuple[list[Checkpoint], float]:
-    """Open the models of a sweep that has come to its end; and say how many reads it took.
+    """Open the models of a finished sweep.
+
+    Returns
+    -------
+    models : list of Checkpoint
+    n_reads : float
+        Number of reads of X that the sweep took.
 
     Raises
     ------
     CheckpointError
-        There is none, it is damaged, or not at its end.
+        There is no sweep, it is damaged, or it is unfinished.
     """
     n_reads = require_sweep(path)
-    opened = [open_checkpoint(model) for model in models_in(path)]
-    going = [checkpoint for checkpoint in opened if checkpoint.stop_reason is None]
-    if n_reads is None or going or not opened:
+    opened = [open_checkpoint(model) for model in list_models(path)]
+    unfinished = [checkpoint for checkpoint in opened if checkpoint.stop_reason is None]
+    if n_reads is None or unfinished or not opened:
         raise CheckpointError(
-            f"{path}: {len(going)} of {len(opened)} models have not come to their end; run its "
-            "`dnmf rank` again to go on"
+            f"{path}: {len(unfinished)} of {len(opened)} models have not come to their end; run "
+            "its `dnmf rank` again to go on"
         )
     return opened, n_reads

@@ -1,6 +1,7 @@
-"""Bytes that last: corpora, weights and models on disk or behind a URL.
+"""Corpora, weights and models on disk or behind a URL.
 
-Imports `numerics` for the state of a fit; no scheduler, no estimator.
-Start reading at `store`, the one way to bytes; `corpus` and `checkpoint` are built on
-`verified_array`, which checks each block, and `atomic`, which moves results into place.
+May import `numerics`, for the state of a fit; knows no scheduler and no estimator.
+Start reading at `store`, through which all bytes pass. `verified_array` checks each block that is
+read, and `corpus`, `weights` and `checkpoint` are built on it; `atomic` moves finished results into
+place.
 """

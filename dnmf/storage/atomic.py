@@ -1,8 +1,8 @@
-"""Where results go: beside their place first, into it only when they are whole.
+"""Atomic output: a store is built beside its path, and moved there when it is finished.
 
-Every store dnmf writes is a Zarr v3 group or array whose attributes hold a ``dnmf`` record,
-written last. So a store without the record is unfinished, and only a store with one is ever
-replaced: `--force` cannot delete a folder of somebody's images.
+Every store that dnmf writes is a Zarr v3 group or array whose attributes hold a record under
+``dnmf``, which is written last. So a store without the record is unfinished, and only a store with
+a record is ever replaced: `--force` cannot delete a folder of somebody's images.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ from dnmf.storage.metadata import read_node_json
 from dnmf.storage.store import InvalidObjectError, ObjectStore, fsync_dir, fsync_tree
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, and of a quota that is used up."""
+
 RECORD = "dnmf"
-"""Name of the attribute that says what a store is."""
+"""Name of the attribute that holds the record: format and version of the store, and more."""
 
 
 def is_url(path: str) -> bool:
-    """Tell a URL of an object store from a local path."""
+    """Check whether a path is a URL."""
     return "://" in path
 
 
 def absolute(path: str) -> str:
-    """Make a local path mean the same in a worker, whose working folder may be another."""
+    """Return the absolute path, for workers with another working folder; a URL is kept as it is."""
     return path if is_url(path) else os.path.abspath(path)
 
 
 def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Read what dnmf says about the store at a path; None where there is no such record."""
+    """Read the record of the store at a path; None if there is no record."""
     try:
         metadata = read_node_json(ObjectStore(path, storage_options))
     except (OSError, InvalidObjectError):
@@ -50,7 +52,7 @@ def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dic
 
 
 def is_absent(path: str | os.PathLike[str]) -> bool:
-    """Tell whether nothing but an empty folder is at a path, or no store of dnmf's at a URL."""
+    """Check whether a path is free: nothing or an empty folder, or no store of dnmf at a URL."""
     location = os.fspath(path)
     if is_url(location):
         return read_record(location) is None
@@ -59,18 +61,19 @@ def is_absent(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -> Iterator[str]:
-    """Give a place to build a store in, and move it to `path` when the block ends well.
+    """Yield a temporary path to build a store at, and move the store to `path` at the end.
 
-    On an error nothing is left and what was at `path` stays. A URL is built in place, since object
-    stores cannot rename: there the record, written last, tells a whole store from a part of one.
+    If the block raises, the temporary store is removed and what was at `path` stays. At a URL the
+    store is built in place, since object stores cannot rename: there the record, written last,
+    distinguishes a finished store from an unfinished one.
 
     Parameters
     ----------
     path : str or path
     kind : str
-        Format that the record will name.
+        Format of the store, as in its record.
     force : bool
-        Replace a store of the same kind that is already there.
+        Whether to replace a store of the same kind.
 
     Raises
     ------
@@ -89,7 +92,7 @@ def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -
         raise OutputExistsError(
             f"{target} cannot be written ({error.strerror}: {error.filename}); choose another path"
         ) from error
-    building = _beside(final)
+    building = _partial_path(final)
     _remove(building)
     try:
         yield str(building)
@@ -100,7 +103,7 @@ def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -
 
 
 def check_free(path: str, kind: str, *, force: bool) -> None:
-    """Raise unless a store of a kind may be written to `path`; see `new_store`."""
+    """Raise OutputExistsError unless a store may be written to `path`; see `new_store`."""
     if is_absent(path):
         return
     if not force:
@@ -115,16 +118,16 @@ def check_free(path: str, kind: str, *, force: bool) -> None:
 
 
 def remove_store(path: str | os.PathLike[str], kind: str) -> None:
-    """Remove a store of a kind; where nothing is, nothing happens."""
+    """Remove a store of a kind, if there is one."""
     target = os.fspath(path)
     check_free(target, kind, force=True)
     if is_absent(target):
         return
     if is_url(target):
         zarr.open_group(target, mode="w", zarr_format=3)  # empties it
-    else:  # moved away first: what is at the path is whole at any time
+    else:  # renamed first: what is at the path is complete at any time
         final = Path(absolute(target))
-        old = _beside(final)
+        old = _partial_path(final)
         _remove(old)
         final.rename(old)
         fsync_dir(final.parent)
@@ -132,7 +135,7 @@ def remove_store(path: str | os.PathLike[str], kind: str) -> None:
 
 
 def bytes_at(path: str | os.PathLike[str]) -> int:
-    """Add up what a store takes of its disk; 0 where nothing is known of it."""
+    """Return the number of bytes that a store takes on its disk; 0 for a URL."""
     target = os.fspath(path)
     if is_url(target):
         return 0
@@ -144,9 +147,16 @@ def bytes_at(path: str | os.PathLike[str]) -> int:
 
 
 def require_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
-    """Raise SpaceError unless the disk of a path, which need not exist yet, has room for bytes.
+    """Raise SpaceError unless the disk of a path has enough free space; a URL is not checked.
 
-    Nothing is known of the room behind a URL.
+    Parameters
+    ----------
+    path : str or path
+        Need not exist yet.
+    needed : float
+        Number of bytes.
+    what : str
+        What is to be written, for the message.
     """
     target = os.fspath(path)
     if is_url(target):
@@ -164,7 +174,7 @@ def require_space(path: str | os.PathLike[str], needed: float, what: str) -> Non
 
 @contextmanager
 def translate_disk_full(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Turn a full disk, or a quota that is used up, into SpaceError; a task's error, too."""
+    """Raise an OSError of the block as SpaceError if the disk is full, also one from a task."""
     try:
         yield
     except OSError as error:
@@ -177,7 +187,7 @@ def translate_disk_full(path: str | os.PathLike[str], what: str) -> Iterator[Non
 
 
 def remove_partial_stores(path: str | os.PathLike[str]) -> None:
-    """Remove what processes that were killed left beside a path; only where none is at work."""
+    """Remove unfinished stores that killed processes left beside a path, which must be locked."""
     target = os.fspath(path)
     if not is_url(target):
         final = Path(absolute(target))
@@ -185,12 +195,12 @@ def remove_partial_stores(path: str | os.PathLike[str]) -> None:
             _remove(remains)
 
 
-def _beside(final: Path) -> Path:
+def _partial_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.{os.getpid()}.partial")
 
 
 def _remove(building: Path) -> None:
-    """Remove what was being built, also what tasks that are still running add to it meanwhile."""
+    """Remove an unfinished store, to which tasks that are still running may be writing."""
     for _ in range(100):
         shutil.rmtree(building, ignore_errors=True)
         if not building.exists():
@@ -199,7 +209,7 @@ def _remove(building: Path) -> None:
 
 
 def _swap_in(building: Path, final: Path) -> None:
-    """Put a finished store in place of whatever `check_free` allowed to be there."""
+    """Move a finished store to its path, and remove what `check_free` allowed to be there."""
     fsync_tree(building)
     old = building.with_suffix(".old")
     if final.exists():
@@ -210,5 +220,5 @@ def _swap_in(building: Path, final: Path) -> None:
         if old.exists():
             old.rename(final)
         raise
-    fsync_dir(final.parent)  # only then may what was there before go
+    fsync_dir(final.parent)  # before the old store is removed
     shutil.rmtree(old, ignore_errors=True)

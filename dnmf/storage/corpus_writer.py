@@ -1,13 +1,15 @@
-"""The on-disk form of a corpus, and how it is written.
+"""Layout of a corpus on disk, and how it is written.
 
-A Zarr v3 group:
+A corpus is a Zarr v3 group:
 
-    pixels    (n, p)             the images' own dtype, one chunk per block of whole images
-    ids       (n, width) uint8   UTF-8, NUL-padded, in the same blocks
-    manifest  (blocks, 4) int64  images, stored bytes, crc32c of pixels, crc32c of ids
-    attributes: the record (format, version, image shape, crc32c of the manifest), written last
+    pixels      (n, p)             the images' own dtype, one chunk per block of whole images
+    ids         (n, width) uint8   UTF-8, NUL-padded, in the same blocks
+    manifest    (blocks, 4) int64  images, stored bytes, crc32c of pixels, crc32c of ids
+    attributes                     the record: format, version, image shape, crc32c of the manifest;
+                                   written last
 
-Blocks may be written in any order and by any process, and again; it is no corpus before the record.
+Blocks can be written in any order, by any process, and repeatedly. Without the record a corpus is
+unfinished.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from dnmf.storage.metadata import CHUNK_BYTES
 from dnmf.storage.store import ObjectStore, crc32c
 
 OVERHEAD = 256
-"""Bytes of a block beside its numbers, at most: headers, checksums, its line of the manifest."""
+"""Largest number of bytes of a block beside its numbers: headers, checksums, manifest line."""
 
 FORMAT = "dnmf-corpus"
 VERSION = 1
@@ -39,19 +41,19 @@ ManifestLine = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Layout:
-    """What must be known of a corpus before its first block is written.
+    """Layout of a corpus, which must be known before its first block is written.
 
     Attributes
     ----------
     n_images : int
     image_shape : tuple of int
-        Pixels of one image: (h, w), (h, w, channels) or (p,).
+        (h, w), (h, w, channels) or (p,).
     dtype : str
-        Of the pixels, a NumPy name.
+        NumPy name of the dtype of the pixels.
     id_bytes : int
         Length of the longest id in UTF-8.
     block_rows : int
-        Images per block.
+        Number of images per block.
     """
 
     n_images: int
@@ -62,7 +64,7 @@ class Layout:
 
     @property
     def n_pixels(self) -> int:
-        """Pixels, channels included, of one image."""
+        """Number of pixels of one image; counts channels."""
         return int(np.prod(self.image_shape))
 
     @property
@@ -71,19 +73,19 @@ class Layout:
         return -(-self.n_images // self.block_rows)
 
     @property
-    def most_bytes(self) -> int:
-        """The most that it takes in a store: compression can only help."""
+    def max_bytes(self) -> int:
+        """Largest number of bytes that the corpus can take in a store, without compression."""
         row_bytes = self.n_pixels * np.dtype(self.dtype).itemsize + self.id_bytes
         return self.n_blocks * (self.block_rows * row_bytes + OVERHEAD)
 
 
 def create_corpus(path: str, layout: Layout) -> None:
-    """Create the empty arrays of a corpus; it is no corpus before `commit_corpus`.
+    """Create the empty arrays of a corpus; without `commit_corpus` it is unfinished.
 
     Raises
     ------
     ParameterError
-        A block is larger than Blosc compresses in one piece.
+        A block is larger than Blosc can compress at once.
     """
     block_bytes = layout.block_rows * layout.n_pixels * np.dtype(layout.dtype).itemsize
     if block_bytes > CHUNK_BYTES:
@@ -149,7 +151,7 @@ def write_rows(path: str, array: zarr.Array[Any], index: int, rows: Array) -> tu
 
 
 def commit_corpus(path: str, layout: Layout, manifest: Sequence[ManifestLine]) -> None:
-    """Write the manifest and then the record that makes the group a corpus."""
+    """Write the manifest, and then the record, which makes the corpus finished."""
     lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
     if lines[:, 0].sum() != layout.n_images:
         raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
@@ -165,9 +167,15 @@ def commit_corpus(path: str, layout: Layout, manifest: Sequence[ManifestLine]) -
 
 
 def write_manifest(path: str, lines: Array) -> int:
-    """Write the lines of all blocks, (blocks, columns) int64, below a store; give their checksum.
+    """Write the manifest of a store and return its checksum.
 
-    Not compressed: what reads them knows beforehand how long they are.
+    It is not compressed, so that a reader knows its number of bytes beforehand.
+
+    Parameters
+    ----------
+    path : str
+        Path of the store.
+    lines : ndarray of shape (blocks, columns), int64
     """
     zarr.create_array(
         f"{path}/manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()]
@@ -178,7 +186,7 @@ def write_manifest(path: str, lines: Array) -> int:
 def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:
     node = group[name]
     assert isinstance(node, zarr.Array)
-    # Set at every opening: it is not stored, and without it an all-zero chunk is deleted.
+    # Zarr does not store this setting, and without it deletes chunks of zeros.
     return node.with_config({"write_empty_chunks": True})
 
 

@@ -1,8 +1,8 @@
-"""One driver per model: a lock that dies with its process.
+"""One fit per model: a lock that ends with its process.
 
-A file beside the model is locked with flock for as long as a fit runs, and says who runs it. The
-kernel gives the lock back when the process ends, however it ends, so a dead driver's claim needs no
-time-out. It lies beside the model, not in it, since a fit may begin by making or replacing that.
+A file beside the model is locked with ``flock`` while a fit runs, and holds who runs it. The kernel
+releases the lock when the process ends, however it ends, so a killed fit blocks nobody and no
+time-out is needed. The file lies beside the model, because a fit may begin by replacing the model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dnmf.storage.atomic import absolute, is_url, translate_disk_full
 
 @contextmanager
 def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Hold a model for this process; nothing is held behind a URL, or for None.
+    """Lock a model for the duration of the block; do nothing for a URL or None.
 
     Raises
     ------
     ClaimError
-        Another fit holds it; says which.
+        Another fit has locked the model; the message says which.
     """
     target = None if path is None else os.fspath(path)
     if target is None or is_url(target):
@@ -37,7 +37,7 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     lock = final.with_name(f".{final.name}.lock")
     try:
         with translate_disk_full(target, "the claim of a fit"):
-            file = _locked(lock, target)
+            file = _acquire(lock, target)
     except (ClaimError, SpaceError):
         raise
     except OSError as error:
@@ -48,36 +48,37 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is locked: whoever opened it before tries again
+        lock.unlink(missing_ok=True)  # still locked: who has opened it will find it gone and retry
         os.close(file)
 
 
-def _locked(lock: Path, target: str) -> int:
+def _acquire(lock: Path, target: str) -> int:
+    """Create and lock the file, and return its descriptor."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _lock(file, target)
-            if _is_at(file, lock):
-                with suppress(OSError):  # on a full disk it holds all the same, without a name
+            _flock(file, target)
+            if _is_same_file(file, lock):
+                with suppress(OSError):  # on a full disk the lock holds all the same, unnamed
                     os.truncate(file, 0)
-                    os.write(file, json.dumps(_me()).encode())
+                    os.write(file, json.dumps(_this_process()).encode())
                 return file
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # its owner removed it meanwhile, as it gave it back
+        os.close(file)  # its owner has removed it since, on release
 
 
-def _lock(file: int, target: str) -> None:
+def _flock(file: int, target: str) -> None:
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ClaimError(
-            f"{target} is being written by another fit, {_owner(file)}: wait for it, stop it, or "
-            "choose another path"
+            f"{target} is being written by another fit, {_describe_owner(file)}: wait for it, stop "
+            "it, or choose another path"
         ) from None
     except (ImportError, OSError) as error:
         warnings.warn(
@@ -88,19 +89,19 @@ def _lock(file: int, target: str) -> None:
         )
 
 
-def _is_at(file: int, lock: Path) -> bool:
+def _is_same_file(file: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file), os.stat(lock))
+        return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _me() -> dict[str, str | int]:
+def _this_process() -> dict[str, str | int]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"host": socket.gethostname(), "process": os.getpid(), "since": now}
 
 
-def _owner(file: int) -> str:
+def _describe_owner(file: int) -> str:
     try:
         owner = json.loads(os.pread(file, 4096, 0))
         return f"process {owner['process']} on {owner['host']} since {owner['since']}"

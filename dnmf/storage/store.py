@@ -23,6 +23,9 @@ from fsspec.core import url_to_fs
 
 from dnmf._typing import Array
 
+StorageOptions = dict[str, Any] | None
+"""Options of the fsspec file system behind a URL."""
+
 METADATA = "zarr.json"
 """Name of the object that holds the metadata of a Zarr v3 node."""
 
@@ -49,7 +52,7 @@ class ObjectStore:
     """
 
     path: str
-    storage_options: dict[str, Any] | None = None
+    storage_options: StorageOptions = None
 
     def get(self, key: str, max_bytes: int) -> bytes:
         """Read an object.

@@ -28,7 +28,7 @@ from processes import (
 import dnmf
 from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal, StopRequest
 from dnmf.io.sources.source import open_source
-from dnmf.model_selection.sweep_store import models_in
+from dnmf.model_selection.sweep_store import list_models
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def test_a_signal_ends_a_sweep_after_its_pass_and_the_same_command_resumes_it(co
     assert "run the same line again to continue" in sweep.log
     assert "Traceback" not in sweep.log
     last = passes_in(sweep.log)[-1]
-    assert {committed(model) for model in models_in(str(out))} == {last}
+    assert {committed(model) for model in list_models(str(out))} == {last}
     with started(*line, "--max-iter", last + 2) as sweep:
         assert sweep.end() == 0, sweep.log
     other = [*line[:3], tmp_path / "other", *few]

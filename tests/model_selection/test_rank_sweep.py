@@ -18,7 +18,7 @@ from reference import CountingReads
 
 import dnmf
 from dnmf.errors import CapacityError, CheckpointError, ClaimError, DataError, ParameterError
-from dnmf.model_selection.sweep_store import FORMAT, models_in
+from dnmf.model_selection.sweep_store import FORMAT, list_models
 from dnmf.solvers import multi_fit
 from dnmf.storage.store import ObjectStore
 
@@ -218,7 +218,7 @@ class TestReadsAndBits:
 
 def has_a_pass(path):
     """Check whether a model of a running sweep has finished its first pass."""
-    listings = (ObjectStore(model).list_dir() for model in models_in(str(path)))
+    listings = (ObjectStore(model).list_dir() for model in list_models(str(path)))
     return any(name.startswith("pass-000001") for names in listings for name in names)
 
 
@@ -271,7 +271,7 @@ class TestCheckpoints:
         monkeypatch.setattr(multi_fit, "create_checkpoint", create)
         with pytest.raises(StopError):
             dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=tmp_path / "s")
-        assert len(models_in(str(tmp_path / "s"))) == 4
+        assert len(list_models(str(tmp_path / "s"))) == 4
         assert_same(sweep, dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=tmp_path / "s"))
 
     def test_a_finished_sweep_runs_no_pass_again(self, X, tmp_path):
@@ -291,7 +291,7 @@ class TestCheckpoints:
     def test_each_checkpoint_is_a_model(self, X, sweep, tmp_path):
         path = tmp_path / "s"
         dnmf.rank_sweep(X, [3, 4], n_init=1, checkpoint=path)
-        names = [os.path.basename(model) for model in models_in(str(path))]
+        names = [os.path.basename(model) for model in list_models(str(path))]
         assert names == ["k0003-part-0", "k0003-whole-0", "k0004-part-0", "k0004-whole-0"]
         model = dnmf.load(path / "k0004-whole-0")
         assert model.transform(X).shape == (len(X), 4)
@@ -318,7 +318,7 @@ class TestCheckpoints:
         dnmf.rank_sweep(X, [2], n_init=1, checkpoint=path)
         if words is None:  # other seeds are other models
             dnmf.rank_sweep(X, [2], nmf(**change), n_init=1, checkpoint=path)
-            assert len(models_in(str(path))) == 4
+            assert len(list_models(str(path))) == 4
             return
 
         def sweep_again(change):

@@ -1,6 +1,7 @@
-"""A model on disk, committed after every pass.
+"""Models on disk, committed after every pass.
 
-Imports the rest of `storage`.
-Start reading at `checkpoint`; `commit` writes a pass so that it outlasts a power failure, `schema`
-says what its record may hold, `prune` which passes are kept, `spec` what makes two fits the same.
+May import the rest of `storage`.
+Start reading at `checkpoint`. `commit` writes a pass so that it survives a power failure and
+removes old ones, `schema` checks the record of a pass, `weights` holds the weights, and `spec`
+defines which fits may resume a checkpoint.
 """

@@ -1,14 +1,15 @@
-"""A checkpoint, which is also a model: H, the solver's state and the weights, as plain Zarr.
+"""A checkpoint, which is also a model: H, the state of the solver and the weights, as plain Zarr.
 
-On disk, a Zarr v3 group:
+On disk it is a Zarr v3 group:
 
-    attributes             what this is and its version; written once
-    pass-000012-1          a committed pass: H, Y, Z, its record, see `commit`
+    attributes             format and version; written once
+    pass-000012-1          a committed pass: H, Y, Z and its record, see `commit`
     weights-000012-3f29..  (n, d), one chunk per block of X, written by the tasks of the pass
 
-Every pass is committed, with its weights where they are due. A commit makes new groups and touches
-no old one; only when it will outlast a power failure do older passes go. What is left of those that
-were not committed, or were being removed, counts for nothing and goes when the fit goes on.
+Every pass is committed, with its weights where they are due. A commit makes new groups and changes
+no old one; older passes are removed only after the new one survives a power failure. What is left
+of passes that were not committed, or were being removed, is ignored, and is removed when the fit is
+resumed.
 """
 
 from __future__ import annotations
@@ -44,37 +45,45 @@ from dnmf.storage.checkpoint.commit import (
     require_model,
     translate_write_errors,
 )
-from dnmf.storage.checkpoint.schema import STATE, describe_arrays, fit_of
+from dnmf.storage.checkpoint.schema import STATE, describe_arrays
 from dnmf.storage.checkpoint.spec import FitSpec
-from dnmf.storage.checkpoint.weights import ArraySink, find_weights, new_weights, read_weights
+from dnmf.storage.checkpoint.weights import (
+    WeightsWriter,
+    create_weights_array,
+    open_weights_array,
+    read_weights,
+)
 from dnmf.storage.lock import locked
 from dnmf.storage.store import METADATA, ObjectStore
 from dnmf.storage.verified_array import VerifiedArray
 
 NO_RECORD = "has no record: the fit was killed as it was about to commit it, or zarr.json was lost"
+"""What `verify_checkpoint` reports of a pass that has everything but its record."""
 
 
 @dataclass
 class Checkpoint:
-    """A model on disk; made by `create_checkpoint` or `open_checkpoint`.
+    """A model on disk, made by `create_checkpoint` or `open_checkpoint`.
 
     Attributes
     ----------
     path : str
     spec : FitSpec
+        Fit that the checkpoint belongs to.
     state : State
+        State of the fit after the newest pass.
     stop_reason : str or None
-        None while the fit goes on.
+        Reason why no pass follows; None while the fit is unfinished.
     name : str
-        Of the pass that was committed last; "" before the first.
+        Name of the pass that was committed last; empty before the first.
     weights_name : str or None
-        Which weights belong to ``state.H``; None without any.
+        Name of the weights that belong to ``state.H``; None if there are none.
     weights_pass : int
-        The last pass whose weights were kept.
+        Number of the last pass whose weights were kept; 0 before the first.
     checksums : ndarray of shape (blocks,), int64
-        Of the blocks of weights that belong to ``state.H``; empty without any.
+        crc32c of each block of these weights; empty if there are none.
     keep_passes : int
-        How many to keep, and beside them the newest that has weights.
+        Number of newest passes to keep, beside the newest that has weights.
     """
 
     path: str
@@ -86,51 +95,54 @@ class Checkpoint:
     weights_pass: int = 0
     checksums: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     keep_passes: int = KEEP
-    _sink: str | None = None
+    _new_weights: str | None = None
     _passes: dict[str, str | None] | None = None
 
     @property
     def has_weights(self) -> bool:
-        """Whether weights are kept that belong to ``state.H``."""
+        """Whether there are weights that belong to ``state.H``."""
         return self.weights_name is not None
 
     def weight_sink(self) -> WeightSink:
-        """Make the array for the next weights."""
+        """Create the array for the weights of the next pass, and return what writes to it."""
         n_iter = self.state.n_iter + 1
+        store = ObjectStore(self.path)
         with translate_write_errors(self.path, f"pass {n_iter}"):
-            self._sink = new_weights(ObjectStore(self.path), n_iter, *self._form_of_weights)
-        return ArraySink(f"{absolute(self.path)}/{self._sink}")
+            self._new_weights = create_weights_array(store, n_iter, *self._weights_layout)
+        return WeightsWriter(f"{absolute(self.path)}/{self._new_weights}")
 
     def keep(self, state: State, written: Written | None) -> None:
-        """Commit a state.
+        """Commit a pass.
 
         Parameters
         ----------
         state : State
+            State after the pass.
         written : sequence of (int, int), optional
-            What the sink took of the weights that belong to ``state.H``. Without them, a state that
-            was rejected has the H, and so the weights, of the one before; another has none.
+            First row and checksum of each block of weights, if the sink was given the weights that
+            belong to ``state.H``. Without them, a state that was rejected has the H of the one
+            before, and so its weights; any other state has no weights.
         """
         if written is not None:
-            self.checksums = self._checksums(written)
-            self.weights_name, self.weights_pass = self._sink, state.n_iter
+            self.checksums = self._order_checksums(written)
+            self.weights_name, self.weights_pass = self._new_weights, state.n_iter
         elif state.accepted:
             self.checksums, self.weights_name = self.checksums[:0], None
         self._commit(state, None)
 
     def finish(self, stop_reason: str) -> None:
-        """Commit the reason why no pass follows, where it is not known yet."""
+        """Commit the reason why no pass follows, unless it is committed already."""
         if stop_reason != self.stop_reason:
             self._commit(self.state, stop_reason)
 
-    def _checksums(self, written: Written) -> Array:
-        rows = self.spec.X["block_rows"]
-        starts = sorted(written)
-        if [start for start, _ in starts] != list(range(0, self.spec.X["shape"][0], rows)):
+    def _order_checksums(self, written: Written) -> Array:
+        block_rows = self.spec.X["block_rows"]
+        blocks = sorted(written)
+        if [start for start, _ in blocks] != list(range(0, self.spec.X["shape"][0], block_rows)):
             raise CheckpointError(
                 f"{self.path}: {len(written)} blocks of weights were written, not all"
             )
-        return np.array([checksum for _, checksum in starts], np.int64)
+        return np.array([checksum for _, checksum in blocks], np.int64)
 
     def _commit(self, state: State, stop_reason: str | None) -> None:
         self.state, self.stop_reason = state, stop_reason
@@ -139,7 +151,7 @@ class Checkpoint:
             arrays["checksums"] = self.checksums
         store = ObjectStore(self.path)
         with translate_write_errors(self.path, f"pass {state.n_iter}"):
-            passes = self._read_passes(store)
+            passes = self._known_passes(store)
             name = new_pass_name(store, state.n_iter)
             try:
                 commit(store, name, arrays, self._record(arrays), self.weights_name)
@@ -150,77 +162,36 @@ class Checkpoint:
             self.name = name
             self._prune(store, {**passes, name: self.weights_name})
 
-    def _read_passes(self, store: ObjectStore) -> dict[str, str | None]:
-        """Return the committed passes and the weights of each; read them where not yet known."""
+    def _known_passes(self, store: ObjectStore) -> dict[str, str | None]:
+        """Return the weights of each committed pass, from memory once they have been read."""
         return read_weights_names(store) if self._passes is None else self._passes
 
     def _prune(self, store: ObjectStore, passes: dict[str, str | None]) -> None:
-        self._passes = passes
+        self._passes = passes  # so that it is right even if a removal fails
         self._passes = prune(store, passes, self.keep_passes)
 
     def _record(self, arrays: dict[str, Array]) -> dict[str, Any]:
+        state = self.state
         return {
             "dnmf": __version__,
             "stop_reason": self.stop_reason,
             "weights": self.weights_name,
             "weights_pass": self.weights_pass,
             "fit": vars(self.spec),
-            "losses": list(self.state.losses),
-            "divergence": self.state.divergence if self.state.losses else None,
-            "beta": self.state.beta,
-            "beta_max": self.state.beta_max,
-            "accepted": self.state.accepted,
-            "n_reads": self.state.n_reads,
-            "xx": self.state.xx,
-            "energies": list(self.state.energies),
-            "held_out": self.state.held_out.tolist(),
+            "losses": list(state.losses),
+            "divergence": state.divergence if state.losses else None,
+            "beta": state.beta,
+            "beta_max": state.beta_max,
+            "accepted": state.accepted,
+            "n_reads": state.n_reads,
+            "xx": state.xx,
+            "energies": list(state.energies),
+            "held_out": state.held_out.tolist(),
             **describe_arrays(arrays),
         }
 
-    @property
-    def weights(self) -> zarr.Array[Any] | None:
-        """The weights that belong to H, a Zarr array (n, d), not checked; None without any."""
-        if self.weights_name is None:
-            return None
-        self._stored_weights()  # refuses metadata that is not dnmf's before Zarr sees it
-        return zarr.open_array(self.path, path=self.weights_name, mode="r", zarr_format=3)
-
-    def _stored_weights(self) -> VerifiedArray:
-        if self.weights_name is None:
-            raise CheckpointError(f"{self.path} has no weights; `dnmf transform` makes some")
-        return find_weights(ObjectStore(self.path), self.weights_name, *self._form_of_weights)
-
-    @property
-    def _form_of_weights(self) -> tuple[tuple[int, int], int, str]:
-        X = self.spec.X
-        return (X["shape"][0], self.spec.n_components), X["block_rows"], X["compute_dtype"]
-
-    def read_weights(self, block: int) -> Array:
-        """Read a block of the weights that belong to H.
-
-        Raises
-        ------
-        CheckpointError
-            It is missing, altered or in another's place; says which images it is of. Or there are
-            no weights.
-        """
-        return read_weights(self._stored_weights(), block, int(self.checksums[block]))
-
-    def check_weights(self) -> Iterator[str]:
-        """Read all blocks of the weights that belong to H, and say what is wrong with them."""
-        try:
-            array = self._stored_weights()
-        except CheckpointError as error:
-            yield str(error)
-            return
-        for index, expected in enumerate(self.checksums.tolist()):
-            try:
-                read_weights(array, index, expected)
-            except CheckpointError as error:
-                yield str(error)
-
     def resume(self) -> None:
-        """Remove the passes after this one, newest first, and what killed fits left behind."""
+        """Prepare for more passes: remove later ones, newest first, and remains of killed fits."""
         store = ObjectStore(self.path)
         with translate_write_errors(self.path, "what a fit goes on from"):
             passes = read_weights_names(store)
@@ -231,20 +202,67 @@ class Checkpoint:
             self._prune(store, passes)
 
     def discard_uncommitted(self) -> None:
-        """Remove what a fit that failed was about to commit, where that is possible."""
+        """Remove what a failed fit has written and not committed, if the disk allows it."""
+        store = ObjectStore(self.path)
         with suppress(OSError):
-            store = ObjectStore(self.path)
-            self._prune(store, self._read_passes(store))
+            self._prune(store, self._known_passes(store))
+
+    @property
+    def weights(self) -> zarr.Array[Any] | None:
+        """Weights that belong to H, as an unverified Zarr array (n, d); None if there are none."""
+        if self.weights_name is None:
+            return None
+        self._open_weights()  # raises before Zarr sees metadata that dnmf does not write
+        return zarr.open_array(self.path, path=self.weights_name, mode="r", zarr_format=3)
+
+    def read_weights(self, block: int) -> Array:
+        """Read a block of the weights that belong to H, and check it.
+
+        Raises
+        ------
+        CheckpointError
+            There are no weights, or the block is missing, altered or swapped with another; the
+            message names its images.
+        """
+        return read_weights(self._open_weights(), block, int(self.checksums[block]))
+
+    def check_weights(self) -> Iterator[str]:
+        """Read all blocks of the weights that belong to H, and yield what is damaged."""
+        try:
+            array = self._open_weights()
+        except CheckpointError as error:
+            yield str(error)
+            return
+        for index, checksum in enumerate(self.checksums.tolist()):
+            try:
+                read_weights(array, index, checksum)
+            except CheckpointError as error:
+                yield str(error)
+
+    def _open_weights(self) -> VerifiedArray:
+        if self.weights_name is None:
+            raise CheckpointError(f"{self.path} has no weights; `dnmf transform` makes some")
+        store = ObjectStore(self.path)
+        return open_weights_array(store, self.weights_name, *self._weights_layout)
+
+    @property
+    def _weights_layout(self) -> tuple[tuple[int, int], int, str]:
+        """Shape, rows per block and dtype of the weights."""
+        X = self.spec.X
+        return (X["shape"][0], self.spec.n_components), X["block_rows"], X["compute_dtype"]
 
 
 def create_checkpoint(
     path: str | os.PathLike[str], spec: FitSpec, state: State, keep: int = KEEP
 ) -> Checkpoint:
-    """Begin a checkpoint at a free place, which is claimed, with the first state of a fit."""
+    """Create a checkpoint at a free path with the first state of a fit.
+
+    The path must be locked, see `dnmf.storage.lock.locked`.
+    """
     location = os.fspath(path)
     remove_partial_stores(location)
     with new_store(location, FORMAT) as building:
-        checkpoint = _begin(building, spec, state)
+        checkpoint = _write_model(building, spec, state)
     return replace(checkpoint, path=location, keep_passes=keep)
 
 
@@ -253,13 +271,15 @@ def save_model(
 ) -> None:
     """Write a model without weights."""
     with locked(path), new_store(path, FORMAT, force=force) as building:
-        _begin(building, spec, state, stop_reason)
+        _write_model(building, spec, state, stop_reason)
 
 
-def _begin(path: str, spec: FitSpec, state: State, stop_reason: str | None = None) -> Checkpoint:
+def _write_model(
+    path: str, spec: FitSpec, state: State, stop_reason: str | None = None
+) -> Checkpoint:
     with translate_write_errors(path, "a model"):
         if is_url(path):
-            zarr.open_group(path, mode="w", zarr_format=3)  # without what an unfinished one left
+            zarr.open_group(path, mode="w", zarr_format=3)  # removes what an unfinished one left
         checkpoint = Checkpoint(path, spec, state, _passes={})
         checkpoint._commit(state, stop_reason)
         ObjectStore(path).set(METADATA, group_json({"format": FORMAT, "version": VERSION}))
@@ -269,7 +289,7 @@ def _begin(path: str, spec: FitSpec, state: State, stop_reason: str | None = Non
 def open_checkpoint(
     path: str | os.PathLike[str], resume_from: int | None = None, keep: int = KEEP
 ) -> Checkpoint:
-    """Open a model and check its newest pass, or another, against its checksums.
+    """Open a model, and check its newest pass, or another, against its checksums.
 
     Parameters
     ----------
@@ -277,52 +297,55 @@ def open_checkpoint(
     resume_from : int, optional
         Number of the pass; the newest by default.
     keep : int
-        Passes to keep, if it is written to.
+        Number of newest passes to keep if more are committed.
 
     Raises
     ------
     CheckpointError
-        There is none, it is damaged, or of another format; names the newest that is intact.
+        There is no model, its format is another, or the pass is damaged; the message names the
+        newest pass that is intact.
     """
     location = os.fspath(path)
     try:
-        return replace(_open(location, resume_from), keep_passes=keep)
+        return replace(_open_pass(location, resume_from), keep_passes=keep)
     except CheckpointError:
         raise
     except OSError as error:
         raise CheckpointError(f"{location} cannot be read ({error}): see to the disk") from error
 
 
-def _open(location: str, resume_from: int | None) -> Checkpoint:
+def _open_pass(location: str, resume_from: int | None) -> Checkpoint:
     require_model(location)
     store = ObjectStore(location)
     names = list_committed(store)
-    wanted = [name for name in names if resume_from in (None, pass_number(name))]
-    if not wanted:
+    candidates = [name for name in names if resume_from in (None, pass_number(name))]
+    if not candidates:
         which = "no pass" if resume_from is None else f"no pass {resume_from}"
-        there = ", ".join(str(n) for n in sorted({pass_number(name) for name in names})) or "none"
+        found = ", ".join(str(n) for n in sorted({pass_number(name) for name in names})) or "none"
         raise CheckpointError(
-            f"{location} holds {which}; those there are: {there}. Take one of them, or fit again "
+            f"{location} holds {which}; those there are: {found}. Take one of them, or fit again "
             "with --force"
         )
     try:
-        return _read(store, wanted[-1])
+        return _read_pass(store, candidates[-1])
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_advice(store, names)}") from error
+        raise CheckpointError(f"{error}; {_advise(store, names)}") from error
 
 
-def _advice(store: ObjectStore, names: list[str]) -> str:
+def _advise(store: ObjectStore, names: list[str]) -> str:
+    """Return what the user can do about a damaged pass: resume from the newest intact one."""
     for name in reversed(names):
         with suppress(CheckpointError):
-            _read(store, name)
+            _read_pass(store, name)
+            n = pass_number(name)
             return (
-                f"pass {pass_number(name)} is intact: `dnmf fit --resume-from {pass_number(name)}` "
-                f"(resume_from={pass_number(name)} in Python) goes on from it"
+                f"pass {n} is intact: `dnmf fit --resume-from {n}` (resume_from={n} in Python) "
+                "goes on from it"
             )
     return "no other pass is intact: restore it from a copy, or fit again with --force"
 
 
-def _read(store: ObjectStore, name: str) -> Checkpoint:
+def _read_pass(store: ObjectStore, name: str) -> Checkpoint:
     record = read_record(store, name)
     arrays = {
         key: read_array(
@@ -330,14 +353,14 @@ def _read(store: ObjectStore, name: str) -> Checkpoint:
             f"{name}/{key}",
             tuple(record["shapes"][key]),
             "int64" if key == "checksums" else "float64",
-            expected,
+            checksum,
         )
-        for key, expected in record["crc32c"].items()
+        for key, checksum in record["crc32c"].items()
     }
     none = np.zeros(0, np.int64)
     checksums, weights = arrays.pop("checksums", none), record["weights"]
     if weights is not None and not store.list_dir(weights):
-        checksums, weights = none, None  # removed to save space, say; a fit writes them again
+        checksums, weights = none, None  # removed by the user; a fit writes them again
     state = State(
         **arrays,
         beta=record["beta"],
@@ -352,7 +375,7 @@ def _read(store: ObjectStore, name: str) -> Checkpoint:
     )
     return Checkpoint(
         store.path,
-        fit_of(record),
+        FitSpec(**record["fit"]),
         state,
         record["stop_reason"],
         name,
@@ -363,7 +386,7 @@ def _read(store: ObjectStore, name: str) -> Checkpoint:
 
 
 def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Read all of a model and say what is damaged: a sentence for each object.
+    """Read all of a model, and yield a sentence for each damaged object.
 
     Parameters
     ----------
@@ -372,7 +395,8 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
     Yields
     ------
     str
-        Names the object and, of a block of weights, its number and images.
+        Key of the object and what is wrong with it; for a block of weights also its number and
+        images.
 
     Raises
     ------
@@ -391,11 +415,12 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
     checked: set[str] = set()
     for name in names:
         try:
-            checkpoint = _read(store, name)
-        except OSError as error:  # CheckpointError, or the disk's own
-            yield (
-                str(error) if isinstance(error, CheckpointError) else f"{location}: {name} {error}"
-            )
+            checkpoint = _read_pass(store, name)
+        except CheckpointError as error:
+            yield str(error)
+            continue
+        except OSError as error:  # from the disk
+            yield f"{location}: {name} {error}"
             continue
         weights = checkpoint.weights_name
         if weights is not None and weights not in checked:

@@ -1,7 +1,7 @@
-"""The record of a pass: what it says of a fit, and what it must say to be one.
+"""Schema of the record of a pass.
 
-It is JSON, with a checksum that keeps accidents out, but not who computes it anew: so nothing in it
-is used before it has the type and the range it is written with.
+A record is JSON with a checksum of its own, which excludes accidents, but not somebody who computes
+it again. So no field is used before its type and range have been checked.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ from typing import Any
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.storage.checkpoint.spec import BOUND, FREE, FitSpec
+from dnmf.storage.checkpoint.spec import PARAMETERS, SETTINGS
 from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape
 from dnmf.storage.store import InvalidObjectError, crc32c
 
 STATE = ("H", "Y", "Z")
+"""Names of the arrays of a state, as attributes of `State` and in the store."""
+
 WEIGHTS = re.compile(r"weights-\d{6,}-[0-9a-f]{8}")
-"""Names of arrays of weights: what else a record names is not looked for."""
+"""Pattern of the names of weights: a record can name nothing else in the store."""
 
 
 def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
-    """Add a record's own checksum."""
-    return {**record, "record_crc32c": _seal(record)}
+    """Return a record with its own checksum."""
+    return {**record, "record_crc32c": _checksum(record)}
 
 
-def _seal(record: dict[str, Any]) -> int:
+def _checksum(record: dict[str, Any]) -> int:
     plain = {name: value for name, value in record.items() if name != "record_crc32c"}
     return crc32c(np.frombuffer(json.dumps(plain, sort_keys=True).encode(), np.uint8))
 
 
 def describe_arrays(arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Say what a record must know of the arrays of its pass."""
+    """Return what the record of a pass holds about its arrays: their shapes and checksums."""
     return {
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
         "crc32c": {name: crc32c(array) for name, array in arrays.items()},
@@ -43,51 +45,50 @@ def describe_arrays(arrays: Mapping[str, Array]) -> dict[str, Any]:
 
 
 def check_record(record: Any) -> dict[str, Any]:
-    """Refuse a record that was altered, or that is none.
+    """Return a record if it is not altered and all its fields are valid.
 
     Raises
     ------
     InvalidObjectError
-        Names the field.
+        The message names the field.
     """
     if not isinstance(record, dict) or "record_crc32c" not in record:
         raise InvalidObjectError("has no record of a pass")
-    if record["record_crc32c"] != _seal(record):
+    if record["record_crc32c"] != _checksum(record):
         raise InvalidObjectError("is not what was written")
-    _require(record, _RECORD, "")
+    _check_fields(record, _RECORD, "")
     fit = record["fit"]
-    _require(fit, _FIT, "fit.")
-    _require(fit["X"], _X, "fit.X.")
-    parameters, settings = fit["parameters"], fit["settings"]
-    if not set(BOUND) <= parameters.keys():
-        raise InvalidObjectError(f"has a record without {sorted(set(BOUND) - parameters.keys())}")
-    if not settings.keys() <= set(FREE):
-        raise InvalidObjectError(f"has a record with {brief(sorted(settings.keys() - set(FREE)))}")
-    for name, value in {**parameters, **settings}.items():
-        if not (value is None or isinstance(value, str) or _is_number(value)):
-            raise InvalidObjectError(f"has a record in which {name} is {brief(value)}")
-    X = fit["X"]
-    if math.prod(X["image_shape"]) != X["shape"][1]:
-        raise InvalidObjectError(f"has a record with images of {brief(X['image_shape'])}")
+    _check_fit(fit)
     if len(record["energies"]) not in (0, fit["n_components"]):
         raise InvalidObjectError(f"has a record with {len(record['energies'])} energies")
-    if record["shapes"] != shapes_of(fit, weights=record["weights"] is not None):
+    if record["shapes"] != _shapes(fit, with_weights=record["weights"] is not None):
         raise InvalidObjectError(f"has a record with arrays of {brief(record['shapes'])}")
     if record["crc32c"].keys() != record["shapes"].keys():
         raise InvalidObjectError("has a record without a checksum of each array")
     return record
 
 
-def shapes_of(fit: Mapping[str, Any], *, weights: bool) -> dict[str, list[int]]:
-    """Give the shapes of the arrays of a pass."""
+def _check_fit(fit: dict[str, Any]) -> None:
+    _check_fields(fit, _FIT, "fit.")
+    X, parameters, settings = fit["X"], fit["parameters"], fit["settings"]
+    _check_fields(X, _X, "fit.X.")
+    if missing := sorted(set(PARAMETERS) - parameters.keys()):
+        raise InvalidObjectError(f"has a record without {missing}")
+    if unknown := sorted(settings.keys() - set(SETTINGS)):
+        raise InvalidObjectError(f"has a record with {brief(unknown)}")
+    for name, value in {**parameters, **settings}.items():
+        if not (value is None or isinstance(value, str) or _is_number(value)):
+            raise InvalidObjectError(f"has a record in which {name} is {brief(value)}")
+    if math.prod(X["image_shape"]) != X["shape"][1]:
+        raise InvalidObjectError(f"has a record with images of {brief(X['image_shape'])}")
+
+
+def _shapes(fit: Mapping[str, Any], *, with_weights: bool) -> dict[str, list[int]]:
     n, p = fit["X"]["shape"]
     shapes = {name: [fit["n_components"], p] for name in STATE}
-    return {**shapes, "checksums": [-(-n // fit["X"]["block_rows"])]} if weights else shapes
-
-
-def fit_of(record: dict[str, Any]) -> FitSpec:
-    """Give the fit of a checked record."""
-    return FitSpec(**record["fit"])
+    if with_weights:
+        shapes["checksums"] = [-(-n // fit["X"]["block_rows"])]
+    return shapes
 
 
 def _is_number(value: Any) -> bool:
@@ -98,7 +99,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
 
 
-def _is_name(value: Any) -> bool:
+def _is_weights_name(value: Any) -> bool:
     return isinstance(value, str) and WEIGHTS.fullmatch(value) is not None
 
 
@@ -111,7 +112,7 @@ Checks = dict[str, Callable[[Any], bool]]
 _RECORD: Checks = {
     "dnmf": lambda value: isinstance(value, str),
     "stop_reason": lambda value: value is None or (isinstance(value, str) and len(value) <= 80),
-    "weights": lambda value: value is None or _is_name(value),
+    "weights": lambda value: value is None or _is_weights_name(value),
     "weights_pass": is_count,
     "fit": lambda value: isinstance(value, dict),
     "losses": lambda value: isinstance(value, list) and all(map(_is_number, value)),
@@ -145,8 +146,8 @@ _X: Checks = {
 }
 
 
-def _require(found: dict[str, Any], checks: Checks, where: str) -> None:
-    """Refuse fields that are missing or out of range; only X may have others."""
+def _check_fields(found: dict[str, Any], checks: Checks, where: str) -> None:
+    """Raise if fields are missing, invalid or unknown; only X may have unknown ones."""
     if checks is not _X and (unknown := sorted(found.keys() - checks)):
         raise InvalidObjectError(f"has a record with {where}{brief(unknown)}")
     for name, check in checks.items():

@@ -1,4 +1,4 @@
-"""What makes two fits the same fit."""
+"""Specification of a fit: what a checkpoint must have in common with the fit that resumes it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from dnmf._version import __version__
 
-BOUND = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "n_init", "missing")
-"""Parameters that a checkpoint is bound to."""
+PARAMETERS = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "n_init", "missing")
+"""Names of the parameters of `NMF` that must not change when a fit is resumed."""
 
-FREE = ("tol", "max_iter", "forget_factor", "batch_size")
-"""Parameters that it keeps and is not bound to."""
+SETTINGS = ("tol", "max_iter", "forget_factor", "batch_size")
+"""Names of the parameters of `NMF` that are stored and may change when a fit is resumed."""
 
 
 @dataclass(frozen=True)
 class FitSpec:
-    """What makes two fits the same fit: a checkpoint continues only the fit it belongs to.
+    """Specification of a fit; a checkpoint can only be resumed by a fit with the same one.
 
     Attributes
     ----------
@@ -25,11 +25,11 @@ class FitSpec:
     X : dict
         Shape, dtype, rows per block, image shape and, for a corpus, its fingerprint.
     parameters : dict
-        Those of `NMF` that say what is minimised and where it starts.
+        Parameters that define what is minimised and where it starts: `PARAMETERS` and others.
     settings : dict
-        Other parameters of `NMF`, which may differ.
+        Parameters that may differ: `SETTINGS`.
     dnmf : str
-        Major and minor version of the code: those after may change the path of a fit.
+        Major and minor version of dnmf: another may compute other bits.
     """
 
     n_components: int
@@ -40,8 +40,8 @@ class FitSpec:
     dnmf: str = ".".join(__version__.split(".")[:2])
 
     def differences(self, other: FitSpec) -> list[str]:
-        """List what differs from another fit, in words."""
-        mine, theirs = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
+        """Return a list of phrases that describe how another fit differs from this one."""
+        before, after = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
         groups = ("X", "parameters", "settings")
-        names = [name for name in mine if name not in groups and mine[name] != theirs.get(name)]
-        return [f"{name} was {mine[name]}, is {theirs.get(name)}" for name in names]
+        names = [name for name in before if name not in groups and before[name] != after.get(name)]
+        return [f"{name} was {before[name]}, is {after.get(name)}" for name in names]

@@ -1,7 +1,8 @@
-"""The weights of a model on disk: one chunk per block of X, written where the block was read.
+"""Weights of a model on disk: one chunk per block of X, written by the task that reads the block.
 
-An array of them is of one pass, and written once. The task that writes a block says its checksum,
-and the pass that relies on the weights keeps them all: so a lost, altered or swapped block shows.
+An array of weights belongs to one pass and is written once. The task that writes a block returns
+its checksum, and the pass keeps the checksums of all blocks: so a lost, altered or swapped block is
+found when it is read.
 """
 
 from __future__ import annotations
@@ -24,101 +25,112 @@ from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
 from dnmf.storage.verified_array import VerifiedArray, open_array
 
 
-def new_weights(
-    store: ObjectStore, n_iter: int, shape: tuple[int, int], rows: int, dtype: str
+def create_weights_array(
+    store: ObjectStore, n_iter: int, shape: tuple[int, int], block_rows: int, dtype: str
 ) -> str:
-    """Make the array for the weights of a pass and return its name, which no other ever had.
+    """Create the empty array for the weights of a pass, and return its name.
 
-    A task of a driver that died may still run somewhere: what it writes is nobody's.
+    The name is unique: a task of a fit that was killed may still be running somewhere, and must not
+    write into weights that another fit uses.
     """
     name = f"weights-{n_iter:06d}-{uuid4().hex[:8]}"
-    made: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
     zarr.create_array(
-        MemoryStore(made),
+        MemoryStore(objects),
         shape=shape,
-        chunks=(min(rows, shape[0]), shape[1]),
+        chunks=(min(block_rows, shape[0]), shape[1]),
         dtype=dtype,
         fill_value=np.nan,  # a lost chunk must not read as weights of zero
         compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
         chunk_key_encoding=FLAT,
     )
-    store.set(f"{name}/{METADATA}", made[METADATA].to_bytes())
+    store.set(f"{name}/{METADATA}", objects[METADATA].to_bytes())
     return name
 
 
 @dataclass(frozen=True)
-class ArraySink:
-    """Writes rows to a Zarr array from inside a task; the array is opened where the task runs."""
+class WeightsWriter:
+    """Function that writes rows of weights inside a task; it opens the array where the task runs.
+
+    Attributes
+    ----------
+    path : str
+        Path of the array.
+    """
 
     path: str
 
     def __call__(self, rows: Array, start: int) -> int:
-        """Write rows from `start` on, for good, and return their checksum.
+        """Write whole chunks, fsynced, and return their checksum; safe to repeat.
 
-        Whole chunks, so safe to repeat.
+        Parameters
+        ----------
+        rows : ndarray of shape (rows, d)
+        start : int
+            Number of the first row.
         """
-        with translate_write_errors(
-            self.path, f"the weights of images {start} to {start + len(rows) - 1}"
-        ):
-            self._put(rows, start)
+        images = f"{start} to {start + len(rows) - 1}"
+        with translate_write_errors(self.path, f"the weights of images {images}"):
+            self._write(rows, start)
         return crc32c(rows)
 
-    def _put(self, rows: Array, start: int) -> None:
-        """Write a chunk as Zarr makes it: its own store would not fsync it."""
+    def _write(self, rows: Array, start: int) -> None:
+        # Zarr encodes the chunks in memory: its own local store would not fsync them.
         store = ObjectStore(self.path)
         try:
             metadata = store.get(METADATA, METADATA_BYTES)
-        except InvalidObjectError as refused:
-            raise CheckpointError(f"{self.path}: {METADATA} {refused}") from refused
-        made: dict[str, Any] = {METADATA: cpu.Buffer.from_bytes(metadata)}
-        array = zarr.open_array(MemoryStore(made), mode="r+", config={"write_empty_chunks": True})
+        except InvalidObjectError as error:
+            raise CheckpointError(f"{self.path}: {METADATA} {error}") from error
+        objects: dict[str, Any] = {METADATA: cpu.Buffer.from_bytes(metadata)}
+        memory = MemoryStore(objects)
+        array = zarr.open_array(memory, mode="r+", config={"write_empty_chunks": True})
         array[start : start + len(rows)] = rows
-        for key, value in made.items():
+        for key, value in objects.items():
             if key != METADATA:
                 store.set(key, memoryview(value.as_numpy_array()))
 
 
-def find_weights(
-    store: ObjectStore, name: str, shape: tuple[int, int], rows: int, dtype: str
+def open_weights_array(
+    store: ObjectStore, name: str, shape: tuple[int, int], block_rows: int, dtype: str
 ) -> VerifiedArray:
-    """Open an array of weights, by its checked metadata alone.
+    """Open an array of weights by its checked metadata; no chunk is read.
 
     Raises
     ------
     CheckpointError
-        It is not what `new_weights` makes of the same.
+        It is not as `create_weights_array` makes it from the same arguments.
     """
     advice = f"remove {name}, and the same `dnmf fit` writes weights again"
     try:
         found = open_array(store, name, advice, separator=FLAT["separator"])
-        expected = (shape, (min(rows, shape[0]), shape[1]), dtype)
+        expected = (shape, (min(block_rows, shape[0]), shape[1]), dtype)
         if (found.shape, found.chunks, found.dtype.name) != expected:
             raise InvalidObjectError(f"{name}/{METADATA} is of other weights than belong there")
         return found
     except FileNotFoundError:
         what = f"{name}/{METADATA} is missing"
-    except InvalidObjectError as refused:
-        what = str(refused)
+    except InvalidObjectError as error:
+        what = str(error)
     raise CheckpointError(f"{store.path}: {what}; {advice}")
 
 
-def read_weights(array: VerifiedArray, index: int, expected: int) -> Array:
-    """Read a block of weights.
+def read_weights(array: VerifiedArray, index: int, checksum: int) -> Array:
+    """Read a block of weights and check it.
 
     Parameters
     ----------
     array : VerifiedArray
     index : int
         Block number.
-    expected : int
-        Its checksum.
+    checksum : int
+        crc32c of the block.
 
     Raises
     ------
     CheckpointError
-        It is missing, altered or in another's place; says which images it is of.
+        The block is missing, altered or swapped with another; the message names its images.
     """
     try:
-        return array.read(index, expected)
+        return array.read_block(index, checksum)
     except BlockError as error:
         raise CheckpointError(str(error)) from error
