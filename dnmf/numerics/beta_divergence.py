@@ -11,14 +11,8 @@ from dnmf._typing import Array
 from dnmf.numerics.beta import divergences, solve_beta, solve_kl
 from dnmf.numerics.block import Strip
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import (
-    H_SWEEPS,
-    Objective,
-    Quadratic,
-    floors,
-    reconstruct,
-    weighted_sum,
-)
+from dnmf.numerics.objective import H_SWEEPS, Objective, floors, reconstruct, weighted_sum
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import Basis, SufficientStats
 
 TOLERANCE, SWEEPS = 1e-4, 100
@@ -34,7 +28,7 @@ leave zero."""
 class BetaDivergence(Objective):
     """Beta divergence over observed pixels, for any beta.
 
-    The step on H is a multiplicative one, which minimises an upper bound (Fevotte and Idier, Neural
+    The H update is multiplicative, which minimises an upper bound (Fevotte and Idier, Neural
     Computation 2011).
     """
 

@@ -225,7 +225,7 @@ def assemble(
 def checked_block(
     X: Array, start: int, weights: Array | None, mask: Array | None, rules: PixelRules
 ) -> Block:
-    """Put a block together as `assemble` does, or raise DataError for its first invalid pixel."""
+    """Build a block as `assemble` does, or raise DataError for its first invalid pixel."""
     block = assemble(X, start, weights, mask, rules)
     if isinstance(block, InvalidPixel):
         raise invalid_pixel_error(block, image_number)

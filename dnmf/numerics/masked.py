@@ -15,7 +15,8 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.numerics.block import Strip, equal_mask_slices
 from dnmf.numerics.nnls import MIN_OBSERVED_ENERGY, solve_nnls_masked
-from dnmf.numerics.objective import W_TOLERANCE, Quadratic, weighted_gram, weighted_sum
+from dnmf.numerics.objective import weighted_sum
+from dnmf.numerics.quadratic import W_TOLERANCE, Quadratic, weighted_gram
 from dnmf.numerics.statistics import Basis, gram
 
 MIN_IMAGES_PER_MASK = 8
@@ -27,7 +28,7 @@ together."""
 class MaskedQuadratic(Quadratic):
     """Squared error over observed pixels.
 
-    The weights are exact. The step on H is HALS on X with the missing pixels filled in from W H,
+    The weights are exact. The H update is HALS on X with the missing pixels filled in from W H,
     which bounds the loss from above (Kim and Choi, ICASSP 2009).
     """
 

@@ -7,14 +7,14 @@ with s_i the weight of image i, n their sum, and D summed over observed pixels. 
 image has a problem of its own, so W is a function of (X, H), and a pass over X returns only sums
 over images (`SufficientStats`). There are three kinds of objective:
 
-- `Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X determine the loss for
-  every H: the H step and the loss after it are exact.
-- `masked.MaskedQuadratic`: squared error, some pixels missing. W is exact; the H step is the same
+- `quadratic.Quadratic`: squared error, all pixels observed. S = W^T W and T = W^T X determine the
+  loss for every H: the H update and the loss after it are exact.
+- `masked.MaskedQuadratic`: squared error, some pixels missing. W is exact; the H update is the same
   one on X with the missing pixels filled in from W H, which bounds the loss from above (Kim and
   Choi, ICASSP 2009).
 - `beta_divergence.BetaDivergence`: any beta divergence. W is solved by coordinate descent from the
-  least-squares solution. The H step is multiplicative, which also minimises an upper bound (Fevotte
-  and Idier, Neural Computation 2011).
+  least-squares solution. The H update is multiplicative, which also minimises an upper bound
+  (Fevotte and Idier, Neural Computation 2011).
 
 For the last two the loss of H is known only after a pass has evaluated it.
 """
@@ -32,8 +32,7 @@ from dnmf._typing import Array
 from dnmf.errors import DataError
 from dnmf.numerics.beta import divergences, floors_of_means
 from dnmf.numerics.block import DEFAULT_RULES, Block, PixelRules, Strip
-from dnmf.numerics.nnls import solve_nnls
-from dnmf.numerics.statistics import NO_HELD_OUT, Basis, SufficientStats, gram
+from dnmf.numerics.statistics import NO_HELD_OUT, Basis, SufficientStats
 
 OVERFLOW = (
     "the squares of the pixels are too large or too small for the type they are computed in, "
@@ -41,23 +40,16 @@ OVERFLOW = (
 )
 """Message of the error for a loss or weights that are not finite."""
 
-W_TOLERANCE, W_SWEEPS = 3e-4, 50
-"""Relative decrease of an image's loss in a sweep over its weights below which the image has
-converged, and largest number of sweeps; three or four are usual."""
+W_SWEEPS = 50
+"""Largest number of sweeps over the weights of an image; three or four are usual."""
 
-W_RELAXATION = 1.1
-"""Relaxation factor of the steps on W, which saves one sweep in four."""
-
-WARM_UP_BATCH_SIZE = 192
-"""Images of a batch in the warm-up of a fit: the fewest for which matrix products are fast."""
-
-H_TOLERANCE, H_SWEEPS = 1e-6, 10
-"""As `W_TOLERANCE` and `W_SWEEPS`, for the pixels in the H step."""
+H_SWEEPS = 10
+"""Largest number of sweeps over H in the H update of a pass."""
 
 
 @dataclass(frozen=True)
 class HUpdate:
-    """Result of the step on H after a pass, for all pixels or for a block of columns.
+    """Result of the H update of a pass, for all pixels or for a block of columns.
 
     Attributes
     ----------
@@ -259,7 +251,7 @@ class Objective(ABC):
                 part = self.solve_W(strip, basis)
                 if W is not None:
                     W[rows] = part
-                V = part if strip.weights is None else _weighted(part, strip.weights)
+                V = part if strip.weights is None else weight_rows(part, strip.weights)
                 strip_S, strip_T, strip_divergence = self.strip_sums(strip, part, V, basis)
                 S, T = _add(S, strip_S, dtype), _add(T, strip_T, dtype)
                 xx += strip.pixel_norms
@@ -333,11 +325,12 @@ class Objective(ABC):
         loss : float
             Divergence and penalties.
         """
-        if self.exact:
-            H, divergence = improved, quadratic_loss(stats, improved)
-        else:
-            H, divergence = Y, stats.divergence
+        H = improved if self.exact else Y
+        divergence = self._known_divergence(stats, H)
         return H, divergence, divergence + stats.penalty + self._penalty_of_H(H, stats.total_weight)
+
+    def _known_divergence(self, stats: SufficientStats, H: Array) -> float:
+        return stats.divergence
 
     def _penalty_of_W(self, W: Array, V: Array) -> float:
         if not (self.l1_W or self.l2_W):
@@ -349,106 +342,6 @@ class Objective(ABC):
         return float(rows * (self.l1_H * H.sum() + 0.5 * self.l2_H * np.vdot(H, H)))
 
 
-@dataclass(frozen=True)
-class Quadratic(Objective):
-    """Squared error over all pixels, by coordinate descent on W and on H (HALS)."""
-
-    exact: ClassVar[bool] = True
-
-    def solve_W(self, strip: Strip, basis: Basis) -> Array:
-        """Solve the non-negative least-squares problems of a strip."""
-        return self.solve(
-            self.linear_terms(strip, basis), basis.G, strip.norms, basis.ridge_inverse
-        ).T
-
-    def linear_terms(self, strip: Strip, basis: Basis) -> Array:
-        """Form the linear terms of a strip's problems, an ndarray of shape (d, b)."""
-        A: Array = basis.H @ strip.X.T
-        if self.l1_W:
-            A -= basis.H.dtype.type(self.l1_W)
-        return A
-
-    def solve(self, A: Array, G: Array, norms: Array, ridge_inverse: Array | None) -> Array:
-        """Solve problems that share a Gram matrix.
-
-        Parameters
-        ----------
-        A : ndarray of shape (d, b)
-            Linear terms.
-        G : ndarray of shape (d, d)
-            Gram matrix, without penalties.
-        norms : ndarray of shape (b,), float64
-            ``||x||^2`` of each image.
-        ridge_inverse : ndarray of shape (d, d), or None
-            As in `Basis`.
-
-        Returns
-        -------
-        ndarray of shape (d, b)
-            Transposed weights.
-        """
-        W: Array = np.zeros_like(A) if ridge_inverse is None else np.maximum(ridge_inverse @ A, 0)
-        G = _add_ridge(G, self.l2_W)
-        solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.max_sweeps, W_RELAXATION)
-        return W
-
-    def normalize_components(self, H: Array, stats: SufficientStats) -> Array:
-        """Scale the components to length 1, and the sums in place, where there are no penalties.
-
-        Running sums mix the weights for many H, whose scales would drift otherwise.
-
-        Raises
-        ------
-        DataError
-            The scaled sums overflow their dtype.
-        """
-        if self.l1_W or self.l2_W or self.l1_H or self.l2_H:
-            return H  # penalties determine the scales
-        sizes = np.sqrt(np.einsum("jp,jp->j", H, H, dtype=np.float64))
-        sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
-        with np.errstate(over="ignore"):  # checked below
-            stats.T[:] *= sizes[:, None]
-            stats.S[:] *= sizes[:, None] * sizes
-        if not np.isfinite(stats.S).all():
-            raise DataError(OVERFLOW)
-        normalized: Array = H / sizes[:, None]
-        return normalized
-
-    def strip_sums(
-        self, strip: Strip, W: Array, V: Array, basis: Basis
-    ) -> tuple[Array, Array, float]:
-        """Form ``W^T W`` and ``W^T X``; the divergence is left to `known_loss`."""
-        return weighted_gram(strip, W), V.T @ strip.X, 0.0
-
-    def warm_up_batch_size(self, n_components: int) -> int:
-        """Choose the number of images of a batch in the warm-up: more than in a stream."""
-        return max(WARM_UP_BATCH_SIZE, n_components)
-
-    def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Return the dtype of the computation: sums that forget need no more precision."""
-        return dtype
-
-    def update_H(self, H: Array, stats: SufficientStats, sweeps: int = H_SWEEPS) -> Array:
-        """Lower the objective over H by the kernel for W, with pixels in the place of images."""
-        improved = np.array(H, order="C")
-        S = _add_ridge(stats.S, stats.total_weight * self.l2_H)
-        A = np.ascontiguousarray(stats.T)
-        if self.l1_H:
-            A = A - A.dtype.type(stats.total_weight * self.l1_H)
-        solve_nnls(A, S, 0.5 * stats.xx, improved, H_TOLERANCE, sweeps, 1.0)
-        return improved
-
-
-def quadratic_loss(stats: SufficientStats, H: Array) -> float:
-    """Compute ``1/2 ||X - W H||^2`` from the sums of a pass.
-
-    It is ``1/2 ||X||^2 - <T, H> + 1/2 <S, H H^T>``. Where rounding makes it negative, for an exact
-    fit, it is 0.
-    """
-    loss = 0.5 * stats.xx.sum() - np.vdot(stats.T, H) + 0.5 * np.vdot(stats.S, gram(H))
-    return max(float(loss), 0.0)
-
-
 def _add(total: Array | None, addend: Array, dtype: Any) -> Array:
     if total is None:
         return addend.astype(dtype, copy=False)
@@ -456,26 +349,14 @@ def _add(total: Array | None, addend: Array, dtype: Any) -> Array:
     return total
 
 
-def _weighted(W: Array, weights: Array) -> Array:
+def weight_rows(W: Array, weights: Array) -> Array:
+    """Multiply the weights of each image by the weight of the image in the corpus."""
     return weights.astype(W.dtype)[:, None] * W
 
 
 def weighted_sum(images: Array, weights: Array | None) -> float:
     """Sum values of images, weighted if the images have weights."""
     return float(images.sum() if weights is None else weights @ images)
-
-
-def weighted_gram(strip: Strip, W: Array) -> Array:
-    """Form ``W^T W`` with the weights of the images."""
-    V = W if strip.weights is None else _weighted(W, np.sqrt(strip.weights))
-    return gram(np.ascontiguousarray(V.T))
-
-
-def _add_ridge(G: Array, l2: float) -> Array:
-    if not l2:
-        return G
-    ridged: Array = G + G.dtype.type(l2) * np.eye(len(G), dtype=G.dtype)
-    return ridged
 
 
 def reconstruct(strip: Strip, W: Array, H: Array) -> Array:

@@ -1,7 +1,7 @@
 """What the tasks of a pass receive and return: H with its Gram matrix, and sums over images.
 
 `Basis` is sent to all tasks of a pass. `SufficientStats` are the sums that a task returns for its
-images; they are additive, and the step on H needs nothing else of X.
+images; they are additive, and the H update needs nothing else of X.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from reference import weights
 
 from dnmf.numerics.nnls import LANES, solve_nnls
-from dnmf.numerics.objective import W_RELAXATION, W_SWEEPS, W_TOLERANCE
+from dnmf.numerics.objective import W_SWEEPS
+from dnmf.numerics.quadratic import W_RELAXATION, W_TOLERANCE
 from dnmf.numerics.statistics import compute_ridge_inverse, gram
 
 PIXELS = 160
@@ -134,7 +135,7 @@ def test_slow_images_among_fast_ones():
 
 
 def test_weights_of_zero_components_are_kept():
-    """As in the step on H: a component that no image uses is not changed."""
+    """As in the H update: a component that no image uses is not changed."""
     G, A = np.diag([1.0, 0.0]), np.array([[2.0], [0.0]])
     W = np.array([[0.5], [3.0]])
     solve_nnls(A, G, np.array([2.0]), W, 1e-14, 1000, 1.0)

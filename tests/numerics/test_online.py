@@ -17,7 +17,6 @@ from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic, quadratic_loss
 from dnmf.numerics.online import (
     MIN_SPLIT_SIZE,
     REFRESH,
@@ -26,6 +25,7 @@ from dnmf.numerics.online import (
     update_on_batches,
     update_on_block,
 )
+from dnmf.numerics.quadratic import Quadratic, quadratic_loss
 from dnmf.numerics.statistics import SufficientStats
 
 OBJECTIVES = [
@@ -174,7 +174,7 @@ class TestNormalizeComponents:
         np.testing.assert_allclose(sizes, np.linalg.norm(H, axis=1) > 0, rtol=1e-12)
         scale = 0.5 * stats.xx.sum() + 0.5 * np.vdot(stats.S, normalized @ normalized.T)
         assert quadratic_loss(stats, normalized) == pytest.approx(before, abs=1e-9 * scale)
-        # The step on H leads to the same products W H from both.
+        # The H update leads to the same products W H from both.
         better = SQUARED.update_H(normalized, stats, 1)
         known = SQUARED.update_H(H, sums(d, p, seed), 1)
         assert quadratic_loss(stats, better) == pytest.approx(
