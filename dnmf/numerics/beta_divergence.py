@@ -11,8 +11,14 @@ from dnmf._typing import Array
 from dnmf.numerics.beta import divergences, solve_beta, solve_kl
 from dnmf.numerics.block import Strip
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import H_SWEEPS, Objective, floors, reconstruct, weighted_sum
-from dnmf.numerics.quadratic import Quadratic
+from dnmf.numerics.objective import (
+    H_SWEEPS,
+    Objective,
+    Quadratic,
+    floors,
+    reconstruct,
+    weighted_sum,
+)
 from dnmf.numerics.statistics import Basis, SufficientStats
 
 TOLERANCE, SWEEPS = 1e-4, 100

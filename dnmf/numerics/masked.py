@@ -15,8 +15,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.numerics.block import Strip, equal_mask_slices
 from dnmf.numerics.nnls import MIN_OBSERVED_ENERGY, solve_nnls_masked
-from dnmf.numerics.objective import weighted_sum
-from dnmf.numerics.quadratic import W_TOLERANCE, Quadratic, weighted_gram
+from dnmf.numerics.objective import W_TOLERANCE, Quadratic, weighted_gram, weighted_sum
 from dnmf.numerics.statistics import Basis, gram
 
 MIN_IMAGES_PER_MASK = 8

@@ -19,9 +19,8 @@ from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import CPU_COUNT, map_on_threads, one_blas_thread
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
-from dnmf.numerics.objective import Objective
+from dnmf.numerics.objective import Objective, Quadratic
 from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
-from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import State
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from dnmf.numerics import masked, quadratic
+from dnmf.numerics import masked, objective
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
@@ -25,7 +25,7 @@ seeds = st.integers(0, 10**6)
 def _solve_exactly():
     """Solve to a small tolerance, so that weights can be compared."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (masked, quadratic):
+        for module in (masked, objective):
             patch.setattr(module, "W_TOLERANCE", 1e-13)
         yield
 

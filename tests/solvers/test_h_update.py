@@ -11,8 +11,7 @@ from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import join_columns
-from dnmf.numerics.quadratic import Quadratic
+from dnmf.numerics.objective import Quadratic, join_columns
 from dnmf.solvers.loop import COLUMNS, measure
 
 OBJECTIVES = [
