@@ -81,7 +81,7 @@ def map_on_threads(
     threads: int = CPU_COUNT,
     ahead: int | None = None,
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in order, computed on threads.
+    """Return an iterator of ``function(item)`` for each item, in order, computed on threads.
 
     Context variables of the caller, such as those of `numpy.errstate`, hold on the threads. A
     single item is computed on the thread of the caller.
@@ -96,9 +96,13 @@ def map_on_threads(
         twice the number of threads.
     """
     if len(items) == 1:
-        yield function(items[0])
-        return
-    ahead = 2 * threads if ahead is None else ahead
+        return map(function, items)
+    return _map_in_pool(function, items, threads, 2 * threads if ahead is None else ahead)
+
+
+def _map_in_pool(
+    function: Callable[[Item], Result], items: Sequence[Item], threads: int, ahead: int
+) -> Iterator[Result]:
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
