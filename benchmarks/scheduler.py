@@ -1,14 +1,15 @@
-"""What a pass costs a Dask scheduler, and what follows for large clusters.
+"""Measure what a pass costs a Dask scheduler, and predict it for large clusters.
 
     python benchmarks/scheduler.py tasks [--tasks 10000 100000] [--group 1] [--workers 2]
     python benchmarks/scheduler.py broadcast [--workers 1 2 4]
     python benchmarks/scheduler.py tree [--workers 2]
     python benchmarks/scheduler.py model JSON... [-d 64] [--store-gb-per-s GB]
 
-`tasks` runs dnmf's own graph around tasks that do nothing, `broadcast` sends H as a pass does,
-`tree` adds up sums of real size; scheduler and workers are processes of their own, on the loopback.
-`--json FILE` adds the figures to FILE. `model` takes such files and one with {"rates": {"64x784":
-images/s/core, ...}, "read_mb_per_s": pixels per core, "source": whose}, and predicts in seconds:
+`tasks` runs dnmf's own graph with tasks that do nothing, `broadcast` sends H as a pass does, and
+`tree` adds up sums of real size. Scheduler and workers are processes of their own, on the loopback
+interface. `--json FILE` adds the figures to FILE. `model` reads such files and one with {"rates":
+{"64x784": images/s/core, ...}, "read_mb_per_s": pixels per core, "source": origin of the rates},
+and predicts, in seconds:
 
     pass      = tasks * begin + max(compute, tasks * run, bytes / store) + broadcast + tree
     compute   = leaves / workers, rounded up, * (images * (1 / rate + p / read) + result)
@@ -16,8 +17,8 @@ images/s/core, ...}, "read_mb_per_s": pixels per core, "source": whose}, and pre
     tree      = 8 * levels * result           result = sum * MB of sums
     leaves    = blocks / blocks per task      tasks  = 8 / 7 leaves
 
-`begin`: the graph is built, sent and taken in, and no task runs yet. `run`: CPU of the scheduler
-from then on; with `most_workers` or more the workers wait for it.
+`begin` is the time in which the graph is built, sent and taken in, and no task runs yet; `run` the
+CPU time of the scheduler from then on. With `most_workers` or more, workers wait for the scheduler.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ WORKERS, GROUPS = (1, 4, 16, 64, 256, 1024, 4096), (1, 8, 64, 512, 4096)
 
 @contextmanager
 def cluster(workers: int) -> Iterator[tuple[Client, list[float], list[Any]]]:
-    """Start a scheduler and workers; note the client's calls and the scheduler's load."""
+    """Start a scheduler and workers, and record the client's calls and the scheduler's load."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
         calls, load, scheduler = [], [], start(stack, folder, "scheduler --port 0")
         for _ in range(workers):
@@ -68,8 +69,8 @@ def cluster(workers: int) -> Iterator[tuple[Client, list[float], list[Any]]]:
         stack.callback(client.shutdown)
         client.wait_for_workers(workers)
         blocks_of(64).map_sum(len)  # not timed: imports
-        client.scatter = partial(noted, calls, client.scatter)
-        client.compute = partial(noted, calls, client.compute)
+        client.scatter = partial(recorded, calls, client.scatter)
+        client.compute = partial(recorded, calls, client.compute)
         threading.Thread(target=watch, args=(scheduler.pid, load), daemon=True).start()
         yield client, calls, load
 
@@ -83,7 +84,7 @@ def start(stack: ExitStack, folder: str, command: str) -> subprocess.Popen[bytes
     return process
 
 
-def noted(times: list[float], call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def recorded(times: list[float], call: Callable[..., Any], *args: Any, **options: Any) -> Any:
     times.append(time.time())
     result = call(*args, **options)
     times.append(time.time())
@@ -91,7 +92,7 @@ def noted(times: list[float], call: Callable[..., Any], *args: Any, **options: A
 
 
 def watch(pid: int, load: list[Any]) -> None:
-    """Note time, CPU seconds and resident MB of a process every 20 ms until it ends."""
+    """Record time, CPU seconds and resident MB of a process every 20 ms until it ends."""
     process = psutil.Process(pid)
     with suppress(psutil.Error):
         while True:
@@ -147,16 +148,16 @@ def measure_broadcast(a: Any, client: Client, calls: list[float], load: list[Any
 def measure_tree(a: Any, client: Client, calls: list[float], load: list[Any]) -> Iterator[Row]:
     for d, p in SUMS:
         times: list[float] = []
-        for home in (True, False) * REPEATS:
-            noted(times, blocks_of(RESULTS).map_sum, partial(make_sums, d, p, home))
+        for sent in (True, False) * REPEATS:
+            recorded(times, blocks_of(RESULTS).map_sum, partial(make_sums, d, p, sent))
         seconds, without = (min(np.diff(times)[first::4]) for first in (0, 2))
         row = {"results": RESULTS, "d": d, "p": p, "mb": sum_mb(d, p), "seconds": seconds}
         yield row | {"without": without, "ms_per_result": 1e3 * (seconds - without) / RESULTS}
 
 
-def make_sums(d: int, p: int, home: bool, block: Block) -> SufficientStats | int:
+def make_sums(d: int, p: int, sent: bool, block: Block) -> SufficientStats | int:
     stats = SufficientStats(np.ones((d, d)), np.ones((d, p)), np.ones(p), len(block))
-    return stats if home else len(block)
+    return stats if sent else len(block)
 
 
 def carry(basis: Basis, block: Block) -> int:
@@ -168,7 +169,7 @@ def sum_mb(d: int, p: int) -> float:
 
 
 def coefficients(known: Row) -> Iterator[tuple[str, float, str]]:
-    """Derive what the model needs: name, value, source."""
+    """Yield name, value and source of each coefficient of the model."""
     tasks = max(known["tasks"], key=lambda row: row["tasks"])
     n, where = tasks["tasks"], f"tasks, {tasks['tasks']:,}"
     yield "begin", (tasks["build"] + tasks["send"] + tasks["take_in"]) / n, f"{where}: s per task"
@@ -186,8 +187,8 @@ def coefficients(known: Row) -> Iterator[tuple[str, float, str]]:
         yield name, rate, f"{known['source']}: images/s/core"
 
 
-class Alike:
-    """So many blocks of as many rows, not kept."""
+class EqualRanges:
+    """Ranges of blocks of equal length, computed when they are asked for."""
 
     def __init__(self, count: int, rows: int) -> None:
         self.count, self.rows = count, rows
@@ -200,10 +201,10 @@ class Alike:
 
 
 def predict(k: dict[str, float], size: float, d: int, p: int, group: int, workers: int) -> Row:
-    """Predict a pass over so many MB of pixels, in seconds; for group 0 as dnmf groups blocks."""
+    """Predict the seconds of a pass over `size` MB of pixels; group 0 is what dnmf chooses."""
     rows = choose_block_rows(int(size * 1e6 / p), p)
     blocks = math.ceil(size * 1e6 / p / rows)
-    like = SimpleNamespace(shape=(0, p), ranges=Alike(blocks, rows), dtype=np.dtype("u1"))
+    like = SimpleNamespace(shape=(0, p), ranges=EqualRanges(blocks, rows), dtype=np.dtype("u1"))
     group = group or blocks_per_task(like, d)
     leaves, result = math.ceil(blocks / group), k["sum"] * sum_mb(d, p)
     leaf = group * rows * (1 / k[f"{d}x{p}"] + 1e-6 * p / k["read"]) + result
@@ -232,7 +233,7 @@ def model(a: argparse.Namespace) -> dict[str, list[Row]]:
 
 
 def table(rows: list[Row]) -> None:
-    """Print rows in markdown: seconds, MB and numbers, unless a name says otherwise."""
+    """Print rows as a Markdown table."""
     print(f"\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
     for row in rows:
         print("|", " | ".join(c if isinstance(c, str) else f"{c:,.4g}" for c in row.values()), "|")
