@@ -25,8 +25,13 @@ from dnmf.storage.store import ObjectStore
 RANKS = [3, 4, 5]
 
 
-def nmf(**parameters):
-    return dnmf.NMF(**{"random_state": 0, **parameters})
+def nmf(n_components=None, **parameters):
+    """Return an estimator of rough fits: nothing here asks for more, and they are soon done."""
+    return dnmf.NMF(n_components, **{"random_state": 0, "tol": 1e-2, **parameters})
+
+
+def rough_sweep(X, ranks=RANKS, **options):
+    return dnmf.rank_sweep(X, ranks, nmf(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def X():
 
 @pytest.fixture(scope="module")
 def sweep(X):
-    return dnmf.rank_sweep(X, RANKS, n_init=2)
+    return rough_sweep(X, n_init=2)
 
 
 def components(sweep):
@@ -61,7 +66,7 @@ class TestChoice:
     )
     def test_a_known_rank_is_found(self, kind, noise, counted):
         made = corpus(kind, 5, noise, n=600, side=16, counted=counted)
-        sweep = dnmf.rank_sweep(made, [4, 5, 6], n_init=2)
+        sweep = dnmf.rank_sweep(made, [4, 5, 6], nmf(tol=1e-3), n_init=2)
         assert sweep.best_n_components_ == 5, sweep
         assert sweep.clear_, sweep
 
@@ -98,7 +103,7 @@ class TestChoice:
         from dnmf.numerics.holdout import Holdout
 
         seen = []
-        dnmf.rank_sweep(X, [4], n_init=1, on_pass=lambda progress: seen.append(progress.states))
+        rough_sweep(X, [4], n_init=1, on_pass=lambda progress: seen.append(progress.states))
         state = seen[-1][1]  # the model that cells were hidden from
         shown = Holdout(0, 0.1)(dnmf.estimators.inputs.blocks_of(X).map_sum(list_of)[0])
         hidden, visible = ~shown.visible.observed, shown.visible.X
@@ -109,13 +114,13 @@ class TestChoice:
         assert state.held_out[:, 0].sum() == pytest.approx(lost, rel=1e-3)
 
     def test_without_hidden_cells_stability_decides(self, X):
-        sweep = dnmf.rank_sweep(X, RANKS, n_init=3, holdout=0)
+        sweep = rough_sweep(X, n_init=3, holdout=0)
         assert sweep.best_n_components_ == 4
         assert {row["held_out_error"] for row in sweep.table} == {None}
         assert "come out the same from every start" in sweep.reason_
 
     def test_one_start(self, X):
-        sweep = dnmf.rank_sweep(X, RANKS, n_init=1)
+        sweep = rough_sweep(X, n_init=1)
         assert sweep.best_n_components_ == 4
 
     @pytest.mark.slow
@@ -123,7 +128,7 @@ class TestChoice:
         hidden = np.random.default_rng(0).random(X.shape) < 0.1
         spoilt = np.where(hidden, 1e6, X).astype(X.dtype)
         weights = np.linspace(0.5, 1.5, len(X))
-        sweep = dnmf.rank_sweep(spoilt, RANKS, n_init=1, mask=hidden, sample_weight=weights)
+        sweep = rough_sweep(spoilt, n_init=1, mask=hidden, sample_weight=weights)
         assert sweep.best_n_components_ == 4
         lost = dnmf.rank_sweep(X, RANKS, nmf(beta_loss="kullback-leibler", max_iter=20), n_init=1)
         assert lost.best_n_components_ == 4
@@ -156,9 +161,7 @@ class TestReadsAndBits:
             read, chunks=((rows,) * 4, X.shape[1:]), dtype=X.dtype, meta=np.empty((0, 0), X.dtype)
         )
         passes = []
-        sweep = dnmf.rank_sweep(
-            lazy, RANKS, n_init=2, on_pass=lambda progress: passes.append(progress)
-        )
+        sweep = rough_sweep(lazy, n_init=2, on_pass=lambda progress: passes.append(progress))
         # The first block is looked at beforehand; the sample is a read, then come the passes.
         expected = 1 + len(passes) + (np.arange(len(X)) < rows)
         assert np.array_equal(counting.reads, expected)
@@ -168,32 +171,32 @@ class TestReadsAndBits:
         assert going == sorted(going, reverse=True)
         assert going[-1] == 0 < going[0]
         alone = max(
-            dnmf.NMF(rank, random_state=seed).fit(X).n_iter_ for rank in RANKS for seed in (0, 1)
+            nmf(rank, random_state=seed).fit(X).n_iter_ for rank in RANKS for seed in (0, 1)
         )
         assert len(passes) >= alone
 
     def test_models_have_the_bits_of_fits_alone(self, X, sweep):
         for row, model in zip(sweep.table, sweep.models_.values(), strict=True):
-            alone = dnmf.NMF(row["n_components"], random_state=row["seed"]).fit(X)
+            alone = nmf(row["n_components"], random_state=row["seed"]).fit(X)
             assert np.array_equal(model.components_, alone.components_)
             assert model.stop_reason_ == alone.stop_reason_
             assert np.array_equal(model.energy_shares_, alone.energy_shares_)
             others = [
-                dnmf.NMF(row["n_components"], random_state=seed).fit(X).reconstruction_err_
+                nmf(row["n_components"], random_state=seed).fit(X).reconstruction_err_
                 for seed in (0, 1)
             ]
             assert row["error"] == min(others)
 
     def test_bits_do_not_depend_on_the_engine(self, X, client):
         lazy = chunked(X)
-        with_workers = dnmf.rank_sweep(lazy, RANKS, n_init=2)
+        with_workers = rough_sweep(lazy, n_init=2)
         with dask_threads():
-            assert_same(with_workers, dnmf.rank_sweep(lazy, RANKS, n_init=2))
+            assert_same(with_workers, rough_sweep(lazy, n_init=2))
 
     def test_groups_that_memory_requires_change_no_bits(self, X, sweep, monkeypatch, caplog):
         monkeypatch.setattr(multi_fit, "groups_that_fit", lambda *_: [slice(0, 5), slice(5, 12)])
         reports = []
-        grouped = dnmf.rank_sweep(X, RANKS, n_init=2, on_pass=reports.append)
+        grouped = rough_sweep(X, n_init=2, on_pass=reports.append)
         assert_same(sweep, grouped)
         assert {(report.group, report.groups, report.models) for report in reports} == {
             (1, 2, 5),
@@ -209,7 +212,7 @@ class TestReadsAndBits:
     @pytest.mark.slow
     def test_more_pixels_than_a_block_of_columns(self, X, sweep, monkeypatch):
         monkeypatch.setattr("dnmf.solvers.loop.COLUMNS", 100)
-        parts = dnmf.rank_sweep(X, RANKS, n_init=2)
+        parts = rough_sweep(X, n_init=2)
         assert parts.best_n_components_ == 4
         assert [row["error"] for row in parts.table] == pytest.approx(
             [row["error"] for row in sweep.table]
@@ -249,10 +252,10 @@ class TestCheckpoints:
         path = tmp_path / "s"
         for after in (1, 1):
             with pytest.raises(StopError):
-                dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=path, on_pass=stopping(after))
+                rough_sweep(X, n_init=2, checkpoint=path, on_pass=stopping(after))
             with pytest.raises(CheckpointError, match="have not come to their end"):
                 dnmf.load_sweep(path)
-        assert_same(sweep, dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=path))
+        assert_same(sweep, rough_sweep(X, n_init=2, checkpoint=path))
         assert_same(sweep, dnmf.load_sweep(path))
 
     @pytest.mark.slow
@@ -270,27 +273,27 @@ class TestCheckpoints:
 
         monkeypatch.setattr(multi_fit, "create_checkpoint", create)
         with pytest.raises(StopError):
-            dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=tmp_path / "s")
+            rough_sweep(X, n_init=2, checkpoint=tmp_path / "s")
         assert len(list_models(str(tmp_path / "s"))) == 4
-        assert_same(sweep, dnmf.rank_sweep(X, RANKS, n_init=2, checkpoint=tmp_path / "s"))
+        assert_same(sweep, rough_sweep(X, n_init=2, checkpoint=tmp_path / "s"))
 
     def test_a_finished_sweep_runs_no_pass_again(self, X, tmp_path):
         path = tmp_path / "s"
-        first = dnmf.rank_sweep(X, [2, 3], n_init=1, checkpoint=path)
+        first = rough_sweep(X, [2, 3], n_init=1, checkpoint=path)
         reports = []
         assert_same(
-            first, dnmf.rank_sweep(X, [2, 3], n_init=1, checkpoint=path, on_pass=reports.append)
+            first, rough_sweep(X, [2, 3], n_init=1, checkpoint=path, on_pass=reports.append)
         )
         assert reports == []
 
     def test_other_numbers_are_added_to_a_sweep(self, X, sweep, tmp_path):
         path = tmp_path / "s"
-        dnmf.rank_sweep(X, [3, 4], n_init=2, checkpoint=path)
-        assert_same(sweep, dnmf.rank_sweep(X, [5], n_init=2, checkpoint=path))
+        rough_sweep(X, [3, 4], n_init=2, checkpoint=path)
+        assert_same(sweep, rough_sweep(X, [5], n_init=2, checkpoint=path))
 
     def test_each_checkpoint_is_a_model(self, X, sweep, tmp_path):
         path = tmp_path / "s"
-        dnmf.rank_sweep(X, [3, 4], n_init=1, checkpoint=path)
+        rough_sweep(X, [3, 4], n_init=1, checkpoint=path)
         names = [os.path.basename(model) for model in list_models(str(path))]
         assert names == ["k0003-part-0", "k0003-whole-0", "k0004-part-0", "k0004-whole-0"]
         model = dnmf.load(path / "k0004-whole-0")
@@ -315,7 +318,7 @@ class TestCheckpoints:
     )
     def test_another_sweep_is_refused(self, X, tmp_path, change, words):
         path = tmp_path / "s"
-        dnmf.rank_sweep(X, [2], n_init=1, checkpoint=path)
+        rough_sweep(X, [2], n_init=1, checkpoint=path)
         if words is None:  # other seeds are other models
             dnmf.rank_sweep(X, [2], nmf(**change), n_init=1, checkpoint=path)
             assert len(list_models(str(path))) == 4
@@ -329,16 +332,16 @@ class TestCheckpoints:
             sweep_again(change)
 
     def test_another_corpus_is_refused(self, X, tmp_path):
-        dnmf.rank_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
+        rough_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
         with pytest.raises(CheckpointError, match="fingerprint was"):
-            dnmf.rank_sweep(X * 2, [2], n_init=1, checkpoint=tmp_path / "s")
+            rough_sweep(X * 2, [2], n_init=1, checkpoint=tmp_path / "s")
 
     def test_two_sweeps_in_one_folder_are_refused(self, X, tmp_path):
         def again(progress):
             with pytest.raises(ClaimError):
-                dnmf.rank_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
+                rough_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
 
-        dnmf.rank_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s", on_pass=again)
+        rough_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s", on_pass=again)
 
     def test_other_contents_are_refused(self, X, tmp_path):
         dnmf.NMF(2, max_iter=1, tol=0).fit(X).save(tmp_path / "m")
@@ -350,7 +353,7 @@ class TestCheckpoints:
                 call()
         with pytest.raises(CheckpointError, match="nothing is there"):
             dnmf.load_sweep(tmp_path / "nothing")
-        dnmf.rank_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
+        rough_sweep(X, [2], n_init=1, checkpoint=tmp_path / "s")
         record = tmp_path / "s/zarr.json"
         record.write_text(record.read_text().replace('"version": 1', '"version": 9'))
         with pytest.raises(CheckpointError, match="sweep format 9"):
@@ -439,11 +442,11 @@ class TestRefusals:
             dnmf.rank_sweep(X, [2, 3], mask=np.ones(X.shape, bool))
         seen = np.zeros(X.shape, bool)
         seen[:60] = True  # nothing of the first block
-        assert dnmf.rank_sweep(chunked(X), RANKS, n_init=1, mask=seen).best_n_components_ == 4
+        assert rough_sweep(chunked(X), n_init=1, mask=seen).best_n_components_ == 4
 
     def test_equal_pixels_of_the_first_block_are_accepted(self, X):
         dark = np.vstack([np.zeros((50, X.shape[1]), X.dtype), X])
-        assert dnmf.rank_sweep(chunked(dark), RANKS, n_init=1).best_n_components_ == 4
+        assert rough_sweep(chunked(dark), n_init=1).best_n_components_ == 4
 
     def test_too_few_cells(self):
         with pytest.raises(DataError, match="at least 10 images of 2 pixels"):
@@ -455,14 +458,14 @@ class TestRefusals:
         bad = X.copy()
         bad[170, 3] = -1
         with pytest.raises(DataError, match="the first is -1 at pixel 3 of image 170"):
-            dnmf.rank_sweep(bad, [2, 3], n_init=1)
+            rough_sweep(bad, [2, 3], n_init=1)
 
 
 class TestStartsOfOneFit:
     def test_the_best_is_kept_with_its_bits(self, X):
-        alone = [dnmf.NMF(5, random_state=seed).fit(X) for seed in (3, 4, 5)]
+        alone = [nmf(5, random_state=seed).fit(X) for seed in (3, 4, 5)]
         best = min(alone, key=lambda model: model.loss_history_[-1])
-        model = dnmf.NMF(5, n_init=3, random_state=3).fit(X)
+        model = nmf(5, n_init=3, random_state=3).fit(X)
         assert np.array_equal(model.components_, best.components_)
         assert model.reconstruction_err_ == best.reconstruction_err_
         assert model.stop_reason_ == best.stop_reason_
@@ -470,20 +473,20 @@ class TestStartsOfOneFit:
 
     def test_on_pass_is_called_with_the_best_state(self, X):
         reports = []
-        model = dnmf.NMF(5, n_init=3, random_state=3, on_pass=reports.append).fit(X)
+        model = nmf(5, n_init=3, random_state=3, on_pass=reports.append).fit(X)
         losses = [state.losses[-1] for state in reports]
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] == model.loss_history_[-1]
 
     def test_a_fit_that_was_stopped_goes_on(self, X, tmp_path):
         path = tmp_path / "m"
-        whole = dnmf.NMF(5, n_init=3, random_state=3).fit(X)
+        whole = nmf(5, n_init=3, random_state=3).fit(X)
         options = {"n_init": 3, "random_state": 3, "checkpoint": path}
         for after in (1, 2):
             with pytest.raises(StopError):
-                dnmf.NMF(5, **options, on_pass=stopping(after)).fit(X)
+                nmf(5, **options, on_pass=stopping(after)).fit(X)
             assert sorted(os.listdir(tmp_path)) == ["m.starts"]
-        model = dnmf.NMF(5, **options).fit(X)
+        model = nmf(5, **options).fit(X)
         assert np.array_equal(model.components_, whole.components_)
         assert os.listdir(tmp_path) == ["m"]
         loaded = dnmf.load(path)
@@ -491,7 +494,7 @@ class TestStartsOfOneFit:
         assert np.array_equal(loaded.components_, whole.components_)
         assert not dnmf.verify(path).findings
         with pytest.raises(CheckpointError, match="n_init was 3, is 2"):
-            dnmf.NMF(5, n_init=2, random_state=3, checkpoint=path).fit(X)
+            nmf(5, n_init=2, random_state=3, checkpoint=path).fit(X)
 
     @pytest.mark.parametrize("init", ["nndsvd", "custom"])
     def test_starts_that_would_be_the_same(self, X, init):
