@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,9 +46,11 @@ def corpus(tmp_path_factory) -> dnmf.Corpus:
 def local_cluster() -> Iterator:
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs="ERROR"
-    ) as cluster:
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"}
+    # Workers would look at what they do a hundred times a second.
+    with dask.config.set({"distributed.worker.profile.enabled": False}):
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, **options)
+    with cluster:
         yield cluster
 
 

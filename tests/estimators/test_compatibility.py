@@ -90,8 +90,10 @@ def test_n_init(X):
 
 
 def test_n_components(X):
-    assert fit_of(X, "auto").n_components_ == fit_of(X, None).n_components_ == 24
-    assert fit_of(X, 30).components_.shape == (30, 24)  # more than pixels is fine
+    assert (
+        fit_of(X, "auto", tol=1e-2).n_components_ == fit_of(X, None, tol=1e-2).n_components_ == 24
+    )
+    assert fit_of(X, 30, tol=1e-2).components_.shape == (30, 24)  # more than pixels is fine
     H = np.ones((3, 24))
     model = NMF(init="custom", tol=1e-2).fit(X, H=H)
     assert model.n_components_ == 3
@@ -493,6 +495,7 @@ def test_dask_ml_parallel_post_fit(X):
 
 
 def test_dtypes(digits):
+    digits = digits[:200]
     for dtype, expected in (
         (np.uint8, np.float32),
         (np.uint16, np.float32),

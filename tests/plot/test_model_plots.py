@@ -72,7 +72,7 @@ def test_titles_fit_their_figures(model, corpus):
 
 
 def test_at_most_100_components_are_drawn(digits):
-    model = dnmf.NMF(130, max_iter=1, tol=0).fit(digits)
+    model = dnmf.NMF(130, tol=0.5).fit(digits)
     figure = plot.components(model, columns=20)
     assert len(panels(figure)) == 100
     assert figure.get_suptitle() == "130 components (first 100)"

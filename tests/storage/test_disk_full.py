@@ -42,7 +42,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     np.save(folder / "x.npy", NOISE)
     corpus = dnmf.ingest(folder / "x.npy", folder / "noise.zarr", block_rows=50)
-    model = dnmf.NMF(60, random_state=0, max_iter=1, tol=0).fit(corpus)
+    model = dnmf.NMF(60, random_state=0, tol=0.5).fit(corpus)
     return folder, corpus, model
 
 
