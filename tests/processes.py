@@ -123,7 +123,8 @@ def scheduler(folder, *more, env=None) -> Iterator[tuple[Started, str]]:
     if not any(str(word).startswith("--port") for word in more):
         where += ("--port", 0)
     with started(*command, *where, *more, env=env) as process:
-        wait_until(file.exists, "a scheduler")
+        # The file is there before all of it is.
+        wait_until(lambda: file.exists() and file.read_text().endswith("}"), "a scheduler")
         yield process, json.loads(file.read_text())["address"]
 
 
