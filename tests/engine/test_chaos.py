@@ -92,14 +92,16 @@ def blas_threads(corpus):
 class TestWorkersDie:
     def test_one_every_few_seconds_changes_nothing(self, corpus, tmp_path):
         model, rng = tmp_path / "model", random.Random(0)
-        with started(*fit_command(corpus, model, "--workers", 2)) as fit:
+        passes = 400  # enough to go on while new workers grow old enough to be killed
+        command = fit_command(corpus, model, "--workers", 2, "--max-iter", passes)
+        with started(*command) as fit:
             for kills in range(4):
                 # Dask gives a worker up that dies while it starts.
                 grown = wait_until(lambda: grown_workers(fit), "a worker of some seconds")
                 rng.choice(grown).kill()
                 fit.wait_for_pass(10 * kills + 10)
             assert fit.end() == 0, fit.log
-        assert same(dnmf.load(model), whole(corpus, 60))
+        assert same(dnmf.load(model), whole(corpus, passes))
 
     def test_all_of_them_and_another_comes(self, corpus, tmp_path):
         model = tmp_path / "model"
