@@ -270,3 +270,8 @@ def _compute(build: Callable[..., list[TaskRef]], *objects: Any) -> Sequence[Any
     graph.ends = build(graph, *map(graph.put, objects))
     results: Sequence[Any] = compute(*graph.results())
     return results
+
+
+def read_rows(array: Any, ranges: Sequence[tuple[int, int]], number: int) -> Array:
+    """Read the rows of a block from an array that is sliced where the task runs."""
+    return np.asarray(array[slice(*ranges[number])])

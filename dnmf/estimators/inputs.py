@@ -14,7 +14,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 
 from dnmf.engine.blocks import Blocks
-from dnmf.engine.dask_graph import BlockSource, DaskBlocks
+from dnmf.engine.dask_graph import BlockSource, DaskBlocks, read_rows
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import dask.array as da
 
     from dnmf.estimators.parameters import NMFParameters
-from dnmf._typing import Array
 
 
 def blocks_of(
@@ -161,7 +160,7 @@ def _split_rows(aligned: Any, ranges: Sequence[tuple[int, int]]) -> BlockSource:
         cut = aligned.rechunk((rows, *((width,) for width in aligned.shape[1:])))
         return cast(Sequence[Any], cut.to_delayed(optimize_graph=True).ravel().tolist())
     if is_zarr(aligned):
-        return partial(_read_rows, aligned, ranges)
+        return partial(read_rows, aligned, ranges)
     return [np.asarray(aligned[start:stop]) for start, stop in ranges]
 
 
@@ -327,7 +326,7 @@ def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
 
 def _blocks_of_zarr(X: Any) -> DaskBlocks:
     ranges = even_ranges(X.shape[0], _zarr_block_rows(X))
-    load = partial(_read_rows, X, ranges)
+    load = partial(read_rows, X, ranges)
     return DaskBlocks(tuple(X.shape), np.dtype(X.dtype), ranges, load)
 
 
@@ -336,10 +335,6 @@ def _blocks_of_dask(X: da.Array) -> DaskBlocks:
     stops = np.cumsum(X.chunks[0]).tolist()
     ranges = list(zip([0, *stops[:-1]], stops, strict=True))
     return DaskBlocks(X.shape, X.dtype, ranges, X.to_delayed(optimize_graph=True).ravel().tolist())
-
-
-def _read_rows(X: Any, ranges: Sequence[tuple[int, int]], block: int) -> Array:
-    return np.asarray(X[slice(*ranges[block])])
 
 
 def _zarr_block_rows(X: Any) -> int:

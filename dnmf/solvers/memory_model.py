@@ -339,7 +339,9 @@ class AvailableMemory:
 
 def resident_bytes() -> float:
     """Return the resident memory of this process, once it has imported what tasks need."""
+    import dnmf.engine.dask_graph
     import dnmf.solvers.loop
+    import dnmf.storage.checkpoint.weights
     import dnmf.storage.corpus  # noqa: F401
 
     return float(psutil.Process().memory_info().rss)
