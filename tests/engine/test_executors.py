@@ -76,4 +76,4 @@ class TestMapOnThreads:
             wait_until(lambda most=most: len(begun) == most, "the items ahead")
             time.sleep(0.01)
             assert len(begun) == most
-        assert begun == list(range(10))
+        assert sorted(begun) == list(range(10)), "two threads may begin in either order"
