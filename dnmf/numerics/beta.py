@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from dnmf._typing import Array
+from dnmf.numerics.compiled import compiled
 
 FLOOR = 1e-7
 """Least value of a reconstruction, as a fraction of the mean of its image: divergences other than
@@ -40,7 +41,7 @@ def kl_step(phi, slope, s, l2, w):  # type: ignore[no-untyped-def]
     return max(v, 0.0)
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+@compiled(nogil=True, fastmath=True, error_model="numpy")
 def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Minimise ``sum_q y_q - x_q log y_q`` with y = w H over w >= 0 for each row, in place in W.
 
@@ -112,7 +113,7 @@ def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignor
                 break
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[no-untyped-def]
     """Find the zero of the derivative along one weight, ``down(v) - up(v) + l1 + l2 v``.
 
@@ -143,7 +144,7 @@ def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[
     return v
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def power_of(y, exponent):  # type: ignore[no-untyped-def]
     """Compute ``y ** exponent``, faster where a root or a product gives it."""
     if exponent == -0.5:
@@ -155,7 +156,7 @@ def power_of(y, exponent):  # type: ignore[no-untyped-def]
     return y**exponent
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Minimise ``D(x | w H)`` with penalties over w >= 0 for every row, in place in W.
 
@@ -227,7 +228,7 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
                 break
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def divergences(X, Y, floors, beta):  # type: ignore[no-untyped-def]
     """Compute the beta divergence D(x | y) of every image and every pixel, in float64.
 

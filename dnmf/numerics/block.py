@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import DataError
+from dnmf.numerics.compiled import compiled
 
 ALL_WEIGHTS_ZERO = "all sample weights are zero; at least one image needs a positive weight"
 """Message of the error for sample weights that sum to zero."""
@@ -318,7 +318,7 @@ def find_invalid(
     return InvalidPixel(first_row + int(row), int(pixel), float(X[row, pixel]))
 
 
-@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
+@compiled(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def squared_norms(X, weights):  # type: ignore[no-untyped-def]
     """Compute the sums of x^2 of every image and of every pixel, in float64.
 

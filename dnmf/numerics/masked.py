@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numba
 import numpy as np
 
 from dnmf._typing import Array
 from dnmf.numerics.block import Strip, equal_mask_slices
+from dnmf.numerics.compiled import compiled
 from dnmf.numerics.nnls import MIN_OBSERVED_ENERGY, solve_nnls_masked
 from dnmf.numerics.objective import W_TOLERANCE, Quadratic, weighted_gram, weighted_sum
 from dnmf.numerics.statistics import Basis, gram
@@ -68,7 +68,7 @@ class MaskedQuadratic(Quadratic):
         return weighted_gram(strip, W), V.T @ Y, weighted_sum(losses, strip.weights)
 
 
-@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
+@compiled(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def fill_in(X, observed, Y):  # type: ignore[no-untyped-def]
     """Overwrite the observed pixels of Y with those of X, and compute the loss of Y before that.
 

@@ -14,6 +14,8 @@ import numpy as np
 # dnmf.engine.executors can limit its threads from the start.
 import scipy.linalg.cython_blas  # noqa: F401
 
+from dnmf.numerics.compiled import compiled
+
 ROUNDING = 1e-7
 """Fraction of ``||x||^2`` below which a loss is indistinguishable from float32 rounding."""
 
@@ -130,7 +132,7 @@ def compact(w, a, e, lanes, active):  # type: ignore[no-untyped-def]
             i += 1
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True)
+@compiled(nogil=True, fastmath=True)
 def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[no-untyped-def]
     """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every column of A, in place in W.
 
@@ -203,7 +205,7 @@ def solve_one(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untype
             break
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True)
+@compiled(nogil=True, fastmath=True)
 def solve_nnls_masked(A, H, observed, energy, l2, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Solve the problems of `solve_nnls` over the observed pixels of each image.
 

@@ -1,0 +1,101 @@
+"""Functions that numba compiles, with a cache on disk that may be absent, damaged or full.
+
+With its own cache numba fails where no folder can be written to, where a file of the cache was cut
+short, and where the disk is full. Machine code that is damaged even ends the process. None of these
+is a reason not to compute: the function is compiled again.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numba
+
+_lock = threading.Lock()
+_warned = False
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that does what ``numba.njit(cache=True)`` does, and works without a cache.
+
+    The first time that the cache fails, a warning says so.
+
+    Parameters
+    ----------
+    **options
+        Options of `numba.njit`, other than ``cache``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        kernel, cached = numba.njit(**options)(function), numba.njit(**options)(function)
+        compile_here = kernel.compile
+
+        def compile_or_load(signature: Any) -> Any:
+            for _ in range(2):  # the second time without the files that failed the first time
+                try:
+                    _load(cached, signature)
+                    break
+                except numba.NumbaError:  # of the function itself
+                    raise
+                except Exception as error:  # a damaged file can be any error
+                    _warn_once(error)
+                    with suppress(OSError):
+                        _remove_files(cached)
+            with _lock:
+                for types, result in list(cached.overloads.items()):
+                    if types not in kernel.overloads:
+                        kernel.add_overload(result)
+            return compile_here(signature)  # compiles only what was not added
+
+        kernel.compile = compile_or_load  # numba calls it once for all types of arguments
+        return kernel
+
+    return decorate
+
+
+def _load(cached: Any, signature: Any) -> None:
+    """Load a function from the cache, or compile it and put it there."""
+    if cached.stats.cache_path is None:
+        cached.enable_caching()
+    if not all(_seal(file).exists() for file in _files(cached, "*.nbc")):
+        _remove_files(cached)  # of an older dnmf, of a process that was killed, or damaged
+    cached.compile(signature)
+    if not cached.stats.cache_hits[signature]:
+        for file in _files(cached, "*.nbc"):
+            _seal(file).touch()
+
+
+def _seal(file: Path) -> Path:
+    """Return the path of the empty file that shows what machine code in a file of the cache was."""
+    return file.with_name(f"{file.name}.{zlib.crc32(file.read_bytes()):08x}")
+
+
+def _files(cached: Any, pattern: str) -> Iterator[Path]:
+    folder = cached.stats.cache_path
+    name = cached.py_func.__qualname__
+    return Path(folder).glob(f"*.{name}-{pattern}") if folder else iter(())
+
+
+def _remove_files(cached: Any) -> None:
+    for pattern in ("*.nbi", "*.nbc", "*.nbc.????????"):
+        for file in _files(cached, pattern):
+            file.unlink(missing_ok=True)
+
+
+def _warn_once(error: Exception) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"numba's cache of compiled functions failed ({type(error).__name__}: {error}): they "
+            "are compiled again, which takes seconds in each process until the cache works; set "
+            "NUMBA_CACHE_DIR to a folder that this user can write to, on a disk with space",
+            RuntimeWarning,
+            stacklevel=4,
+        )
