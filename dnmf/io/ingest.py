@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from dnmf.engine.executors import each_block
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import BadImagesError, IngestError, ParameterError
+from dnmf.io.sources.arrays import open_array
 from dnmf.io.sources.image_files import Size
-from dnmf.io.sources.source import Source, open_source
+from dnmf.io.sources.source import Source, check_options, open_source
 from dnmf.numerics.block import find_invalid, invalid_pixel_error
 from dnmf.storage.atomic import new_store, require_space, translate_disk_full
 from dnmf.storage.corpus import Corpus, open_corpus
@@ -29,7 +30,7 @@ MAX_BAD_IMAGES = 1000
 
 
 def ingest(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Source,
+    source: Any,
     path: str | os.PathLike[str],
     *,
     size: Size | None = None,
@@ -45,8 +46,10 @@ def ingest(
 
     Parameters
     ----------
-    source : path, sequence of paths, or Source
-        Folders of PNG, JPEG, TIFF or PGM images, such files, IDX (``.gz`` too) or ``.npy`` files.
+    source : path, sequence of paths, array, or Source
+        Folders of PNG, JPEG, TIFF or PGM images, such files, IDX (``.gz`` too) or ``.npy`` files;
+        or an array of shape (n, h, w), (n, h, w, channels) or (n, p), lazy ones of Dask and Zarr
+        too, or a list of images.
     path : str or path
         Path of the new corpus; at a URL it is written in place.
     size : (h, w), optional
@@ -112,10 +115,24 @@ def ingest(
 def _as_source(source: Any, size: Size | None, color: str | None) -> Source:
     if hasattr(source, "read") and hasattr(source, "image_shape"):
         if size is not None or color is not None:
-            raise IngestError("size and color are for paths; a Source gives its images as they are")
+            raise IngestError(
+                "size and color are for paths and arrays; a Source gives its images as they are"
+            )
         return source  # type: ignore[no-any-return]
-    paths = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    return open_source(paths, size=size, color=color)
+    check_options(size, color)
+    if isinstance(source, (str, os.PathLike)):
+        source = [source]
+    if hasattr(source, "shape"):
+        return open_array(source, size, color)
+    items = list(source) if isinstance(source, Iterable) and not hasattr(source, "keys") else []
+    if not items:
+        raise IngestError(
+            f"the source is a {type(source).__name__}, or empty; give paths, an array of images, a "
+            "list of either, or a Source"
+        )
+    if all(isinstance(item, (str, os.PathLike)) for item in items):
+        return open_source(items, size=size, color=color)
+    return open_array(items, size, color)
 
 
 def _layout_of(source: Source, block_rows: int | None) -> Layout:

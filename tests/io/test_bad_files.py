@@ -17,7 +17,7 @@ from PIL import Image
 
 import dnmf
 from dnmf.errors import BadImagesError, IngestError
-from dnmf.io.sources.image_files import MAX_PIXELS
+from dnmf.io.sources.decode import MAX_PIXELS
 from dnmf.io.sources.source import open_source
 
 GRAY = np.random.default_rng(0).integers(0, 256, (8, 6), dtype=np.uint8)

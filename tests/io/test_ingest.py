@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 
 import dask
+import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
+import zarr
 from PIL import Image
+from scipy.sparse import coo_array, csr_array
 
 import dnmf
 from dnmf.errors import DataError, IngestError, OutputExistsError, ParameterError
@@ -69,6 +73,91 @@ def test_relative_paths_work_on_workers_in_another_folder(folder, tmp_path, clie
     finally:
         client.run(os.chdir, os.getcwd())
     assert {"c.zarr", "c.model", "w.zarr"} <= set(left_over(tmp_path))
+
+
+def as_dask(images):
+    return da.from_array(images, chunks=(7, -1, -1, -1))
+
+
+def as_zarr(images):
+    return zarr.array(images, chunks=(9, 6, 4, 3))
+
+
+ARRAYS = {
+    "ndarray": lambda images: images,
+    "list of arrays": list,
+    "list of lists": lambda images: images.tolist(),
+    "list of pictures": lambda images: [Image.fromarray(image) for image in images],
+    "dask": as_dask,
+    "zarr": as_zarr,
+    "fortran": np.asfortranarray,
+}
+
+
+class TestArrays:
+    @pytest.mark.parametrize("on_cluster", [False, True], ids=["threads", "cluster"])
+    @pytest.mark.parametrize("kind", ARRAYS)
+    def test_arrays_of_images(self, tmp_path, request, kind, on_cluster):
+        if on_cluster:
+            request.getfixturevalue("client")
+        corpus = dnmf.ingest(ARRAYS[kind](IMAGES), tmp_path / "c", block_rows=5)
+        assert corpus.image_shape == (6, 4, 3)
+        assert (corpus.images(slice(None)) == IMAGES).all()
+        assert corpus.id_of(7) == "image:7"
+
+    @pytest.mark.parametrize("dtype", ["u1", ">u2", "i4", "f4", "f8", "?"])
+    def test_flat_images(self, tmp_path, dtype):
+        flat = IMAGES.reshape(23, -1).astype(dtype)
+        corpus = dnmf.ingest(flat, tmp_path / "c")
+        assert corpus.image_shape == (72,)
+        assert (corpus.images(slice(None)) == flat).all()
+
+    def test_tables_and_sparse_matrices(self, tmp_path):
+        flat = IMAGES.reshape(23, -1)
+        for i, table in enumerate((pd.DataFrame(flat), csr_array(flat), coo_array(flat))):
+            corpus = dnmf.ingest(table, tmp_path / f"{i}", block_rows=5)
+            assert (corpus.images(slice(None)) == flat).all()
+
+    def test_they_can_be_resized_and_converted(self, tmp_path):
+        corpus = dnmf.ingest(as_dask(IMAGES), tmp_path / "c", size=(3, 2), color="gray")
+        assert corpus.image_shape == (3, 2)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: np.ma.masked_less(IMAGES, 9), "would lose its mask.*array.data"),
+            (lambda: da.ma.masked_less(as_dask(IMAGES), 9), "masked array, whose mask"),
+            (lambda: np.ones((3, 2), complex), "holds complex128"),
+            (lambda: np.ones(3), r"shape \(3,\)"),
+            (lambda: np.ones((0, 2, 2)), "no images"),
+            (lambda: [np.ones((2, 2)), np.ones((3, 3))], "images of one shape"),
+            (lambda: ["a.png", np.ones((3, 3))], "list"),
+            (lambda: as_dask(IMAGES)[as_dask(IMAGES)[:, 0, 0, 0] > 3], "compute_chunk_sizes"),
+            (lambda: zarr.create_group({}), "source is a Group, or empty; give paths, an array"),
+            (lambda: Image.fromarray(IMAGES[0]), "source is a Image, or empty; give paths"),
+            (lambda: 7, "source is a int, or empty; give paths"),
+            (list, "source is a list, or empty; give paths"),
+        ],
+    )
+    def test_what_is_no_array_of_images_is_refused(self, tmp_path, make, message):
+        with pytest.raises(IngestError, match=message):
+            dnmf.ingest(make(), tmp_path / "c", block_rows=5)
+        assert left_over(tmp_path) == []
+
+    def test_a_corpus_is_refused(self, folder, tmp_path):
+        corpus = dnmf.ingest(folder, tmp_path / "c")
+        with pytest.raises(IngestError, match="the Corpus cannot be read by slices"):
+            dnmf.ingest(corpus, tmp_path / "d")
+
+    def test_persisted_arrays_are_refused(self, tmp_path, client):
+        with pytest.raises(IngestError, match=r"before persist\(\).* to_zarr"):
+            dnmf.ingest(as_dask(IMAGES).persist(), tmp_path / "c")
+
+    def test_negative_pixels_are_named(self, tmp_path):
+        images = np.ones((9, 2, 2), "i2")
+        images[7, 1, 0] = -1
+        with pytest.raises(DataError, match=r"Negative values.* pixel 2 of image 7 \(image:7\)"):
+            dnmf.ingest(images, tmp_path / "c", block_rows=3)
 
 
 class Countdown:

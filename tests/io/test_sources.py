@@ -126,10 +126,11 @@ def test_idx(tmp_path, code, dtype, suffix):
     assert source.ids(2, 4) == ["images-idx3-ubyte:2", "images-idx3-ubyte:3"]
 
 
-@pytest.mark.parametrize("dtype", ["u1", ">u2", "f4", "?"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", ">u2", "<i4", ">i8", "<f2", ">f4", "f8", "?"])
 @pytest.mark.parametrize("shape", [(6, 4, 5), (6, 4, 5, 3), (6, 20)])
-def test_npy(tmp_path, dtype, shape):
-    images = RNG.integers(0, 2, shape).astype(dtype)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy(tmp_path, dtype, shape, order):
+    images = RNG.integers(0, 2, shape).astype(dtype, order=order)
     np.save(tmp_path / "x.npy", images)
     source = open_source([tmp_path / "x.npy"])
     assert source.image_shape == shape[1:]
@@ -142,6 +143,20 @@ def test_arrays_can_be_resized_and_converted(tmp_path):
     source = open_source([tmp_path / "x.npy"], size=(6, 5), color="gray")
     expected = np.asarray(Image.fromarray(COLOR).convert("L").resize((5, 6), Image.Resampling.BOX))
     assert (source.read(1, 2)[0] == expected).all()
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "u4", "i4", "f2", "f8", "?"])
+@pytest.mark.parametrize("options", [{"size": (2, 2)}, {"color": "gray"}])
+def test_arrays_that_would_change_are_not_resized_or_converted(tmp_path, dtype, options):
+    np.save(tmp_path / "x.npy", np.ones((3, 4, 4), dtype))
+    with pytest.raises(IngestError, match=r"x\.npy: .*cannot be resized or converted"):
+        open_source([tmp_path / "x.npy"], **options)
+
+
+def test_negative_floats_are_not_averaged_away(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((3, 4, 4), (-1, 3, 3, 3), np.float32))
+    with pytest.raises(IngestError, match="negative, NaN or infinite"):
+        open_source([tmp_path / "x.npy"], size=(1, 1))
 
 
 def test_arrays_are_stacked(tmp_path):
@@ -162,6 +177,18 @@ def test_a_file_that_changed_is_read_again(tmp_path):
     np.save(path, np.ones((2, 3), "u1"))
     os.utime(path, ns=(1, 1))
     assert open_source([path]).read(0, 2).sum() == 6
+
+
+ARRAYS = {
+    "object.npy": np.array([{}, {}]),
+    "text.npy": np.array([["a"], ["b"]]),
+    "complex.npy": np.ones((5, 3, 3), complex),
+    "long.npy": np.ones((5, 3, 3), np.longdouble),
+    "structured.npy": np.ones((5, 3, 3), [("a", "u1"), ("b", "u1")]),
+    "dates.npy": np.ones((5, 3, 3), "M8[s]"),
+    "one.npy": np.zeros(5),
+    "none.npy": np.zeros((0, 5, 5)),
+}
 
 
 def damaged(tmp_path, name):
@@ -187,14 +214,8 @@ def damaged(tmp_path, name):
     elif name == "cut-idx.gz":
         write_idx(path, np.zeros((5, 3, 3), "u1"), 8)
         path.write_bytes(path.read_bytes()[:-12])
-    elif name == "object.npy":
-        np.save(path, np.array([{}, {}]), allow_pickle=True)
-    elif name == "text.npy":
-        np.save(path, np.array([["a"], ["b"]]))
-    elif name == "one.npy":
-        np.save(path, np.zeros(5))
-    elif name == "none.npy":
-        np.save(path, np.zeros((0, 5, 5)))
+    elif name in ARRAYS:
+        np.save(path, ARRAYS[name], allow_pickle=True)
     else:
         path.write_bytes({"empty.png": b"", "text.png": b"<html>"}.get(name, b"some notes"))
     return path
@@ -209,12 +230,16 @@ def damaged(tmp_path, name):
         ("cut.png", "cannot be read"),
         ("cut.jpg", "cannot be read"),
         ("frames.tif", "holds 2 images; split"),
-        ("palette.png", "mode P .*--color"),
+        ("palette.png", "a palette of colours.*--color"),
         ("labels-idx1", "holds labels"),
         ("cut-idx", "header promises"),
         ("cut-idx.gz", "cannot be read"),
         ("object.npy", "cannot be read"),
         ("text.npy", "holds <U1"),
+        ("complex.npy", "holds complex128; pixels are"),
+        ("long.npy", "holds float128; pixels are"),
+        ("structured.npy", r"holds \[\('a', .*pixels are"),
+        ("dates.npy", "holds datetime64"),
         ("one.npy", r"shape \(5,\)"),
         ("none.npy", r"no images: its shape is \(0, 5, 5\)"),
         ("notes.txt", "no image, IDX or .npy file"),
@@ -250,6 +275,24 @@ def test_mixed_colours_advise_what_to_do(tmp_path):
     save(tmp_path / "b.png", COLOR)
     with pytest.raises(IngestError, match="--color gray or rgb"):
         open_source([tmp_path]).read(0, 2)
+
+
+@pytest.mark.parametrize("other", [DEEP, DEEP[:5], np.ones((12, 10), np.float32)])
+def test_mixed_depths_advise_what_to_do(tmp_path, other):
+    save(tmp_path / "a.tif", GRAY)
+    save(tmp_path / "b.tif", other)
+    with pytest.raises(IngestError, match=r"to one depth, or .* separate corpora") as error:
+        open_source([tmp_path]).read(0, 2)
+    assert "--" not in str(error.value)
+
+
+def test_both_options_are_advised_where_both_are_needed(tmp_path):
+    save(tmp_path / "a.png", GRAY)
+    save(tmp_path / "b.png", COLOR[:5])
+    with pytest.raises(IngestError, match="--size HxW to resize and --color gray or rgb"):
+        open_source([tmp_path]).read(0, 2)
+    source = open_source([tmp_path], size=(6, 5), color="gray")
+    assert source.read(0, 2).shape == (2, 6, 5)
 
 
 def test_different_arrays_are_not_stacked(tmp_path):

@@ -1,6 +1,6 @@
 """Sources of images, which `dnmf.ingest` reads.
 
 Imports `errors` and Pillow.
-Start reading at `source`: a new input format is a class like its `Source`. `image_files` decodes
-PNG and the like, `array_files` maps IDX and ``.npy`` files.
+Start reading at `source`: a new input format is a class like its `Source`. `image_files` reads
+PNG and the like, each through `decode`; `arrays` takes arrays, and `array_files` those in files.
 """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +12,8 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import IngestError
-from dnmf.io.sources.image_files import Size, convert_array
+from dnmf.io.sources.arrays import ArrayImages, images_of
+from dnmf.io.sources.image_files import Size
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 """Dtypes by their code in the IDX header."""
@@ -22,52 +22,14 @@ MAX_EXPANSION = 1032
 """Largest number of bytes that one byte of gzip (deflate) can expand to."""
 
 
-@dataclass(frozen=True)
-class ArrayFile:
-    """IDX or ``.npy`` file of images; a `Source`."""
-
-    path: Path
-    size: Size | None
-    color: str | None
-    image_shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    n_images: int
-
-    def __len__(self) -> int:
-        return self.n_images
-
-    def ids(self, start: int, stop: int) -> list[str]:
-        """Return ids made of the name of the file and the number of the image in it."""
-        stem = self.path.name.split(".")[0]
-        return [f"{stem}:{i}" for i in range(start, stop)]
-
-    def read(self, start: int, stop: int) -> Array:
-        """Read rows `start` to `stop - 1`; see `Source.read`."""
-        images = read_array_file(self.path)[start:stop]
-        if self.size is None and self.color is None:
-            return images.astype(self.dtype, copy=False)
-        return np.stack([convert_array(image, self.size, self.color) for image in images])
-
-
-def open_array_file(path: Path, size: Size | None, color: str | None) -> ArrayFile:
+def open_array_file(path: Path, size: Size | None, color: str | None) -> ArrayImages:
     """Open an array file as a source; see `open_source`."""
-    images = read_array_file(path)
-    if 0 in images.shape:
-        raise IngestError(f"{path} holds no images: its shape is {images.shape}")
-    if images.ndim not in (2, 3, 4):
-        raise IngestError(
-            f"{path} holds an array of shape {images.shape}; images are (n, h, w), "
-            "(n, h, w, channels) or (n, pixels)"
-        )
-    if images.dtype.kind not in "buif":
-        raise IngestError(f"{path} holds {images.dtype}; pixels are integers or floats")
-    first = images[0]
-    if size is not None or color is not None:
-        if images.ndim == 2:
-            raise IngestError(f"{path} holds flat images; --size and --color need (n, h, w)")
-        first = convert_array(first, size, color)
-    dtype = np.dtype("u1") if first.dtype == bool else first.dtype.newbyteorder("=")
-    return ArrayFile(path, size, color, first.shape, dtype, len(images))
+    load = partial(_rows_of_file, path)
+    return images_of(read_array_file(path), load, str(path), path.name.split(".")[0], size, color)
+
+
+def _rows_of_file(path: Path, start: int, stop: int) -> Array:
+    return read_array_file(path)[start:stop]
 
 
 def read_array_file(path: Path) -> Array:

@@ -12,30 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from dnmf._format import format_shape
 from dnmf._typing import Array
 from dnmf.errors import BadImagesError, IngestError
+from dnmf.io.sources.decode import AS_ARRAY, decode_image
 
 _log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 """Height and width."""
 
-FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
-"""Formats that Pillow may open; it refuses a file of any other, whatever its suffix."""
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm")
 """Suffixes of the files that are read from folders."""
-
-MAX_PIXELS = 2**26
-"""Largest number of pixels of an image: a file of some kilobytes can decompress to any number."""
 
 MAX_TRIED = 100
 """Number of files tried in search of a readable one, which says what the others must be like."""
 
-TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; cut it into tiles, shrink it or leave it out"
+
+_MODES = {
+    "1": "black and white of 1 bit",
+    "LA": "grey with transparency",
+    "P": "a palette of colours",
+    "PA": "a palette of colours with transparency",
+    "RGBA": "RGB with transparency",
+}
+"""Words for Pillow's modes of images that need a conversion; others are words already."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,26 @@ class ImageFiles:
     def _read_one(self, name: str) -> Array:
         pixels = read_image(self.root / name, self.size, self.color)
         if pixels.shape != self.image_shape or pixels.dtype != self.dtype:
-            advice = "pass --size HxW to resize all" if self.size is None else ""
-            if self.color is None and pixels.shape[2:] != self.image_shape[2:]:
-                advice = "pass --color gray or rgb to convert all"
             raise IngestError(
                 f"{self.root / name} is {describe_images(pixels.shape, pixels.dtype)}, but "
                 f"{self.example} is {describe_images(self.image_shape, self.dtype)}; "
-                f"{advice}{' or ' if advice else ''}leave it out"
+                f"{self._advise(pixels)}"
             )
         return pixels
+
+    def _advise(self, other: Array) -> str:
+        """Return what makes an image like the others, if options of an ingest do it at all."""
+        if other.dtype != self.dtype:
+            return (
+                f"no option makes {other.dtype} and {self.dtype} alike: convert the files to one "
+                "depth, or ingest the two kinds into separate corpora"
+            )
+        options = []
+        if other.shape[:2] != self.image_shape[:2]:
+            options.append("--size HxW to resize")
+        if other.shape[2:] != self.image_shape[2:]:
+            options.append("--color gray or rgb to convert")
+        return f"pass {' and '.join(options)} all, or leave it out"
 
 
 def open_image_files(paths: Sequence[Path], size: Size | None, color: str | None) -> ImageFiles:
@@ -134,30 +148,22 @@ def read_image(path: Path, size: Size | None, color: str | None) -> Array:
     Raises
     ------
     IngestError
-        The file cannot be opened or decoded, or has colours that need `color`.
+        The file cannot be decoded to the numbers that are in it, has colours that need `color`, or
+        has floating-point pixels that are negative, NaN or infinite.
     """
+    image = decode_image(path, convert=color is not None)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.size[0] * image.size[1] > MAX_PIXELS:  # the header says so: nothing is decoded
-                raise IngestError(TOO_LARGE)
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise IngestError(f"it holds {frames} images; split it into one file per image")
-            return _convert(ImageOps.exif_transpose(image), size, color)
-    except IngestError as error:
+        return _convert(image, size, color)
+    except (IngestError, OSError, ValueError) as error:
         raise IngestError(f"{path}: {error}") from None
-    except UnidentifiedImageError:
-        raise IngestError(
-            f"{path} is not an image that dnmf reads ({', '.join(FORMATS)}); leave it out"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise IngestError(f"{path}: {TOO_LARGE}") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise IngestError(f"{path} cannot be read ({error}); mend it or leave it out") from error
 
 
 def convert_array(image: Array, size: Size | None, color: str | None) -> Array:
     """Convert and resize an image that is an array of shape (h, w) or (h, w, channels)."""
+    kept = [np.uint8] if image.ndim == 3 else [np.uint8, np.uint16, np.float32]
     try:
+        if image.dtype not in kept:
+            raise TypeError
         return _convert(Image.fromarray(image), size, color)
     except TypeError as error:
         raise IngestError(
@@ -174,22 +180,48 @@ def describe_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
 def _convert(image: Image.Image, size: Size | None, color: str | None) -> Array:
     """Convert and resize a decoded image; 16-bit and floating-point grey keep their dtype."""
     deep = image.mode.startswith("I") or image.mode == "F"
-    if color == "rgb":
-        if deep:
-            raise IngestError(f"mode {image.mode} has no colours; pass --color gray")
-        image = image.convert("RGB")
-    elif color == "gray" and not deep:
-        image = image.convert("L")
+    if color == "rgb" and deep:
+        raise IngestError(
+            "it is grey with more than 8 bits, which cannot become rgb; pass --color gray"
+        )
+    if color is not None and not deep:
+        _require_opaque(image)
+        image = image.convert("L" if color == "gray" else "RGB")
     if not deep and image.mode not in ("L", "RGB"):
-        raise IngestError(f"mode {image.mode} is neither grey nor RGB; pass --color gray or rgb")
+        raise IngestError(
+            f"it is {_MODES.get(image.mode, image.mode)}, neither grey nor RGB; pass "
+            "--color gray or rgb"
+        )
+    if deep and image.mode in ("I", "F"):
+        _require_pixels(np.asarray(image))
     if size is not None:
         image = image.resize(size[::-1], Image.Resampling.BOX)
     pixels = np.asarray(image)
-    if pixels.dtype.kind == "i":  # Pillow widens 16-bit PGM to 32 bits
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise IngestError("pixels do not fit 16 bits; save them as a .npy file")
-        pixels = pixels.astype(np.uint16)
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    dtype = np.dtype(np.uint16) if deep and image.mode != "F" else pixels.dtype.newbyteorder("=")
+    return pixels.astype(dtype, copy=False)
+
+
+def _require_opaque(image: Image.Image) -> None:
+    """Raise IngestError if pixels are transparent: what colour they show is not in the file."""
+    if image.mode in ("L", "RGB") or not image.has_transparency_data:
+        return
+    darkest: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
+    if darkest < 255:
+        raise IngestError(
+            "it has transparent pixels, whose colour depends on what is behind; flatten it onto a "
+            "background first"
+        )
+
+
+def _require_pixels(pixels: Array) -> None:
+    """Raise IngestError unless numbers can be pixels, before resizing mixes them with others."""
+    if not np.isfinite(pixels).all() or pixels.min() < 0:
+        raise IngestError(
+            "it has negative, NaN or infinite pixels, which cannot be factorised; mend it or leave "
+            "it out"
+        )
+    if pixels.dtype.kind == "i" and pixels.max() > 65535:  # as the decoder widens 16 bits
+        raise IngestError(f"its pixels do not fit 16 bits; {AS_ARRAY}")
 
 
 def _first_readable(

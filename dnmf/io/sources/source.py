@@ -12,7 +12,8 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import IngestError
-from dnmf.io.sources.array_files import ArrayFile, open_array_file
+from dnmf.io.sources.array_files import open_array_file
+from dnmf.io.sources.arrays import ArrayImages
 from dnmf.io.sources.image_files import SUFFIXES, Size, describe_images, open_image_files
 
 COLORS = ("gray", "rgb")
@@ -114,7 +115,7 @@ def open_source(
         A path does not exist or holds no images, images and arrays are mixed, or a parameter is
         out of its range.
     """
-    _check_options(size, color)
+    check_options(size, color)
     files = [Path(path).absolute() for path in paths]
     for path in files:
         if not path.exists():
@@ -130,7 +131,8 @@ def open_source(
     return _stack([open_array_file(path, size, color) for path in arrays])
 
 
-def _check_options(size: Any, color: Any) -> None:
+def check_options(size: Any, color: Any) -> None:
+    """Raise IngestError unless size and colours are among those of `open_source`."""
     if color not in (None, *COLORS):
         raise IngestError(f"color is {color!r}; it must be 'gray' or 'rgb'")
     if size is None:
@@ -141,13 +143,13 @@ def _check_options(size: Any, color: Any) -> None:
         raise IngestError(f"size is {size[0]}x{size[1]}; height and width must be at least 1")
 
 
-def _stack(parts: Sequence[ArrayFile]) -> Source:
+def _stack(parts: Sequence[ArrayImages]) -> Source:
     first = parts[0]
     for part in parts[1:]:
         if (part.image_shape, part.dtype) != (first.image_shape, first.dtype):
             raise IngestError(
-                f"{part.path} holds images of {describe_images(part.image_shape, part.dtype)}, but "
-                f"{first.path} of {describe_images(first.image_shape, first.dtype)}; "
+                f"{part.name} holds images of {describe_images(part.image_shape, part.dtype)}, but "
+                f"{first.name} of {describe_images(first.image_shape, first.dtype)}; "
                 "make them alike, or ingest them into separate corpora"
             )
     return first if len(parts) == 1 else Stack(parts)

@@ -1,0 +1,163 @@
+"""Arrays of images: in memory, or lazy ones of Dask, Zarr, xarray and HDF5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dnmf._typing import Array
+from dnmf.errors import IngestError
+from dnmf.io.sources.image_files import Size, convert_array
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images that are the rows of an array; a `Source`.
+
+    Attributes
+    ----------
+    load : callable ``(start, stop) -> ndarray``
+        Reads rows `start` to `stop - 1`; picklable.
+    name : str
+        What holds the array, for messages.
+    stem : str
+        Beginning of the ids; the numbers of the rows follow it.
+    size : (h, w) or None
+        Size to which every image is resized.
+    color : "gray", "rgb" or None
+        Colours to which every image is converted.
+    image_shape : tuple of int
+    dtype : numpy.dtype
+    n_images : int
+    """
+
+    load: Callable[[int, int], Array]
+    name: str
+    stem: str
+    size: Size | None
+    color: str | None
+    image_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    n_images: int
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Return ids made of the stem and the number of the row."""
+        return [f"{self.stem}:{i}" for i in range(start, stop)]
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read rows `start` to `stop - 1`; see `Source.read`."""
+        images = self.load(start, stop)
+        if self.size is not None or self.color is not None:
+            images = np.stack([convert_array(image, self.size, self.color) for image in images])
+        return images.astype(self.dtype, copy=False)
+
+
+def open_array(array: Any, size: Size | None, color: str | None) -> ArrayImages:
+    """Open an array as a source.
+
+    Parameters
+    ----------
+    array : array of shape (n, h, w), (n, h, w, channels) or (n, p)
+        In memory, or one with a shape and a dtype that is read by slices of its rows: a Dask or
+        Zarr array, an xarray object, an HDF5 dataset.
+    size, color
+        As of `open_source`.
+
+    Raises
+    ------
+    IngestError
+        It holds no images, or numbers that are no pixels.
+    """
+    name = f"the {type(array).__name__}"
+    if isinstance(array, np.ma.MaskedArray):
+        raise IngestError(
+            "the masked array would lose its mask: ingest array.data, and give "
+            "np.ma.getmaskarray(array) to fit as mask"
+        )
+    if hasattr(array, "tocsr"):
+        array = array.tocsr()
+    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise IngestError(
+                f"{name} is not one array ({error}); make images of one shape and dtype"
+            ) from error
+    if not hasattr(array, "__getitem__"):
+        raise IngestError(f"{name} cannot be read by slices of rows; give an array or paths")
+    if any(length != length for length in array.shape):  # NaN, says Dask
+        raise IngestError(
+            f"{name} has rows of unknown number, shape {array.shape}; call its "
+            "compute_chunk_sizes() first"
+        )
+    if any(type(value).__name__ == "Future" for value in _graph_of(array).values()):
+        raise IngestError(
+            f"{name} is persisted on a cluster; give it as it was before persist(), or write it "
+            "with its to_zarr() and ingest zarr.open_array() of that"
+        )
+    return images_of(array, partial(_rows_of, array), name, "image", size, color)
+
+
+def images_of(
+    array: Any,
+    load: Callable[[int, int], Array],
+    name: str,
+    stem: str,
+    size: Size | None,
+    color: str | None,
+) -> ArrayImages:
+    """Return the images of an array as a source; see `ArrayImages` for the parameters.
+
+    Raises
+    ------
+    IngestError
+        The array holds no images, or numbers that are no pixels.
+    """
+    shape, found = tuple(array.shape), np.dtype(array.dtype)
+    if 0 in shape:
+        raise IngestError(f"{name} holds no images: its shape is {shape}")
+    if len(shape) not in (2, 3, 4):
+        raise IngestError(
+            f"{name} holds an array of shape {shape}; images are (n, h, w), (n, h, w, channels) or "
+            "(n, pixels)"
+        )
+    if found.kind not in "buif" or found.itemsize > 8:
+        raise IngestError(
+            f"{name} holds {found}; pixels are integers or floats of at most 64 bits: convert them"
+        )
+    image_shape, dtype = shape[1:], np.dtype("u1") if found.kind == "b" else found.newbyteorder("=")
+    if size is not None or color is not None:
+        if len(shape) == 2:
+            raise IngestError(f"{name} holds flat images; --size and --color need (n, h, w)")
+        try:
+            first = convert_array(load(0, 1)[0], size, color)
+        except IngestError as error:
+            raise IngestError(f"{name}: {error}") from error
+        image_shape, dtype = first.shape, first.dtype
+    return ArrayImages(load, name, stem, size, color, image_shape, dtype, shape[0])
+
+
+def _graph_of(array: Any) -> Mapping[Any, Any]:
+    """Return the graph of a Dask collection; of anything else an empty one."""
+    graph = getattr(array, "__dask_graph__", lambda: None)()
+    return {} if graph is None else dict(graph)
+
+
+def _rows_of(array: Any, start: int, stop: int) -> Array:
+    """Read rows of an array; of a Dask array on this thread, which may be one of its cluster's."""
+    rows = array[start:stop]
+    if hasattr(rows, "compute"):
+        rows = rows.compute(scheduler="synchronous")
+    if isinstance(rows, np.ma.MaskedArray):
+        raise IngestError(
+            f"images {start} to {stop - 1} are a masked array, whose mask would be lost: ingest "
+            "its data, and give the mask to fit"
+        )
+    return np.asarray(rows.todense() if hasattr(rows, "todense") else rows)
