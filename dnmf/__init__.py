@@ -3,8 +3,9 @@
 The stages, in the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it,
 `NMF` factorises it (or any NumPy, Dask or Zarr matrix), `load` brings a saved model back, and
 `dnmf.plot` draws it. `rank_sweep` compares numbers of components in the reads of one fit, and
-`load_sweep` brings that back. `open_weights` reads what `dnmf transform` wrote; `verify` looks for
-damage in all of these. Errors are in `dnmf.errors`.
+`load_sweep` brings that back. `non_negative_factorization` is `NMF` as a function. `open_weights`
+reads what `dnmf transform` wrote; `verify` looks for damage in all of these. Errors are in
+`dnmf.errors`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dnmf._version import __version__
+from dnmf._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dnmf.errors import DnmfError
+    from dnmf.estimators.factorization import non_negative_factorization
     from dnmf.estimators.load import load
     from dnmf.estimators.minibatch import MiniBatchNMF
     from dnmf.estimators.nmf import NMF
@@ -30,10 +32,10 @@ __all__ = [
     "Corpus",
     "DnmfError",
     "MiniBatchNMF",
-    "__version__",
     "ingest",
     "load",
     "load_sweep",
+    "non_negative_factorization",
     "open_corpus",
     "open_weights",
     "rank_sweep",
@@ -48,6 +50,7 @@ _HOMES = {
     "ingest": "io.ingest",
     "load": "estimators.load",
     "load_sweep": "model_selection.rank_sweep",
+    "non_negative_factorization": "estimators.factorization",
     "open_corpus": "storage.corpus",
     "open_weights": "storage.weights",
     "rank_sweep": "model_selection.rank_sweep",

@@ -208,13 +208,15 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
             "mask=np.ma.getmaskarray(X)"
         )
     if not (isinstance(X, Corpus) or is_dask(X) or is_zarr(X)):
-        return validate_data(
-            estimator,
-            X,
-            reset=reset,
-            dtype="numeric",
-            ensure_all_finite=False,
-            accept_sparse="csr",
+        return _wide_integers_as_float64(
+            validate_data(
+                estimator,
+                X,
+                reset=reset,
+                dtype="numeric",
+                ensure_all_finite=False,
+                accept_sparse="csr",
+            )
         )
     check_matrix(X)
     if reset:
@@ -226,6 +228,12 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
             "features as input: use the corpus the model was fitted on, or images of the same size"
         )
     return X
+
+
+def _wide_integers_as_float64(X: Any) -> Any:
+    """Convert integers of 32 and 64 bits, which float32 does not hold, as scikit-learn does."""
+    wide = X.dtype.kind in "iu" and X.dtype.itemsize > 2
+    return X.astype(np.float64) if wide else X
 
 
 def check_width(W: Any, n_components: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,11 @@ class MiniBatchNMF(NMF):
 
     Attributes
     ----------
-    See `NMF`.
+    n_steps_ : int
+        Number of mini-batches of `batch_size` images that passes went through, and of updates that
+        `partial_fit` has made.
+
+    All others are those of `NMF`.
     """
 
     solver, shuffle, n_init = "auto", False, 1
@@ -89,6 +95,22 @@ class MiniBatchNMF(NMF):
         self.checkpoint_keep = checkpoint_keep
         self.resume_from = resume_from
         self.on_pass = on_pass
+
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        W: Any = None,
+        H: Any = None,
+        sample_weight: Any = None,
+        mask: Any = None,
+        *,
+        overwrite: bool = False,
+    ) -> MiniBatchNMF:
+        """Factorise X as `NMF.fit` does, and set `n_steps_`."""
+        super().fit(X, y, W, H, sample_weight, mask, overwrite=overwrite)
+        self.n_steps_ = self.n_iter_ * math.ceil(self._spec.X["shape"][0] / self.batch_size)
+        return self
 
     def check_parameters(self) -> None:
         """Raise ParameterError for a parameter out of its range, as `fit` does."""

@@ -63,8 +63,8 @@ class NMF(FittedNMF):
     Parameters
     ----------
     n_components : int, "auto" or None, default "auto"
-        Number of components d. ``"auto"`` and None take the number of pixels, as scikit-learn does,
-        or that of the rows of a custom H.
+        Number of components d, as in scikit-learn: None is the number of pixels, ``"auto"`` that of
+        the rows of a custom H, and without one that of pixels.
     init : None, "random", "nndsvd", "nndsvda", "nndsvdar" or "custom", default None
         Where H starts. ``"random"``, and None, draw it as scikit-learn's ``"random"`` does; the
         nndsvd family takes singular vectors, in three reads of X. All these are then warmed up on
@@ -122,7 +122,7 @@ class NMF(FittedNMF):
     Attributes
     ----------
     components_ : ndarray of shape (d, p)
-        H; float64 for float64 pixels, else float32.
+        H; float64 for float64 pixels, and for integers of 32 and 64 bits in memory, else float32.
     reconstruction_err_ : float
         ``sqrt(2 D)`` without penalties: for the Frobenius loss ``||X - W H||``, for the W of the
         last accepted pass. Images count as their weights say.
@@ -136,7 +136,7 @@ class NMF(FittedNMF):
     n_reads_ : float
         Reads of X in units of the whole of it: passes, and what the start read.
     n_steps_ : int
-        Updates that `partial_fit` has made.
+        Number of updates that `partial_fit` has made.
     stop_reason_ : str
         ``"converged"``, ``"max_iter"`` or ``"partial_fit"``.
     n_features_in_ : int
@@ -273,8 +273,8 @@ class NMF(FittedNMF):
             )
         if run.stop_reason == MAX_ITER and self.tol > 0:
             warnings.warn(
-                f"Maximum number of iterations {self.max_iter} reached before a pass lowered the "
-                f"loss by less than tol={self.tol}. Increase it to improve convergence.",
+                f"Maximum number of iterations {self.max_iter} reached. Increase it to improve "
+                f"convergence. No pass lowered the loss by less than tol={self.tol} of it.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -322,6 +322,7 @@ class NMF(FittedNMF):
         blocks = blocks_of(X, sample_weight, mask, self._rules())
         objective = self._objective(mask)
         spec, running = self._begin_stream(X, blocks, objective, H, W)
+        n_updates = running.n_updates
         for i in range(len(blocks.ranges)):
             task = partial(
                 update_on_block,
@@ -332,8 +333,9 @@ class NMF(FittedNMF):
                 batch_size=self.batch_size,
             )
             running = blocks.map_sum(task, only=[i])
+        n_steps = getattr(self, "n_steps_", 0) + running.n_updates - n_updates
         self._set_fitted(spec, State.at(running.H), "partial_fit")
-        self._running, self.n_steps_ = running, running.n_updates
+        self._running, self.n_steps_ = running, n_steps
         return self
 
     def plan(self, X: Any, mask: Any = None, *, trial: bool = True) -> Plan:

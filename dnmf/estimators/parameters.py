@@ -152,10 +152,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             There are more than `init` can start from.
         """
         n, p = blocks.shape
-        if self.n_components in ("auto", None):
-            k = p if H is None or self.init != "custom" else int(np.shape(H)[0])
-        else:
-            k = int(self.n_components)
+        k = resolve_count(self.n_components, H if self.init == "custom" else None, p)
         if self.init in NNDSVD and k > min(n, p):
             raise ParameterError(
                 f"init = {self.init!r} can only be used when n_components <= min(n_samples, "
@@ -210,25 +207,57 @@ def check_start(H: Any, W: Any, blocks: Blocks, n_components: int) -> Array:
     if H is None:
         raise ParameterError("init='custom' needs H: fit(X, H=...) of shape (n_components, pixels)")
     n, p = blocks.shape
-    for name, given, shape in (("H", H, (n_components, p)), ("W", W, (n, n_components))):
-        if given is None:
-            continue
-        A = np.asarray(given)
-        where = f"NMF (input {name})"
-        if A.shape != shape:
-            raise DataError(
-                f"Array with wrong shape passed to {where}. Expected {shape}, but got {A.shape}."
-            )
-        if blocks.dtype.kind == "f" and A.dtype != blocks.dtype:
-            raise DtypeError(
-                f"H and W should have the same dtype as X. Got {name}.dtype = {A.dtype}, X has "
-                f"{blocks.dtype}: convert one of them"
-            )
-        if not (A.dtype.kind in "uif" and np.isfinite(A).all() and A.min(initial=0) >= 0):
-            raise DataError(f"Negative values in data passed to {where}, or not finite numbers")
-        if not A.any():
-            raise DataError(f"Array passed to {where} is full of zeros.")
+    check_factor("H", H, (n_components, p), blocks.dtype)
+    if W is not None:
+        check_factor("W", W, (n, n_components), blocks.dtype)
     return np.array(H, np.float64)
+
+
+def check_factor(
+    name: str,
+    given: Any,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    *,
+    may_be_zero: bool = False,
+) -> None:
+    """Check a W or an H that a caller gives, in words that callers of scikit-learn look for.
+
+    Parameters
+    ----------
+    name : str
+        "W" or "H".
+    given : array-like
+    shape : tuple of int
+        Shape that it must have.
+    dtype : dtype
+        Dtype of X, which they must have if it is a floating-point one.
+    may_be_zero : bool
+        Whether all entries may be zero: a fit cannot start from that.
+
+    Raises
+    ------
+    DataError, DtypeError
+    """
+    A = np.asarray(given)
+    where = f"NMF (input {name})"
+    if A.ndim != 2:
+        raise DataError(f"Expected 2D array passed to {where}, of shape {shape}; got {A.ndim}D.")
+    for which, wanted, found in zip(("first", "second"), shape, A.shape, strict=True):
+        if found != wanted:
+            raise DataError(
+                f"Array with wrong {which} dimension passed to {where}. Expected {wanted}, but "
+                f"got {found}."
+            )
+    if not (A.dtype.kind in "uif" and np.isfinite(A).all() and A.min(initial=0) >= 0):
+        raise DataError(f"Negative values in data passed to {where}, or not finite numbers")
+    if not (may_be_zero or A.any()):
+        raise DataError(f"Array passed to {where} is full of zeros.")
+    if dtype.kind == "f" and A.dtype != dtype:
+        raise DtypeError(
+            f"H and W should have the same dtype as X. Got {name}.dtype = {A.dtype}, and X has "
+            f"{dtype}: convert one of them"
+        )
 
 
 def require_even_blocks(blocks: Blocks) -> None:
@@ -239,6 +268,21 @@ def require_even_blocks(blocks: Blocks) -> None:
             f"X has chunks of {min(rows)} to {max(rows)} rows; weights in a checkpoint need even "
             f"ones: use X.rechunk({{0: {max(rows)}}})"
         )
+
+
+def resolve_count(n_components: int | str | None, H: Any, n_pixels: int) -> int:
+    """Return the number of components that `n_components` means.
+
+    Parameters
+    ----------
+    n_components : int, "auto" or None
+    H : array-like of shape (d, p), optional
+        Components that the caller gives.
+    n_pixels : int
+    """
+    if n_components == "auto" and np.ndim(H) == 2:  # what has no rows is refused by `check_factor`
+        return int(np.shape(H)[0])
+    return n_pixels if n_components in ("auto", None) else int(n_components)
 
 
 def is_int(value: Any) -> bool:

@@ -244,14 +244,16 @@ def invalid_pixel_error(invalid: InvalidPixel, image_name: Callable[[int], str])
     where = f"the first is {value:g} at pixel {pixel} of {image_name(row)}"
     if value == 0:
         return DataError(
-            "When beta_loss <= 0 and X contains zeros, the divergence is infinite: "
-            f"{where}; add a small value to X, or use a positive beta_loss"
+            "When beta_loss <= 0 and X contains zeros, the solver may diverge. Please add small "
+            f"values to X, or use a positive beta_loss: {where}"
         )
-    kind = "Negative values" if value < 0 else "NaN or infinity"
     advice = "; missing='ignore' leaves out NaN" if np.isnan(value) else ""
+    kind = "Input X contains NaN" if np.isnan(value) else "Input X contains infinity"
+    if value < 0:
+        kind = "Negative values in data passed to NMF"
     return DataError(
-        f"{kind} in data passed to NMF: {where}; pixels must be finite and non-negative: mend or "
-        f"leave out such images{advice}"
+        f"{kind}: {where}; pixels must be finite and non-negative: mend or leave out such "
+        f"images{advice}"
     )
 
 

@@ -97,6 +97,10 @@ def test_n_components(X):
     H = np.ones((3, 24))
     model = NMF(init="custom", tol=1e-2).fit(X, H=H)
     assert model.n_components_ == 3
+    with pytest.raises(ValueError, match=r"Expected 24, but got 3"):
+        NMF(None, init="custom").fit(X, H=H)
+    with pytest.raises(ValueError, match="init='custom' needs H"):
+        NMF(init="custom").fit(X, W=np.ones((60, 3)))
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -184,7 +188,8 @@ def test_tol_and_max_iter(X):
     assert NMF(4, tol=0.9, random_state=0).fit(X).n_iter_ == 2
     assert fit_of(X, 4, tol=0, max_iter=7).n_iter_ == 7
     with pytest.warns(
-        ConvergenceWarning, match=r"Maximum number of iterations 1 reached.*Increase"
+        ConvergenceWarning,
+        match=r"Maximum number of iterations 1 reached\. Increase it to improve convergence\.",
     ):
         model = NMF(4, max_iter=1).fit(X)
     assert model.stop_reason_ == "max_iter"
@@ -270,6 +275,14 @@ def test_mini_batch_is_nmf(X):
 # Attributes
 
 
+def test_n_steps(X):
+    options = {"random_state": 0, "tol": 0, "max_iter": 4, "batch_size": 25}
+    theirs = decomposition.MiniBatchNMF(3, max_no_improvement=None, **options).fit(X)
+    model = MiniBatchNMF(3, **options).fit(X)
+    assert model.n_steps_ == theirs.n_steps_ == 4 * 3  # of 25, 25 and 10 images
+    assert model.partial_fit(X[:20]).partial_fit(X[:50]).n_steps_ == 12 + 1 + 2
+
+
 @BOTH
 def test_attributes(X, kind):
     theirs = getattr(decomposition, kind.__name__)(3, random_state=0)
@@ -279,7 +292,7 @@ def test_attributes(X, kind):
         theirs.fit(X)
         ours.fit(X)
     names = {name for name in vars(theirs) if name.endswith("_") and not name.startswith("_")}
-    for name in names - {"n_steps_"}:
+    for name in names:
         assert hasattr(ours, name)
         assert np.shape(getattr(ours, name)) == np.shape(getattr(theirs, name))
     assert ours.reconstruction_err_ == pytest.approx(
@@ -495,18 +508,38 @@ def test_dask_ml_parallel_post_fit(X):
 
 
 def test_dtypes(digits):
-    digits = digits[:200]
+    digits = digits[:200] // 2
     for dtype, expected in (
         (np.uint8, np.float32),
         (np.uint16, np.float32),
+        (np.int8, np.float32),
+        (np.int16, np.float32),
+        (bool, np.float32),
         (np.float16, np.float32),
         (np.float32, np.float32),
         (np.float64, np.float64),
+        (np.int32, np.float64),
+        (np.uint32, np.float64),
+        (np.int64, np.float64),
     ):
         model = fit_of(digits.astype(dtype), 3)
         assert model.components_.dtype == model.transform(digits.astype(dtype)).dtype == expected
     single, double = (fit_of(digits.astype(t), 3) for t in (np.float32, np.float64))
     assert single.reconstruction_err_ == pytest.approx(double.reconstruction_err_, rel=1e-3)
+
+
+@pytest.mark.parametrize("beta_loss", ["frobenius", "kullback-leibler"])
+def test_wide_integers_are_float64(digits, beta_loss):
+    wide = digits[:100].astype(np.int64) + 2**40  # float32 would hold none of the differences
+    options = {"beta_loss": beta_loss, "tol": 1e-2}
+    models = [fit_of(X, 3, **options) for X in (wide, scipy.sparse.csr_array(wide))]
+    for model in models:
+        assert (model.components_ == fit_of(wide.astype(float), 3, **options).components_).all()
+
+
+def test_wide_integers_outside_memory_are_float32(digits):
+    wide = digits[:100].astype(np.int64)
+    assert fit_of(da.from_array(wide, chunks=(50, -1)), 3).components_.dtype == np.float32
 
 
 def test_warm_start(X):
@@ -610,14 +643,16 @@ def test_start_of_another_dtype(X):
 def test_start_of_another_shape_or_sign(X):
     H = np.ones((3, 24))
     for bad, words in (
-        (H[:, :5], r"Array with wrong shape passed to NMF \(input H\). Expected \(3, 24\)"),
+        (H[:, :5], r"wrong second dimension passed to NMF \(input H\)\. Expected 24, but got 5\."),
+        (H[:2], r"Array with wrong first dimension passed to NMF \(input H\)\. Expected 3"),
+        (H[0], r"Expected 2D array passed to NMF \(input H\)"),
         (-H, r"Negative values in data passed to NMF \(input H\)"),
         (0 * H, r"Array passed to NMF \(input H\) is full of zeros"),
         (None, "needs H"),
     ):
         with pytest.raises(ValueError, match=words):
             NMF(3, init="custom").fit(X, H=bad)
-    with pytest.raises(ValueError, match=r"wrong shape passed to NMF \(input W\)"):
+    with pytest.raises(ValueError, match=r"wrong first dimension passed to NMF \(input W\)"):
         NMF(3, init="custom").fit(X, W=np.ones((3, 3)), H=H)
 
 

@@ -1,0 +1,109 @@
+"""`non_negative_factorization`: `NMF` as a function, with the signature of scikit-learn's."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from dnmf.errors import ParameterError
+from dnmf.estimators.inputs import validate_images
+from dnmf.estimators.nmf import NMF
+from dnmf.estimators.parameters import check_factor, require, resolve_count
+
+
+def non_negative_factorization(
+    X: Any,
+    W: Any = None,
+    H: Any = None,
+    n_components: int | str | None = "auto",
+    *,
+    init: str | None = None,
+    update_H: bool = True,
+    solver: str = "cd",
+    beta_loss: float | str = "frobenius",
+    tol: float = 1e-4,
+    max_iter: int = 200,
+    alpha_W: float = 0.0,
+    alpha_H: float | str = "same",
+    l1_ratio: float = 0.0,
+    random_state: int | np.random.RandomState | None = None,
+    verbose: int = 0,
+    shuffle: bool = False,
+) -> tuple[Any, Any, int]:
+    """Compute non-negative W and H whose product is close to X.
+
+    This is `NMF` as a function: it takes and returns what
+    `sklearn.decomposition.non_negative_factorization` does.
+
+    Parameters
+    ----------
+    X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
+    W, H : array of shape (n, d) and (d, p), optional
+        Start for ``init="custom"``; of W, only its shape and its values are checked. With
+        ``update_H=False``, H is the one to compute W for.
+    n_components : int, "auto" or None, default "auto"
+        Number of components d. ``"auto"`` takes the number of rows of the H that is used, and the
+        number of pixels where none is; None always takes the number of pixels.
+    update_H : bool, default True
+        Whether to fit H. Without it W is computed for the given H, as `NMF.transform` does.
+    init, solver, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, random_state, verbose, \
+shuffle
+        As in `NMF`. As in scikit-learn, only ``solver="mu"`` (and ``"auto"``) takes other losses
+        than Frobenius.
+
+    Returns
+    -------
+    W : ndarray or dask.array.Array of shape (n, d)
+        Weights, lazy where X is.
+    H : ndarray of shape (d, p)
+        Components.
+    n_iter : int
+        Number of full passes over X; 1 with ``update_H=False``.
+
+    Raises
+    ------
+    DataError, ParameterError (both a ValueError), DtypeError (a TypeError)
+        As in `NMF.fit`.
+
+    Examples
+    --------
+    >>> import numpy as np, dnmf
+    >>> X = np.random.default_rng(0).random((100, 16))
+    >>> W, H, n_iter = dnmf.non_negative_factorization(X, n_components=4, random_state=0)
+    >>> W.shape, H.shape
+    ((100, 4), (4, 16))
+    """
+    model = NMF(
+        n_components,
+        init=init,
+        solver=solver,
+        beta_loss=beta_loss,
+        tol=tol,
+        max_iter=max_iter,
+        alpha_W=alpha_W,
+        alpha_H=alpha_H,
+        l1_ratio=l1_ratio,
+        random_state=random_state,
+        verbose=verbose,
+        shuffle=shuffle,
+    )
+    require(isinstance(update_H, (bool, np.bool_)), "update_H", update_H, "True or False")
+    if update_H:
+        weights = model.fit_transform(X, W=W, H=H)
+        return weights, model.components_, model.n_iter_
+    model.check_parameters()
+    if W is not None:
+        warnings.warn(
+            "When update_H=False, the provided initial W is not used.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if H is None:
+        raise ParameterError("update_H=False needs H, of shape (n_components, pixels)")
+    X = validate_images(model, X, reset=True)
+    d = resolve_count(n_components, H, X.shape[1])
+    check_factor("H", H, (d, X.shape[1]), X.dtype, may_be_zero=True)  # as penalties leave some
+    model.components_ = np.asarray(H)
+    return model.transform(X), model.components_, 1
