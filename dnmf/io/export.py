@@ -31,6 +31,7 @@ from dnmf.storage.corpus_writer import (
     create_corpus,
     write_block,
 )
+from dnmf.storage.store import require_parent
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import commit_weights, create_weights, write_weights_block
 
@@ -155,6 +156,7 @@ def write_pngs(
             f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)}"
         )
     target = Path(folder)
+    require_parent(os.fspath(folder))
     if target.exists() and not target.is_dir():
         raise OutputExistsError(f"{target} is a file; choose a folder")
     if target.exists() and any(target.iterdir()) and not force:
@@ -173,7 +175,7 @@ def write_pngs(
 def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
     """Save pictures into a folder, which is created if need be; all of them or none."""
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as temporary:
         try:
             for name, picture in zip(names, pictures, strict=True):

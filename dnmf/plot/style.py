@@ -10,6 +10,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dnmf.storage.store import require_parent
+
 BLUE = "#31688e"
 """Colour of the main curve: from the middle of viridis, distinct from black and from orange with
 every colour vision."""
@@ -47,9 +49,10 @@ def write_figures(
 ) -> list[Path]:
     """Write named figures as PNG files to a folder, which is created for the first of them."""
     target = Path(folder)
+    require_parent(os.fspath(folder))
     paths = []
     for name, figure in figures:
-        target.mkdir(parents=True, exist_ok=True)
+        target.mkdir(exist_ok=True)
         paths.append(target / f"{name}.png")
         figure.savefig(paths[-1], dpi=150)
     return paths

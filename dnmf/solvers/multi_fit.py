@@ -120,6 +120,8 @@ def _begin(
             new.append(run)
         else:
             run.recorder, run.state = found, found.state
+    if new and folder is not None and not is_url(folder):
+        os.makedirs(folder, exist_ok=True)
     for run in start(blocks, new, sample_seed, tol) if new else ():
         if folder is not None:
             run.recorder = create_checkpoint(checkpoint_of(run, folder), run.spec, run.state, keep)

@@ -22,7 +22,13 @@ import zarr
 from dnmf._format import format_bytes
 from dnmf.errors import OutputExistsError, SpaceError
 from dnmf.storage.metadata import read_node_json
-from dnmf.storage.store import InvalidObjectError, ObjectStore, fsync_dir, fsync_tree
+from dnmf.storage.store import (
+    InvalidObjectError,
+    ObjectStore,
+    fsync_dir,
+    fsync_tree,
+    require_parent,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk, and of a quota that is used up."""
@@ -78,20 +84,16 @@ def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -
     Raises
     ------
     OutputExistsError
-        Something is at `path` and `force` is false, or it is not a store of that kind.
+        Something is at `path` and `force` is false, or it is not a store of that kind; or the
+        folder that is to hold it does not exist.
     """
     target = os.fspath(path)
     check_free(target, kind, force=force)
     if is_url(target):
         yield target
         return
+    require_parent(target)
     final = Path(absolute(target))
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputExistsError(
-            f"{target} cannot be written ({error.strerror}: {error.filename}); choose another path"
-        ) from error
     building = _partial_path(final)
     _remove(building)
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dnmf.errors import ClaimError, OutputExistsError, SpaceError
 from dnmf.storage.atomic import absolute, is_url, translate_disk_full
+from dnmf.storage.store import require_parent
 
 
 @contextmanager
@@ -28,6 +29,8 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     ------
     ClaimError
         Another fit has locked the model; the message says which.
+    OutputExistsError
+        The folder that is to hold the model does not exist.
     """
     target = None if path is None else os.fspath(path)
     if target is None or is_url(target):
@@ -38,7 +41,7 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     try:
         with translate_disk_full(target, "the claim of a fit"):
             file = _acquire(lock, target)
-    except (ClaimError, SpaceError):
+    except (ClaimError, SpaceError, OutputExistsError):
         raise
     except OSError as error:
         raise OutputExistsError(
@@ -54,7 +57,7 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
 
 def _acquire(lock: Path, target: str) -> int:
     """Create and lock the file, and return its descriptor."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    require_parent(target)
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -22,6 +22,7 @@ import numpy as np
 from fsspec.core import url_to_fs
 
 from dnmf._typing import Array
+from dnmf.errors import OutputExistsError
 
 StorageOptions = dict[str, Any] | None
 """Options of the fsspec file system behind a URL."""
@@ -152,6 +153,22 @@ def local_folder(path: str) -> str | None:
     for scheme in ("file://", "local://"):
         path = path.removeprefix(scheme)
     return None if "://" in path else path
+
+
+def require_parent(path: str) -> None:
+    """Raise OutputExistsError unless the folder that is to hold a new path exists; a URL has none.
+
+    A folder that does not exist is a slip of the keyboard more often than a wish.
+    """
+    if (folder := local_folder(path)) is None:
+        return
+    parent = Path(os.path.abspath(folder)).parent
+    if not parent.is_dir():
+        raise OutputExistsError(
+            f"{path} cannot be written: "
+            + (f"{parent} is no folder" if parent.exists() else f"there is no folder {parent}")
+            + "; make that folder first, or choose another path"
+        )
 
 
 def _read_file(root: str, key: str, max_bytes: int) -> bytes:

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array, csr_array
 
 import dnmf
 from dnmf.errors import DataError, IngestError, OutputExistsError, ParameterError
-from dnmf.io.export import write_reconstruction, write_weights
+from dnmf.io.export import write_pngs, write_reconstruction, write_weights
 from dnmf.storage.corpus_writer import Layout, create_corpus
 
 RNG = np.random.default_rng(0)
@@ -288,8 +288,26 @@ class TestExistingOutput:
         (tmp_path / "c.zarr").mkdir()
         check(dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=5))
 
-    def test_parent_folders_are_created(self, folder, tmp_path):
-        check(dnmf.ingest(folder, tmp_path / "a/b/c.zarr", block_rows=5))
+    def test_parent_folders_are_not_made(self, folder, tmp_path):
+        corpus = dnmf.ingest(folder, tmp_path / "c.zarr", block_rows=5)
+        model = dnmf.NMF(2, random_state=0, tol=0.01).fit(corpus)
+        path = tmp_path / "a/b/x"
+        for act in (
+            lambda: dnmf.ingest(folder, path),
+            lambda: model.save(path),
+            lambda: dnmf.NMF(2, checkpoint=path).fit(corpus),
+            lambda: dnmf.rank_sweep(corpus, [2, 3], checkpoint=path),
+            lambda: write_weights(model, corpus, path),
+            lambda: write_reconstruction(model, corpus, path),
+            lambda: write_pngs(model, corpus, slice(0, 2), path),
+            lambda: dnmf.plot.write_plots(model, path),
+        ):
+            with pytest.raises(OutputExistsError, match=f"no folder {path.parent}; make that"):
+                act()
+        assert left_over(tmp_path) == ["c.zarr", "images"]
+        (tmp_path / "file").touch()
+        with pytest.raises(OutputExistsError, match="file is no folder"):
+            dnmf.ingest(folder, tmp_path / "file/c.zarr")
 
 
 def test_blocks_of_more_than_2_gib(folder, tmp_path):

@@ -122,9 +122,9 @@ def test_colour_images(tmp_path):
 
 
 def test_write_plots(model, corpus, tmp_path):
-    written = plot.write_plots(model, tmp_path / "new/out", corpus)
+    written = plot.write_plots(model, tmp_path / "out", corpus)
     assert [path.name for path in written] == ["components.png", "loss.png", "reconstructions.png"]
-    assert len(plot.write_plots(model, tmp_path / "new/out")) == 2
+    assert len(plot.write_plots(model, tmp_path / "out")) == 2
     for path in written:
         assert read(path).std() > 10
 

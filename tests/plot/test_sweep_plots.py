@@ -234,14 +234,14 @@ class TestReconstructionSheet:
 
 class TestWriteSweepPlots:
     def test_files(self, sweep, corpus, tmp_path):
-        written = sweep_plots.write_sweep_plots(sweep, tmp_path / "new/out", corpus)
+        written = sweep_plots.write_sweep_plots(sweep, tmp_path / "out", corpus)
         assert [path.name for path in written] == [
             "selection.png",
             *(f"components-000{d}.png" for d in RANKS),
             "reconstructions.png",
         ]
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-        assert len(sweep_plots.write_sweep_plots(sweep, tmp_path / "new/out")) == 5
+        assert len(sweep_plots.write_sweep_plots(sweep, tmp_path / "out")) == 5
 
     def test_images_are_at_even_distances_in_the_corpus(self, sweep, corpus, tmp_path, monkeypatch):
         calls = []
