@@ -66,7 +66,7 @@ def require_sweep(path: str) -> float | None:
 
     def missing() -> str:
         what = "nothing is there" if is_absent(path) else "it holds something else"
-        return f"is no sweep: {what}; make one with `dnmf rank CORPUS {path} -k 9,25,49`"
+        return f"is no sweep: {what}; make one with `dnmf rank CORPUS NEW.sweep -k 9,25,49`"
 
     record = check_format(
         read_record(path),

@@ -101,7 +101,7 @@ class Corpus(VerifiedMatrix):
         except (FileNotFoundError, InvalidObjectError) as error:
             found = error if isinstance(error, InvalidObjectError) else "no Zarr v3 group is there"
             raise CorpusError(
-                f"{path} is not a corpus: {found}; make one with `dnmf ingest SOURCE {path}`"
+                f"{path} is not a corpus: {found}; make one with `dnmf ingest SOURCE NEW.zarr`"
             ) from error
         if metadata["node_type"] != "group":
             raise CorpusError(
@@ -181,7 +181,7 @@ def _check_record(record: Any, path: str) -> dict[str, Any]:
 
     def missing() -> str:
         what = record.get("format") if isinstance(record, dict) else "a group without a record"
-        return f"is not a finished corpus ({what}); make one with `dnmf ingest SOURCE {path}`"
+        return f"is not a finished corpus ({what}); make one with `dnmf ingest SOURCE NEW.zarr`"
 
     restore = f"restore zarr.json from a copy, or {ADVICE}"
     checked = check_format(

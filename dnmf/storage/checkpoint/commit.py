@@ -86,7 +86,7 @@ def require_model(location: str) -> None:
             what = f"it is a {str(record['format'])[:80]}"
         elif os.path.isdir(location) and list_passes(ObjectStore(location)):
             what = "its zarr.json is damaged or lost; that of any other model will do"
-        return f"is not a dnmf model: {what}; make one with `dnmf fit CORPUS {location}`"
+        return f"is not a dnmf model: {what}; make one with `dnmf fit CORPUS NEW.model -k 16`"
 
     check_format(
         record,
