@@ -13,6 +13,12 @@ from dnmf.cli.progress import PassProgress, end_live_line, format_error
 from dnmf.errors import OutputExistsError
 
 N_COMPONENTS = 49
+RESULTS = (
+    *("digits.zarr", "digits.model", "weights.zarr", "reconstructed.zarr"),
+    *("components.png", "loss.png", "reconstructions.png"),
+)
+"""Names of all that the demo writes into its folder."""
+
 DIGITS = "t10k-images-idx3-ubyte.gz"
 """File in ``dnmf/data``: the test images of MNIST."""
 
@@ -27,9 +33,10 @@ def demo(out: str, force: bool) -> None:
     from importlib.resources import as_file, files
 
     from dnmf.engine.client import cluster
+    from dnmf.storage.pictures import picture_folder
 
     began = time.monotonic()
-    folder = Path(out)
+    folder = picture_folder(out)
     _require_free(folder, force)
     folder.mkdir(parents=True, exist_ok=True)
     corpus_path = folder / "digits.zarr"
@@ -88,7 +95,13 @@ def _draw(model: dnmf.NMF, corpus: dnmf.Corpus, folder: Path) -> None:
 
 
 def _require_free(folder: Path, force: bool) -> None:
-    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
+    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if found and not force:
         raise OutputExistsError(
             f"{folder} already exists; choose another folder with --out, or pass --force"
+        )
+    if others := sorted(set(found) - set(RESULTS)):
+        raise OutputExistsError(
+            f"{folder} holds {others[0]}, which is not of the demo; choose another folder with "
+            "--out"
         )

@@ -7,11 +7,12 @@ from typing import Any
 
 from dnmf.errors import CorpusError
 from dnmf.model_selection.sweep_store import FORMAT as SWEEP
-from dnmf.storage.atomic import is_absent, read_record
+from dnmf.storage.atomic import format_at, is_absent
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT as MODEL
 from dnmf.storage.corpus import open_corpus
 from dnmf.storage.corpus_writer import FORMAT as CORPUS
+from dnmf.storage.paths import normalize_path
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import open_weights
 
@@ -33,8 +34,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     CorpusError
         The path holds none of these.
     """
-    location = os.fspath(path)
-    kind = (read_record(location) or {}).get("format")
+    location = normalize_path(path)
+    kind = format_at(location)
     if kind == CORPUS:
         return _describe_corpus(location)
     if kind == MODEL:
@@ -46,7 +47,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if kind == WEIGHTS:
         n, d = open_weights(location).shape
         return {"kind": "weights", "path": location, "images": n, "components": d}
-    if is_absent(location):
+    if is_absent(location, error=CorpusError):
         raise CorpusError(f"{location}: nothing is there")
     raise CorpusError(
         f"{location} is neither a corpus nor a model of dnmf's; make one with "

@@ -20,10 +20,11 @@ def plot(model: str, corpus: str | None, out: str) -> None:
     from dnmf.model_selection.sweep_store import FORMAT
     from dnmf.plot.model import write_plots
     from dnmf.plot.sweep import write_sweep_plots
-    from dnmf.storage.atomic import read_record
+    from dnmf.storage.atomic import format_at
+    from dnmf.storage.paths import normalize_path
 
     images = dnmf.open_corpus(corpus) if corpus is not None else None
-    if (read_record(model) or {}).get("format") == FORMAT:
+    if format_at(normalize_path(model)) == FORMAT:
         paths = write_sweep_plots(dnmf.load_sweep(model), out, images)
     else:
         paths = write_plots(dnmf.load(model), out, images)

@@ -131,9 +131,10 @@ def explain_resume(path: str, *, overwrite: bool = False) -> Iterator[None]:
     """
     from dnmf.solvers.multi_fit import starts_of
     from dnmf.storage.atomic import is_absent
+    from dnmf.storage.paths import normalize_path
 
     def exists() -> bool:
-        return not (is_absent(path) and is_absent(starts_of(path)))
+        return not all(map(is_absent, (normalize_path(path), starts_of(path))))
 
     if exists() and not overwrite:
         print_line(f"{path} is there: going on from its last commit")

@@ -105,7 +105,7 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
 
 def _address_in(scheduler_file: str) -> str:
     try:
-        return str(json.loads(Path(scheduler_file).read_text())["address"])
+        return str(json.loads(Path(scheduler_file).expanduser().read_text())["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClusterError(
             f"{scheduler_file} holds no scheduler's address ({error!r}); start "

@@ -20,6 +20,7 @@ from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
 from dnmf.numerics.block import ALL_WEIGHTS_ZERO, DEFAULT_RULES, Block, PixelRules
 from dnmf.storage.corpus import Corpus
+from dnmf.storage.paths import for_zarr, normalize_path
 from dnmf.storage.store import crc32c
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     Parameters
     ----------
     path : str
-        Path of a Zarr array of booleans.
+        Path or URL of a Zarr array of booleans.
     shape : tuple of int
         Shape of the corpus, (n, p).
 
@@ -86,7 +87,7 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
         There is no Zarr array, or it has another shape or dtype.
     """
     try:
-        mask = zarr.open_array(path, mode="r")
+        mask = zarr.open_array(for_zarr(normalize_path(path)), mode="r")
     except (OSError, ValueError, KeyError, zarr.errors.NodeNotFoundError) as error:
         raise DataError(
             f"{path} is no mask: it must be a Zarr array of booleans of shape {shape}"

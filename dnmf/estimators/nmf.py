@@ -34,17 +34,19 @@ from dnmf.solvers.multi_fit import (
     Progress,
     fit_together,
     remove_starts,
+    require_starts,
     resume_checkpoint,
     starts_of,
 )
 from dnmf.solvers.plan import Plan, plan_fit
 from dnmf.solvers.sample import first_block
 from dnmf.solvers.warm_start import initial_H, random_H, start
-from dnmf.storage.atomic import bytes_at, is_absent, remove_store, require_space
+from dnmf.storage.atomic import bytes_at, check_free, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT, KEEP
 from dnmf.storage.checkpoint.spec import PARAMETERS, SETTINGS, FitSpec
 from dnmf.storage.lock import locked
+from dnmf.storage.paths import normalize_path
 from dnmf.storage.store import crc32c
 
 OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "energy_shares_")
@@ -405,12 +407,15 @@ class NMF(FittedNMF):
             run.state = self._first_state(run, blocks, H, W)
             yield
             return
-        with locked(self.checkpoint):
+        path = normalize_path(self.checkpoint)
+        with locked(path):
+            if self.n_init > 1:
+                require_starts(path)
             if overwrite:
-                remove_store(self.checkpoint, FORMAT)
-                remove_starts(self.checkpoint)
-            checkpoint = self._open_checkpoint(run, blocks, H, W)
-            remove_starts(self.checkpoint)
+                remove_store(path, FORMAT)
+                remove_starts(path)
+            checkpoint = self._open_checkpoint(path, run, blocks, H, W)
+            remove_starts(path)
             # The spec of a resumed fit has the seed that the fit began with.
             run.recorder, run.spec, run.state = checkpoint, checkpoint.spec, checkpoint.state
             try:
@@ -419,17 +424,19 @@ class NMF(FittedNMF):
                 checkpoint.discard_uncommitted()
                 raise
 
-    def _open_checkpoint(self, run: ModelRun, blocks: Blocks, H: Any, W: Any) -> Checkpoint:
+    def _open_checkpoint(
+        self, path: str, run: ModelRun, blocks: Blocks, H: Any, W: Any
+    ) -> Checkpoint:
         """Open the checkpoint of the same fit, or create one with a first state."""
-        path, keep = self.checkpoint, self.checkpoint_keep
+        keep = self.checkpoint_keep
         require_even_blocks(blocks)
         needed = checkpoint_bytes(blocks, run.spec.n_components, keep, self.max_iter)
         require_space(path, needed - bytes_at(path), "a checkpoint")
-        if self.resume_from is not None or not is_absent(path):
-            any_seed = not is_int(self.random_state)
-            found = resume_checkpoint(path, run.spec, keep, self.resume_from, any_seed=any_seed)
-            if found is not None:
-                return found
+        any_seed = not is_int(self.random_state)
+        found = resume_checkpoint(path, run.spec, keep, self.resume_from, any_seed=any_seed)
+        if found is not None:
+            return found
+        check_free(path, FORMAT, force=False)
         return create_checkpoint(path, run.spec, self._first_state(run, blocks, H, W), keep)
 
     def _first_state(self, run: ModelRun, blocks: Blocks, H: Any, W: Any) -> State:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
@@ -20,7 +21,7 @@ from dnmf.estimators.inputs import blocks_of
 from dnmf.estimators.nmf import NMF
 from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Projection
-from dnmf.storage.atomic import absolute, new_store, require_space, translate_disk_full
+from dnmf.storage.atomic import new_store, require_space, translate_disk_full
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import (
     FORMAT,
@@ -31,7 +32,8 @@ from dnmf.storage.corpus_writer import (
     create_corpus,
     write_block,
 )
-from dnmf.storage.store import require_parent
+from dnmf.storage.paths import is_url, normalize_path
+from dnmf.storage.pictures import SOFTWARE, picture_folder, require_own_pictures
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import commit_weights, create_weights, write_weights_block
 
@@ -62,15 +64,16 @@ def write_weights(
     int
         Number of images.
     """
+    location = normalize_path(path)
     with (
-        translate_disk_full(path, "the weights"),
-        new_store(path, WEIGHTS, force=force) as building,
+        translate_disk_full(location, "the weights"),
+        new_store(location, WEIGHTS, force=force) as building,
     ):
         blocks, projection = _prepare(model, corpus, mask)
         dtype = projection.basis.H.dtype
         shape = (len(corpus), model.n_components_)
         block_bytes = corpus.block_rows * shape[1] * dtype.itemsize + OVERHEAD
-        require_space(path, corpus.n_blocks * block_bytes, "the array of weights")
+        require_space(location, corpus.n_blocks * block_bytes, "the array of weights")
         create_weights(building, shape, corpus.block_rows, dtype)
         task = partial(_weigh_block, projection=projection, corpus=corpus, path=building)
         commit_weights(building, corpus.fingerprint, blocks.map_sum(task))
@@ -103,21 +106,23 @@ def write_reconstruction(
     Corpus
         The reconstruction.
     """
-    if absolute(os.fspath(path)) == absolute(corpus.path):
-        raise OutputExistsError(f"{path} is the corpus itself; choose another path")
+    location = normalize_path(path)
+    places = [p if is_url(p) else os.path.realpath(p) for p in (location, corpus.path)]
+    if places[0] == places[1]:
+        raise OutputExistsError(f"{location} is the corpus itself; choose another path")
     with (
-        translate_disk_full(path, "the reconstruction"),
-        new_store(path, FORMAT, force=force) as building,
+        translate_disk_full(location, "the reconstruction"),
+        new_store(location, FORMAT, force=force) as building,
     ):
         blocks, projection = _prepare(model, corpus, mask)
         dtype = str(projection.basis.H.dtype)
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         layout = Layout(len(corpus), corpus.image_shape, dtype, id_bytes, corpus.block_rows)
-        require_space(path, layout.max_bytes, "the reconstruction")
+        require_space(location, layout.max_bytes, "the reconstruction")
         create_corpus(building, layout)
         task = partial(_reconstruct_block, projection=projection, corpus=corpus, path=building)
         commit_corpus(building, layout, blocks.map_sum(task))
-    return open_corpus(path)
+    return open_corpus(location)
 
 
 def write_pngs(
@@ -143,7 +148,7 @@ def write_pngs(
     mask : array of shape (n, p), bool, optional
         True where a pixel is to be ignored; the model fills it in.
     force : bool, default False
-        Whether to write into a folder that is not empty.
+        Whether to write into a folder that is not empty, if dnmf wrote all the pictures in it.
 
     Returns
     -------
@@ -155,11 +160,10 @@ def write_pngs(
         raise ParameterError(
             f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)}"
         )
-    target = Path(folder)
-    require_parent(os.fspath(folder))
-    if target.exists() and not target.is_dir():
-        raise OutputExistsError(f"{target} is a file; choose a folder")
-    if target.exists() and any(target.iterdir()) and not force:
+    target = picture_folder(folder)
+    found = os.listdir(target) if target.exists() else []
+    require_own_pictures(target, found)
+    if found and not force:
         raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")
     model._require_pixels_of(corpus)
     originals = corpus.images(rows)
@@ -175,11 +179,14 @@ def write_pngs(
 def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
     """Save pictures into a folder, which is created if need be; all of them or none."""
     is_new = not folder.exists()
+    text = PngInfo()
+    for key, value in SOFTWARE.items():
+        text.add_text(key, value)
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as temporary:
         try:
             for name, picture in zip(names, pictures, strict=True):
-                picture.save(Path(temporary) / name)
+                picture.save(Path(temporary) / name, pnginfo=text)
         except BaseException:
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -24,6 +24,7 @@ from dnmf.storage.corpus_writer import (
     create_corpus,
     write_block,
 )
+from dnmf.storage.paths import is_url, normalize_path
 
 MAX_BAD_IMAGES = 1000
 """Number of bad images after which an ingest stops looking for more."""
@@ -84,7 +85,7 @@ def ingest(
     >>> dnmf.ingest("faces/", "faces.zarr", size=(64, 64), color="gray")
     <Corpus faces.zarr: 13,233 images of 64 x 64 uint8, 54.2 MB in 16 blocks>
     """
-    location = os.fspath(path)
+    location = normalize_path(path)
     if block_rows is not None and block_rows < 1:
         raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
     with (
@@ -131,8 +132,18 @@ def _as_source(source: Any, size: Size | None, color: str | None) -> Source:
             "list of either, or a Source"
         )
     if all(isinstance(item, (str, os.PathLike)) for item in items):
-        return open_source(items, size=size, color=color)
+        return open_source(_local_paths(items), size=size, color=color)
     return open_array(items, size, color)
+
+
+def _local_paths(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return paths of files on this machine as dnmf uses them; raise IngestError for a URL."""
+    local = list(map(normalize_path, paths))
+    for path in filter(is_url, local):
+        raise IngestError(
+            f"{path} is a URL; images are read from files on this machine: copy them first"
+        )
+    return local
 
 
 def _layout_of(source: Source, block_rows: int | None) -> Layout:

@@ -12,11 +12,12 @@ from dnmf.engine.executors import each_block
 from dnmf.errors import CorpusError
 from dnmf.model_selection.sweep_store import FORMAT as SWEEP
 from dnmf.model_selection.sweep_store import list_models
-from dnmf.storage.atomic import is_absent, read_record
+from dnmf.storage.atomic import format_at, is_absent
 from dnmf.storage.checkpoint.checkpoint import verify_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT as MODEL
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import FORMAT as CORPUS
+from dnmf.storage.paths import normalize_path
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import Weights, open_weights
 
@@ -96,15 +97,15 @@ def verify(
     CorpusError
         The path holds nothing that dnmf wrote, or the ``zarr.json`` that says so is damaged.
     """
-    location = os.fspath(path)
-    kind = str((read_record(location) or {}).get("format"))
+    location = normalize_path(path)
+    kind = format_at(location)
     if kind == MODEL:
         return Verification("model", location, 0, list(map(Finding, verify_checkpoint(location))))
     if kind == SWEEP:
         damage = chain.from_iterable(map(verify_checkpoint, list_models(location)))
         return Verification("sweep", location, 0, list(map(Finding, damage)))
     if kind not in (CORPUS, WEIGHTS):
-        raise _unknown(location)
+        raise _unknown(location, kind)
     name = kind.removeprefix("dnmf-")
     try:
         store = open_corpus(location) if kind == CORPUS else open_weights(location)
@@ -123,10 +124,11 @@ def _check_block(store: Corpus | Weights, index: int) -> list[Finding]:
     return [Finding(str(error), index, first, stop - 1) for error in store.check_block(index)]
 
 
-def _unknown(path: str) -> CorpusError:
-    if is_absent(path):
+def _unknown(path: str, kind: str | None) -> CorpusError:
+    if is_absent(path, error=CorpusError):
         return CorpusError(f"{path}: nothing is there")
+    found = f" ({kind})" if kind else ""
     return CorpusError(
-        f"{path} is neither a corpus nor weights, a model or a sweep of dnmf's, or its zarr.json "
-        "is damaged: restore that from a copy"
+        f"{path} is neither a corpus nor weights, a model or a sweep of dnmf's{found}, or its "
+        "zarr.json is lost: restore that from a copy"
     )

@@ -28,6 +28,7 @@ from dnmf.storage.atomic import remove_store
 from dnmf.storage.checkpoint.checkpoint import Checkpoint
 from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.lock import locked
+from dnmf.storage.paths import normalize_path
 
 LEAST_IMAGES = 10
 """Least number of images: a bootstrap sample of so many is empty in one of 20,000 draws."""
@@ -169,7 +170,7 @@ def rank_sweep(
     blocks = blocks_of(X, sample_weight, mask, model._rules())
     reads_before = _require_variation(blocks, holdout)
     runs = _runs(model, X, blocks, mask, ranks, n_init, holdout)
-    folder = None if checkpoint is None else os.fspath(checkpoint)
+    folder = None if checkpoint is None else normalize_path(checkpoint)
     fit = partial(fit_together, blocks, runs, tol=model.tol, max_iter=model.max_iter)
     if folder is None:
         n_reads = fit(on_pass=on_pass)
@@ -200,7 +201,7 @@ def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
     CheckpointError
         There is no sweep, it is damaged, or it has not come to its end.
     """
-    return _result(*open_sweep(os.fspath(path)))
+    return _result(*open_sweep(normalize_path(path)))
 
 
 def _refuse_moved(keywords: Mapping[str, Any]) -> None:

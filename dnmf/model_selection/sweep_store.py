@@ -14,10 +14,17 @@ import os
 import re
 
 from dnmf.errors import CheckpointError
-from dnmf.storage.atomic import is_absent, is_url, new_store, read_record, remove_partial_stores
+from dnmf.storage.atomic import (
+    is_absent,
+    is_free,
+    new_store,
+    read_record,
+    remove_partial_stores,
+)
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import group_json
 from dnmf.storage.metadata import check_format
+from dnmf.storage.paths import is_url
 from dnmf.storage.store import METADATA, ObjectStore
 
 FORMAT = "dnmf-sweep"
@@ -34,8 +41,8 @@ def prepare_sweep(path: str) -> None:
     CheckpointError
         The path holds something else.
     """
-    if is_absent(path):
-        remove_partial_stores(path)
+    if is_free(path, FORMAT, error=CheckpointError):
+        remove_partial_stores(path, FORMAT)
         with new_store(path, FORMAT) as building:
             _write_record(building, None)
     require_sweep(path)
@@ -65,11 +72,12 @@ def require_sweep(path: str) -> float | None:
     """
 
     def missing() -> str:
-        what = "nothing is there" if is_absent(path) else "it holds something else"
+        absent = is_absent(path, error=CheckpointError)
+        what = "nothing is there" if absent else "it holds something else"
         return f"is no sweep: {what}; make one with `dnmf rank CORPUS NEW.sweep -k 9,25,49`"
 
     record = check_format(
-        read_record(path),
+        read_record(path, error=CheckpointError),
         path,
         FORMAT,
         VERSION,

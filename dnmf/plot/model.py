@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,7 +150,7 @@ def loss_curve(model: NMF) -> Figure:
 def write_plots(
     model: NMF, folder: str | os.PathLike[str], corpus: Corpus | None = None, *, n_images: int = 12
 ) -> list[Path]:
-    """Write all figures of a model as PNG files, replacing existing ones.
+    """Write all figures of a model as PNG files, replacing those that dnmf wrote before.
 
     Parameters
     ----------
@@ -171,21 +172,21 @@ def write_plots(
 
     Raises
     ------
+    OutputExistsError
+        One of the files exists, and dnmf did not write it.
     DataError (a ValueError)
         The corpus has images of another number of pixels, or the images cannot be drawn.
     """
     if corpus is not None:
         model._require_pixels_of(corpus)
 
-    def figures() -> Iterator[tuple[str, Figure]]:
-        yield "components", components(model)
-        if hasattr(model, "loss_history_"):
-            yield "loss", loss_curve(model)
-        if corpus is not None:
-            images, labels = example_images(corpus, n_images)
-            yield "reconstructions", reconstructions(model, images, labels=labels)
-
-    return write_figures(figures(), folder)
+    figures: dict[str, Callable[[], Figure]] = {"components": partial(components, model)}
+    if hasattr(model, "loss_history_"):
+        figures["loss"] = partial(loss_curve, model)
+    if corpus is not None:
+        images, labels = example_images(corpus, n_images)
+        figures["reconstructions"] = partial(reconstructions, model, images, labels=labels)
+    return write_figures(figures, folder)
 
 
 def _order_by_share(model: NMF) -> tuple[Array, Array | None]:

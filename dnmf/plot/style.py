@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dnmf.storage.store import require_parent
+from dnmf.storage.pictures import SOFTWARE, picture_folder, require_own_pictures
 
 BLUE = "#31688e"
 """Colour of the main curve: from the middle of viridis, distinct from black and from orange with
@@ -45,14 +45,22 @@ def set_title(figure: Figure, text: str, size: int = 11) -> None:
 
 
 def write_figures(
-    figures: Iterable[tuple[str, Figure]], folder: str | os.PathLike[str]
+    figures: Mapping[str, Callable[[], Figure]], folder: str | os.PathLike[str]
 ) -> list[Path]:
-    """Write named figures as PNG files to a folder, which is created for the first of them."""
-    target = Path(folder)
-    require_parent(os.fspath(folder))
-    paths = []
-    for name, figure in figures:
+    """Draw figures, one after the other, and write each as a PNG file of its name to a folder.
+
+    The folder is created for the first of them. Pictures that dnmf wrote there before are replaced.
+
+    Raises
+    ------
+    OutputExistsError
+        One of the files exists, and dnmf did not write it.
+    """
+    target = picture_folder(folder)
+    paths = [target / f"{name}.png" for name in figures]
+    require_own_pictures(target, [path.name for path in paths])
+    for path, draw in zip(paths, figures.values(), strict=True):
+        figure = draw()
         target.mkdir(exist_ok=True)
-        paths.append(target / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
+        figure.savefig(path, dpi=150, metadata=SOFTWARE)
     return paths

@@ -6,7 +6,8 @@ Each function returns a `matplotlib.figure.Figure`, as in `dnmf.plot.model`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def write_sweep_plots(
     *,
     n_images: int = 12,
 ) -> list[Path]:
-    """Write all figures of a sweep as PNG files, replacing existing ones.
+    """Write all figures of a sweep as PNG files, replacing those that dnmf wrote before.
 
     Parameters
     ----------
@@ -132,14 +133,13 @@ def write_sweep_plots(
     if corpus is not None:
         sweep.best_model_._require_pixels_of(corpus)
 
-    def figures() -> Iterator[tuple[str, Figure]]:  # one in memory at a time
-        yield "selection", selection(sweep)
-        for d, model in sweep.models_.items():
-            yield f"components-{d:04}", components(model)
-        if corpus is not None:
-            yield "reconstructions", reconstruction_sheet(sweep, *example_images(corpus, n_images))
-
-    return write_figures(figures(), folder)
+    figures: dict[str, Callable[[], Figure]] = {"selection": partial(selection, sweep)}
+    for d, model in sweep.models_.items():
+        figures[f"components-{d:04}"] = partial(components, model)
+    if corpus is not None:
+        examples = example_images(corpus, n_images)
+        figures["reconstructions"] = partial(reconstruction_sheet, sweep, *examples)
+    return write_figures(figures, folder)
 
 
 def _column(sweep: RankSweep, name: str) -> Array:

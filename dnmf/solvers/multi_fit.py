@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.tree_reduce import blocks_per_task
-from dnmf.errors import CheckpointError
+from dnmf.errors import CheckpointError, OutputExistsError
 from dnmf.numerics.state import State, stop_reason
 from dnmf.solvers.loop import ModelRun, solve
 from dnmf.solvers.memory_model import groups_that_fit, passes_bytes
 from dnmf.solvers.warm_start import start
-from dnmf.storage.atomic import bytes_at, is_absent, is_url, remove_store, require_space
+from dnmf.storage.atomic import (
+    MEMBERS,
+    bytes_at,
+    is_absent,
+    is_free,
+    remove_store,
+    require_space,
+)
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT, KEEP
 from dnmf.storage.checkpoint.spec import FitSpec
+from dnmf.storage.paths import is_url, normalize_path
+from dnmf.storage.store import ObjectStore
 
 
 @dataclass(frozen=True)
@@ -114,8 +125,8 @@ def _begin(
     for run in runs:
         run.weights_every = 0
         found = None
-        if folder is not None and not is_absent(path := checkpoint_of(run, folder)):
-            found = resume_checkpoint(path, run.spec, keep)
+        if folder is not None:
+            found = resume_checkpoint(checkpoint_of(run, folder), run.spec, keep)
         if found is None:
             new.append(run)
         else:
@@ -135,31 +146,48 @@ def checkpoint_of(run: ModelRun, folder: str) -> str:
 
 def starts_of(checkpoint: str | os.PathLike[str]) -> str:
     """Return the folder beside a checkpoint for the fits of `n_init`, until the best is known."""
-    return f"{os.fspath(checkpoint)}.starts"
+    return f"{normalize_path(checkpoint)}.starts"
+
+
+def require_starts(checkpoint: str | os.PathLike[str]) -> None:
+    """Raise OutputExistsError if anything but fits of `n_init` is where they belong."""
+    folder = starts_of(checkpoint)
+    names = ObjectStore(folder).list_dir()
+    others = [name for name in names if not _is_start(name)]
+    if others or not (names or is_absent(folder)):
+        raise OutputExistsError(
+            f"{folder} is for the fits of n_init, and holds {', '.join(others[:3]) or 'a file'}, "
+            "which is none: move that elsewhere, or choose another path for the model"
+        )
 
 
 def remove_starts(checkpoint: str | os.PathLike[str]) -> None:
-    """Remove the fits of `n_init` beside a checkpoint, if there are any."""
+    """Remove the fits of `n_init` beside a checkpoint, if there are any, and nothing else."""
     folder = starts_of(checkpoint)
-    if not is_url(folder) and os.path.isdir(folder):
-        for name in os.listdir(folder):
-            remove_store(os.path.join(folder, name), FORMAT)
+    with suppress(OSError):  # what cannot be removed does no harm
+        for name in filter(_is_start, ObjectStore(folder).list_dir()):
+            with suppress(OutputExistsError):  # somebody's
+                remove_store(os.path.join(folder, name), FORMAT)
         os.rmdir(folder)
 
 
+def _is_start(name: str) -> bool:
+    return re.fullmatch(MEMBERS["dnmf-sweep"], name) is not None
+
+
 def resume_checkpoint(
-    path: str | os.PathLike[str],
+    path: str,
     spec: FitSpec,
     keep: int,
     resume_from: int | None = None,
     *,
     any_seed: bool = False,
 ) -> Checkpoint | None:
-    """Open the checkpoint of a fit in order to go on from it.
+    """Open the checkpoint of a fit in order to go on from it, if there is one.
 
     Parameters
     ----------
-    path : str or path
+    path : str
     spec : FitSpec
         Specification of the fit, which the checkpoint must have.
     keep, resume_from
@@ -170,19 +198,22 @@ def resume_checkpoint(
     Returns
     -------
     Checkpoint or None
-        None if another fit began it and never finished a pass, because of bad data, say: then it
-        has been removed.
+        None if nothing is there, or if another fit began it and never finished a pass, because of
+        bad data, say: then it has been removed.
 
     Raises
     ------
     CheckpointError
-        It is damaged or belongs to another fit.
+        It is damaged, cannot be read, or belongs to another fit.
     """
+    if resume_from is None and is_free(path, FORMAT, error=CheckpointError):
+        return None
     checkpoint = open_checkpoint(path, resume_from, keep)
     if any_seed:
         spec = replace(spec, seed=checkpoint.spec.seed)
     differences = checkpoint.spec.differences(spec)
-    if differences and not checkpoint.state.losses:
+    began = checkpoint.state.losses or checkpoint.stop_reason is not None
+    if differences and not began:
         remove_store(path, FORMAT)
         return None
     if differences:

@@ -1,32 +1,41 @@
 """Atomic output: a store is built beside its path, and moved there when it is finished.
 
 Every store that dnmf writes is a Zarr v3 group or array whose attributes hold a record under
-``dnmf``, which is written last. So a store without the record is unfinished, and only a store with
-a record is ever replaced: `--force` cannot delete a folder of somebody's images.
+``dnmf``. At a URL, where nothing can be moved, a first record says that the store is unfinished.
+
+dnmf removes only what it has written. A path is free if nothing is there, and what cannot be read
+or listed is an error: it may be anybody's. Only a store whose record says what it is can be
+replaced, and only if it holds no other objects.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import zarr
+from fsspec.core import url_to_fs
 
 from dnmf._format import format_bytes
-from dnmf.errors import OutputExistsError, SpaceError
+from dnmf.errors import CorpusError, DnmfError, OutputExistsError, SpaceError
 from dnmf.storage.metadata import read_node_json
+from dnmf.storage.paths import absolute, is_url, normalize_path
 from dnmf.storage.store import (
+    METADATA,
     InvalidObjectError,
     ObjectStore,
+    StorageOptions,
+    disk_error,
     fsync_dir,
     fsync_tree,
+    is_zarr_name,
     require_parent,
 )
 
@@ -36,46 +45,97 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 RECORD = "dnmf"
 """Name of the attribute that holds the record: format and version of the store, and more."""
 
-
-def is_url(path: str) -> bool:
-    """Check whether a path is a URL."""
-    return "://" in path
-
-
-def absolute(path: str) -> str:
-    """Return the absolute path, for workers with another working folder; a URL is kept as it is."""
-    return path if is_url(path) else os.path.abspath(path)
+MEMBERS = {
+    "dnmf-corpus": r"pixels|ids|manifest",
+    "dnmf-weights": r"c|manifest",
+    "dnmf-model": r"pass-\d{6,}-\d+|weights-\d{6,}-[0-9a-f]{8}|feature-names",
+    "dnmf-sweep": r"\.?k\d{4,}-(?:whole|part)-\d+(?:\.[0-9a-f]+\.partial)?",
+}
+"""Patterns of the names of the groups and arrays that a store of each format consists of."""
 
 
-def read_record(path: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Read the record of the store at a path; None if there is no record."""
+def read_record(
+    path: str, storage_options: StorageOptions = None, *, error: type[DnmfError] = CorpusError
+) -> dict[str, Any] | None:
+    """Read the record of the store at a path; None if it is certain that there is no record.
+
+    Raises
+    ------
+    DnmfError
+        The metadata at the path cannot be read, of the type `error`.
+    """
     try:
         metadata = read_node_json(ObjectStore(path, storage_options))
-    except (OSError, InvalidObjectError):
+    except FileNotFoundError:
         return None
+    except InvalidObjectError as found:
+        advice = "restore it from a copy"
+        if disk_error(found) is not None:
+            advice = "see to the disk or the network and to your rights, then run the same again"
+        raise error(f"{path}: {found}: {advice}; nothing was changed") from found
     record = metadata.get("attributes", {}).get(RECORD)
     return record if isinstance(record, dict) else None
 
 
-def is_absent(path: str | os.PathLike[str]) -> bool:
-    """Check whether a path is free: nothing or an empty folder, or no store of dnmf at a URL."""
-    location = os.fspath(path)
-    if is_url(location):
-        return read_record(location) is None
-    return not os.path.lexists(location) or (os.path.isdir(location) and not os.listdir(location))
+def format_at(path: str, *, error: type[DnmfError] = CorpusError) -> str | None:
+    """Return the format of the store at a path; None if it is certain that it is not dnmf's.
+
+    Raises
+    ------
+    DnmfError
+        The metadata at the path cannot be read, of the type `error`.
+    """
+    found = (read_record(path, error=error) or {}).get("format")
+    return None if found is None else str(found)[:80]
+
+
+def unfinished(kind: str) -> dict[str, Any]:
+    """Return the record of a store that is being built in place."""
+    return {"format": f"unfinished {kind}"}
+
+
+def is_absent(path: str, *, error: type[DnmfError] = OutputExistsError) -> bool:
+    """Check whether nothing is at a path, or an empty folder.
+
+    Raises
+    ------
+    DnmfError
+        It cannot be found out, of the type `error`.
+    """
+    try:
+        return ObjectStore(absolute(path)).is_empty()
+    except (OSError, ValueError, ImportError) as found:  # an unknown protocol or its library
+        raise error(
+            f"{path} cannot be looked at ({found}), and dnmf writes only where it can see that "
+            "nothing is there: see to the disk or the network and to your rights, or choose "
+            "another path"
+        ) from found
+
+
+def is_free(path: str, kind: str, *, error: type[DnmfError] = OutputExistsError) -> bool:
+    """Check whether nothing is at a path, or an unfinished store of a kind, left at a URL.
+
+    Raises
+    ------
+    DnmfError
+        It cannot be found out, of the type `error`.
+    """
+    return is_absent(path, error=error) or (
+        format_at(path, error=error) == unfinished(kind)["format"]
+    )
 
 
 @contextmanager
-def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -> Iterator[str]:
+def new_store(path: str, kind: str, *, force: bool = False) -> Iterator[str]:
     """Yield a temporary path to build a store at, and move the store to `path` at the end.
 
     If the block raises, the temporary store is removed and what was at `path` stays. At a URL the
-    store is built in place, since object stores cannot rename: there the record, written last,
-    distinguishes a finished store from an unfinished one.
+    store is built in place, since object stores cannot rename: there its creation begins with the
+    record `unfinished`, which the record of the finished store replaces.
 
     Parameters
     ----------
-    path : str or path
+    path : str
     kind : str
         Format of the store, as in its record.
     force : bool
@@ -84,21 +144,22 @@ def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -
     Raises
     ------
     OutputExistsError
-        Something is at `path` and `force` is false, or it is not a store of that kind; or the
-        folder that is to hold it does not exist.
+        Something is at `path` and `force` is false, or it is not a store of that kind, or holds
+        other objects too, or it cannot be found out what is there; or the folder that is to hold
+        it does not exist.
     """
-    target = os.fspath(path)
-    check_free(target, kind, force=force)
-    if is_url(target):
-        yield target
+    check_free(path, kind, force=force)
+    if is_url(path):
+        _remove_objects(path, kind)
+        yield path
         return
-    require_parent(target)
-    final = Path(absolute(target))
+    require_parent(path)
+    final = Path(os.path.realpath(path))
     building = _partial_path(final)
-    _remove(building)
     try:
         yield str(building)
-        _swap_in(building, final)
+        check_free(path, kind, force=force)  # hours may have passed
+        _swap_in(building, final, kind)
     except BaseException:
         _remove(building)
         raise
@@ -106,39 +167,90 @@ def new_store(path: str | os.PathLike[str], kind: str, *, force: bool = False) -
 
 def check_free(path: str, kind: str, *, force: bool) -> None:
     """Raise OutputExistsError unless a store may be written to `path`; see `new_store`."""
+    refuse_root(path)
     if is_absent(path):
         return
-    if not force:
+    found = format_at(path, error=OutputExistsError)
+    if found not in (kind, unfinished(kind)["format"]):
+        raise OutputExistsError(
+            f"{path} already exists and is {found or 'not written by dnmf'}, so --force does not "
+            f"replace it by a {kind}; choose another path"
+        )
+    if found == kind and not force:
         raise OutputExistsError(
             f"{path} already exists; choose another path or pass --force (force=True in Python)"
         )
-    found = (read_record(path) or {}).get("format", "not written by dnmf")
-    if found != kind:
+    if others := _other_objects(path, kind):
         raise OutputExistsError(
-            f"{path} is {found}, so --force does not replace it by a {kind}; choose another path"
+            f"{path} holds {', '.join(others[:3])}{', ...' * (len(others) > 3)}, which dnmf did "
+            "not write: move that elsewhere, or choose another path"
         )
 
 
-def remove_store(path: str | os.PathLike[str], kind: str) -> None:
-    """Remove a store of a kind, if there is one."""
-    target = os.fspath(path)
-    check_free(target, kind, force=True)
-    if is_absent(target):
+def remove_store(path: str, kind: str) -> None:
+    """Remove a store of a kind, if there is one; raise OutputExistsError as `check_free` does."""
+    check_free(path, kind, force=True)
+    if is_absent(path):
         return
-    if is_url(target):
-        zarr.open_group(target, mode="w", zarr_format=3)  # empties it
+    if is_url(path):
+        _remove_objects(path, kind)
     else:  # renamed first: what is at the path is complete at any time
-        final = Path(absolute(target))
+        final = Path(os.path.realpath(path))
         old = _partial_path(final)
-        _remove(old)
         final.rename(old)
         fsync_dir(final.parent)
-        shutil.rmtree(old)
+        _remove_objects(str(old), kind)
+
+
+def refuse_root(path: str) -> None:
+    """Raise OutputExistsError for the root of a file system, and for a whole bucket."""
+    if is_url(path):
+        try:
+            place = str(url_to_fs(path)[1])
+        except (OSError, ValueError, ImportError) as error:
+            raise OutputExistsError(f"{path} cannot be written ({error})") from error
+        is_root = not place.strip("/") if place.startswith("/") else "/" not in place.strip("/")
+    else:
+        place = os.path.realpath(path)
+        is_root = place == os.path.dirname(place)
+    if is_root:
+        raise OutputExistsError(
+            f"{path} is all of a file system or of a bucket; choose a path inside it, such as "
+            f"{path.rstrip('/')}/images.zarr"
+        )
+
+
+def _other_objects(path: str, kind: str) -> list[str]:
+    """List the keys of objects that are not of a store of a kind but lie in its folder."""
+    return [key for key in _list_keys(path) if not _is_member(key, kind)]
+
+
+def _list_keys(path: str) -> list[str]:
+    try:
+        return sorted(ObjectStore(path).list_keys())
+    except OSError as error:
+        raise OutputExistsError(
+            f"{path} cannot be listed ({error}): see to the disk or the network and to your rights"
+        ) from error
+
+
+def _is_member(key: str, kind: str) -> bool:
+    top = key.partition("/")[0]
+    is_metadata = re.fullmatch(r"zarr\.json|\.zarr\.json\.[0-9a-f]+\.partial", key)
+    return is_zarr_name(key) and bool(is_metadata or re.fullmatch(MEMBERS[kind], top))
+
+
+def _remove_objects(path: str, kind: str) -> None:
+    """Remove the objects of a store of a kind and nothing else, its record last."""
+    keys = [key for key in _list_keys(path) if _is_member(key, kind)]
+    store = ObjectStore(path)
+    store.delete([key for key in keys if key != METADATA])
+    store.delete([METADATA] if METADATA in keys else [])
 
 
 def bytes_at(path: str | os.PathLike[str]) -> int:
     """Return the number of bytes that a store takes on its disk; 0 for a URL."""
-    target = os.fspath(path)
+    target = normalize_path(path)
     if is_url(target):
         return 0
     return sum(
@@ -160,7 +272,7 @@ def require_space(path: str | os.PathLike[str], needed: float, what: str) -> Non
     what : str
         What is to be written, for the message.
     """
-    target = os.fspath(path)
+    target = normalize_path(path)
     if is_url(target):
         return
     place = Path(absolute(target))
@@ -183,22 +295,25 @@ def translate_disk_full(path: str | os.PathLike[str], what: str) -> Iterator[Non
         if error.errno not in FULL or isinstance(error, SpaceError):
             raise
         raise SpaceError(
-            f"the disk is full: {what} at {os.fspath(path)} could not be written "
+            f"the disk is full: {what} at {normalize_path(path)} could not be written "
             f"({error.strerror}); make room, then run the same again"
         ) from error
 
 
-def remove_partial_stores(path: str | os.PathLike[str]) -> None:
+def remove_partial_stores(path: str, kind: str) -> None:
     """Remove unfinished stores that killed processes left beside a path, which must be locked."""
-    target = os.fspath(path)
-    if not is_url(target):
-        final = Path(absolute(target))
-        for remains in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
-            _remove(remains)
+    if is_url(path):
+        return
+    final = Path(os.path.realpath(path))
+    remains = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]+\.partial")
+    for name in ObjectStore(str(final.parent)).list_dir():
+        if remains.fullmatch(name):
+            _remove_objects(str(final.with_name(name)), kind)
 
 
 def _partial_path(final: Path) -> Path:
-    return final.with_name(f".{final.name}.{os.getpid()}.partial")
+    """Return a new path beside a store, which no other process uses."""
+    return final.with_name(f".{final.name}.{uuid4().hex[:12]}.partial")
 
 
 def _remove(building: Path) -> None:
@@ -210,10 +325,10 @@ def _remove(building: Path) -> None:
         time.sleep(0.05)
 
 
-def _swap_in(building: Path, final: Path) -> None:
+def _swap_in(building: Path, final: Path, kind: str) -> None:
     """Move a finished store to its path, and remove what `check_free` allowed to be there."""
     fsync_tree(building)
-    old = building.with_suffix(".old")
+    old = _partial_path(final).with_suffix(".old")
     if final.exists():
         final.rename(old)
     try:
@@ -223,4 +338,5 @@ def _swap_in(building: Path, final: Path) -> None:
             old.rename(final)
         raise
     fsync_dir(final.parent)  # before the old store is removed
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        _remove_objects(str(old), kind)

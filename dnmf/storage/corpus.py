@@ -25,6 +25,7 @@ from dnmf.storage.metadata import (
     is_shape,
     read_metadata,
 )
+from dnmf.storage.paths import normalize_path
 from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions
 from dnmf.storage.verified_array import VerifiedArray, VerifiedMatrix, open_matrix
 
@@ -51,7 +52,7 @@ def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions
     CorpusError
         There is no corpus, it is unfinished, or its format is newer than this dnmf.
     """
-    return Corpus._open(os.fspath(path), storage_options)
+    return Corpus._open(normalize_path(path), storage_options)
 
 
 class Corpus(VerifiedMatrix):

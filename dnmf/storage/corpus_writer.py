@@ -25,8 +25,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import CorpusError, ParameterError
-from dnmf.storage.atomic import RECORD
+from dnmf.storage.atomic import RECORD, unfinished
 from dnmf.storage.metadata import CHUNK_BYTES
+from dnmf.storage.paths import for_zarr
 from dnmf.storage.store import ObjectStore, crc32c
 
 OVERHEAD = 256
@@ -94,7 +95,9 @@ def create_corpus(path: str, layout: Layout) -> None:
             f"{format_bytes(block_bytes)}; at most 2 GiB are possible: use fewer images per block "
             "(--block-rows, block_rows)"
         )
-    group = zarr.open_group(path, mode="w", zarr_format=3)
+    group = zarr.create_group(
+        for_zarr(path), zarr_format=3, attributes={RECORD: unfinished(FORMAT)}
+    )
     compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
     for name, width, dtype in (
         ("pixels", layout.n_pixels, layout.dtype),
@@ -125,7 +128,7 @@ def write_block(path: str, index: int, images: Array, ids: Sequence[str]) -> Man
     tuple of int
         Images, stored bytes, crc32c of pixels, crc32c of ids.
     """
-    group = zarr.open_group(path, mode="r+")
+    group = zarr.open_group(for_zarr(path), mode="r+")
     pixels, names = _writable(group, "pixels"), _writable(group, "ids")
     encoded = _encode_ids(ids, names.shape[1])
     stored, checksum = write_rows(path, pixels, index, images)
@@ -163,7 +166,7 @@ def commit_corpus(path: str, layout: Layout, manifest: Sequence[ManifestLine]) -
         "image_shape": list(layout.image_shape),
         "manifest_crc32c": write_manifest(path, lines),
     }
-    zarr.open_group(path, mode="r+").attrs.put({RECORD: record})
+    zarr.open_group(for_zarr(path), mode="r+").attrs.put({RECORD: record})
 
 
 def write_manifest(path: str, lines: Array) -> int:
@@ -178,7 +181,10 @@ def write_manifest(path: str, lines: Array) -> int:
     lines : ndarray of shape (blocks, columns), int64
     """
     zarr.create_array(
-        f"{path}/manifest", data=lines, chunks=lines.shape, compressors=[Crc32cCodec()]
+        for_zarr(f"{path}/manifest"),
+        data=lines,
+        chunks=lines.shape,
+        compressors=[Crc32cCodec()],
     )
     return crc32c(lines)
 

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dnmf.errors import ClaimError, OutputExistsError, SpaceError
-from dnmf.storage.atomic import absolute, is_url, translate_disk_full
+from dnmf.storage.atomic import refuse_root, translate_disk_full
+from dnmf.storage.paths import absolute, is_url, normalize_path
 from dnmf.storage.store import require_parent
 
 
@@ -30,9 +31,11 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     ClaimError
         Another fit has locked the model; the message says which.
     OutputExistsError
-        The folder that is to hold the model does not exist.
+        The folder that is to hold the model does not exist, or the place of the lock is taken.
     """
-    target = None if path is None else os.fspath(path)
+    target = None if path is None else normalize_path(path)
+    if target is not None:
+        refuse_root(target)
     if target is None or is_url(target):
         yield
         return
@@ -41,7 +44,7 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     try:
         with translate_disk_full(target, "the claim of a fit"):
             file = _acquire(lock, target)
-    except (ClaimError, SpaceError, OutputExistsError):
+    except (ClaimError, OutputExistsError, SpaceError):
         raise
     except OSError as error:
         raise OutputExistsError(
@@ -63,6 +66,7 @@ def _acquire(lock: Path, target: str) -> int:
         try:
             _flock(file, target)
             if _is_same_file(file, lock):
+                _require_lock_file(file, lock)
                 with suppress(OSError):  # on a full disk the lock holds all the same, unnamed
                     os.truncate(file, 0)
                     os.write(file, json.dumps(_this_process()).encode())
@@ -89,6 +93,16 @@ def _flock(file: int, target: str) -> None:
             "is none",
             RuntimeWarning,
             stacklevel=6,
+        )
+
+
+def _require_lock_file(file: int, lock: Path) -> None:
+    """Raise OutputExistsError if the file was there before and holds what no lock does."""
+    content = os.pread(file, 4096, 0)
+    if content and not content.startswith(b'{"host": '):
+        raise OutputExistsError(
+            f"{lock} must hold the claim of a fit, and dnmf did not write what it holds: move it, "
+            "or choose another path for the model"
         )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import re
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ from uuid import uuid4
 
 import google_crc32c
 import numpy as np
+from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
 from dnmf._typing import Array
 from dnmf.errors import OutputExistsError
+from dnmf.storage.paths import is_url, normalize_path
 
 StorageOptions = dict[str, Any] | None
 """Options of the fsspec file system behind a URL."""
@@ -34,8 +37,22 @@ NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 """Errors of file systems that cannot fsync a directory: nothing more can be done there."""
 
 
+_ZARR_NAME = re.compile(r"(?:.*/)?(?:zarr\.json|c(?:[./]\d+)+|[^/]+\.[0-9a-f]{32}\.partial)")
+"""Pattern of the keys under which dnmf writes: those of Zarr v3, and files that are unfinished."""
+
+MAGIC = frozenset("*?[")
+"""Characters for which fsspec takes the path of what it is to remove as a pattern."""
+
+
 class InvalidObjectError(Exception):
     """An object of a store is not as dnmf writes it; the message leaves out the store's path."""
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """Return the OSError of a disk among the causes of an error; None if the object is damaged."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,7 @@ class ObjectStore:
                 content = _read_file(root, key, max_bytes)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{self.path}: {key} is missing") from error
-        except (OSError, ValueError) as error:  # fsspec: ValueError for an unknown protocol
+        except (OSError, ValueError, ImportError) as error:  # the last two: an unknown protocol
             reason = getattr(error, "strerror", None) or error
             raise InvalidObjectError(f"cannot be read ({reason})") from error
         if len(content) > max_bytes:
@@ -123,24 +140,89 @@ class ObjectStore:
         if (root := local_folder(self.path)) is not None:
             fsync_dir(Path(root, prefix))
 
-    def delete_dir(self, prefix: str) -> None:
-        """Remove a folder, its metadata first: without it, what remains is no Zarr node."""
-        if (root := local_folder(self.path)) is None:
-            fs, path = self._locate(prefix)
-            with suppress(FileNotFoundError):
-                fs.rm_file(f"{path}/{METADATA}")
+    def is_empty(self) -> bool:
+        """Check whether nothing is at the path of the store, or an empty folder.
+
+        Raises
+        ------
+        OSError
+            It cannot be found out.
+        """
+        root = local_folder(self.path)
+        try:
+            if root is not None:
+                return not stat.S_ISREG(os.lstat(root).st_mode) and not os.listdir(root)
+            fs, path = self._locate("")
             fs.invalidate_cache(path)
+            found = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return root is None or not os.path.islink(root)
+        except NotADirectoryError:  # something is above it, or there, that is no folder
+            return root is not None and not os.path.lexists(root)
+        # Some file systems list the folder itself, as an empty object with its name.
+        return all(
+            entry["name"].strip("/") == path.strip("/")
+            and (entry["type"] == "directory" or not entry["size"])
+            for entry in found
+        )
+
+    def list_keys(self, prefix: str = "") -> list[str]:
+        """List the keys of all objects in a folder of the store, and of links to folders."""
+        if (root := local_folder(self.path)) is not None:
+            return _list_files(root, prefix)
+        fs, path = self._locate(prefix)
+        fs.invalidate_cache(path)
+        start = len(self._locate("")[1]) + 1
+        return [name[start:] for name in fs.find(path) if name.rstrip("/") != path]
+
+    def delete_dir(self, prefix: str) -> None:
+        """Remove what dnmf wrote to a folder, its metadata first: what remains is no Zarr node.
+
+        Other objects stay where they are, and the folders that hold them.
+        """
+        if (root := local_folder(self.path)) is not None:
+            target = Path(root, prefix)
+            if target.is_symlink():  # what it points to may be somebody's
+                target.unlink()
+                return
+            if (target / METADATA).exists():
+                (target / METADATA).unlink()
+                fsync_dir(target)
+        else:
+            self._delete([f"{prefix}/{METADATA}"])
+        self.delete([key for key in self.list_keys(prefix) if is_zarr_name(key)], prefix)
+
+    def delete(self, keys: Sequence[str], prefix: str = "") -> None:
+        """Remove objects and then the empty folders in a folder of the store, and itself."""
+        root = local_folder(self.path)
+        self._delete(keys)
+        if root is not None:
+            for folder, _, _ in os.walk(os.path.join(root, prefix), topdown=False):
+                with suppress(OSError):
+                    os.rmdir(folder)
+            return
+        fs, path = self._locate(prefix)
+        fs.invalidate_cache(path)
+        for folder in sorted(set(fs.find(path, withdirs=True)) - set(fs.find(path)), reverse=True):
+            with suppress(OSError):
+                if not fs.ls(folder, detail=False):  # some remove what is in it, too
+                    fs.rmdir(folder)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        """Remove objects, whether they are there or not."""
+        if (root := local_folder(self.path)) is not None:
+            for key in keys:
+                Path(root, key).unlink(missing_ok=True)
+            return
+        fs, top = self._locate("")
+        paths = [f"{top}/{key}" for key in keys]
+        with suppress(FileNotFoundError):
+            if paths and isinstance(fs, AsyncFileSystem) and not MAGIC.intersection(top, *keys):
+                fs.rm(paths)  # many at once
+                return
+        for path in paths:
             with suppress(FileNotFoundError):
-                fs.rm(path, recursive=True)
-            return
-        target = Path(root, prefix)
-        if target.is_symlink():  # what it points to may be somebody's
-            target.unlink()
-            return
-        if (target / METADATA).exists():
-            (target / METADATA).unlink()
-            fsync_dir(target)
-        shutil.rmtree(target)
+                fs.rm_file(path)
 
     def _locate(self, key: str) -> tuple[Any, str]:
         """Return the fsspec file system behind the URL, and the path of an object in it."""
@@ -150,9 +232,24 @@ class ObjectStore:
 
 def local_folder(path: str) -> str | None:
     """Return the local folder of a store, or None if it is behind a URL."""
-    for scheme in ("file://", "local://"):
-        path = path.removeprefix(scheme)
-    return None if "://" in path else path
+    return None if is_url(local := normalize_path(path)) else local
+
+
+def is_zarr_name(key: str) -> bool:
+    """Check whether dnmf writes objects under such a key, in one of its stores."""
+    return _ZARR_NAME.fullmatch(key) is not None
+
+
+def _list_files(root: str, prefix: str) -> list[str]:
+    """List all files below a folder, and links to folders, relative to the root."""
+    return [
+        os.path.relpath(path, root)
+        for folder, folders, files in os.walk(os.path.join(root, prefix))
+        for path in [
+            *(os.path.join(folder, name) for name in files),
+            *filter(os.path.islink, (os.path.join(folder, name) for name in folders)),
+        ]
+    ]
 
 
 def require_parent(path: str) -> None:

@@ -27,8 +27,8 @@ from numcodecs.blosc import Blosc
 from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CorpusError
-from dnmf.storage.atomic import absolute
 from dnmf.storage.metadata import read_metadata
+from dnmf.storage.paths import absolute
 from dnmf.storage.store import (
     METADATA,
     InvalidObjectError,

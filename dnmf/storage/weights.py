@@ -20,9 +20,10 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf._typing import Array
 from dnmf.errors import CorpusError
-from dnmf.storage.atomic import RECORD, read_record
+from dnmf.storage.atomic import RECORD, read_record, unfinished
 from dnmf.storage.corpus_writer import write_manifest, write_rows
 from dnmf.storage.metadata import check_format, is_checksum
+from dnmf.storage.paths import for_zarr, normalize_path
 from dnmf.storage.store import ObjectStore, StorageOptions, crc32c
 from dnmf.storage.verified_array import VerifiedArray, VerifiedMatrix, open_matrix
 
@@ -44,7 +45,7 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
     CorpusError
         There are no weights, or their record or metadata is damaged.
     """
-    return Weights._open(os.fspath(path))
+    return Weights._open(normalize_path(path))
 
 
 class Weights(VerifiedMatrix):
@@ -100,18 +101,19 @@ class Weights(VerifiedMatrix):
 def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: Any) -> None:
     """Create the empty array of weights; without `commit_weights` they are unfinished."""
     zarr.create_array(
-        path,
+        for_zarr(path),
         shape=shape,
         chunks=(block_rows, shape[1]),
         dtype=dtype,
         fill_value=np.nan,  # a reader without the manifest must not take a lost block for zeros
         compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        attributes={RECORD: unfinished(FORMAT)},
     )
 
 
 def write_weights_block(path: str, index: int, rows: Array) -> Line:
     """Write one block and return its line of the manifest; safe to repeat."""
-    array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
+    array = zarr.open_array(for_zarr(path), mode="r+", config={"write_empty_chunks": True})
     return (len(rows), *write_rows(path, array, index, rows))
 
 
@@ -125,7 +127,7 @@ def commit_weights(path: str, corpus_fingerprint: int, lines: Sequence[Line]) ->
         "manifest_crc32c": checksum,
         "crc32c": _checksum(corpus_fingerprint, checksum),
     }
-    zarr.open_array(path, mode="r+").attrs.put({RECORD: record})
+    zarr.open_array(for_zarr(path), mode="r+").attrs.put({RECORD: record})
 
 
 def _checksum(*checksums: Any) -> int:

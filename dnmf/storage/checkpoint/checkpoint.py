@@ -27,7 +27,7 @@ from dnmf._typing import Array
 from dnmf._version import __version__
 from dnmf.errors import CheckpointError
 from dnmf.numerics.state import State, WeightSink, Written
-from dnmf.storage.atomic import absolute, is_url, new_store, remove_partial_stores
+from dnmf.storage.atomic import new_store, remove_partial_stores, unfinished
 from dnmf.storage.checkpoint.commit import (
     FORMAT,
     KEEP,
@@ -54,6 +54,7 @@ from dnmf.storage.checkpoint.weights import (
     read_weights,
 )
 from dnmf.storage.lock import locked
+from dnmf.storage.paths import absolute, for_zarr, is_url, normalize_path
 from dnmf.storage.store import METADATA, ObjectStore
 from dnmf.storage.verified_array import VerifiedArray
 
@@ -213,7 +214,7 @@ class Checkpoint:
         if self.weights_name is None:
             return None
         self._open_weights()  # raises before Zarr sees metadata that dnmf does not write
-        return zarr.open_array(self.path, path=self.weights_name, mode="r", zarr_format=3)
+        return zarr.open_array(for_zarr(self.path), path=self.weights_name, mode="r", zarr_format=3)
 
     def read_weights(self, block: int) -> Array:
         """Read a block of the weights that belong to H, and check it.
@@ -259,8 +260,8 @@ def create_checkpoint(
 
     The path must be locked, see `dnmf.storage.lock.locked`.
     """
-    location = os.fspath(path)
-    remove_partial_stores(location)
+    location = normalize_path(path)
+    remove_partial_stores(location, FORMAT)
     with new_store(location, FORMAT) as building:
         checkpoint = _write_model(building, spec, state)
     return replace(checkpoint, path=location, keep_passes=keep)
@@ -270,7 +271,8 @@ def save_model(
     path: str | os.PathLike[str], spec: FitSpec, state: State, stop_reason: str, *, force: bool
 ) -> None:
     """Write a model without weights."""
-    with locked(path), new_store(path, FORMAT, force=force) as building:
+    location = normalize_path(path)
+    with locked(location), new_store(location, FORMAT, force=force) as building:
         _write_model(building, spec, state, stop_reason)
 
 
@@ -279,7 +281,7 @@ def _write_model(
 ) -> Checkpoint:
     with translate_write_errors(path, "a model"):
         if is_url(path):
-            zarr.open_group(path, mode="w", zarr_format=3)  # removes what an unfinished one left
+            ObjectStore(path).set(METADATA, group_json(unfinished(FORMAT)))
         checkpoint = Checkpoint(path, spec, state, _passes={})
         checkpoint._commit(state, stop_reason)
         ObjectStore(path).set(METADATA, group_json({"format": FORMAT, "version": VERSION}))
@@ -305,7 +307,7 @@ def open_checkpoint(
         There is no model, its format is another, or the pass is damaged; the message names the
         newest pass that is intact.
     """
-    location = os.fspath(path)
+    location = normalize_path(path)
     try:
         return replace(_open_pass(location, resume_from), keep_passes=keep)
     except CheckpointError:
@@ -403,7 +405,7 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
     CheckpointError
         There is no model.
     """
-    location = os.fspath(path)
+    location = normalize_path(path)
     require_model(location)
     store = ObjectStore(location)
     if not (names := list_committed(store)):

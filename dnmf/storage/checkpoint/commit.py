@@ -16,7 +16,6 @@ process is killed or the machine loses power.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from dnmf.storage.atomic import RECORD, is_absent, translate_disk_full
 from dnmf.storage.atomic import read_record as read_root_record
 from dnmf.storage.checkpoint.schema import WEIGHTS, check_record, with_checksum
 from dnmf.storage.metadata import brief, check_format, read_metadata
-from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c, disk_error
 from dnmf.storage.verified_array import open_array
 
 FORMAT = "dnmf-model"
@@ -78,13 +77,19 @@ def translate_write_errors(path: str, what: str) -> Iterator[None]:
 
 def require_model(location: str) -> None:
     """Raise CheckpointError unless there is a model of a format that this dnmf reads."""
-    record = read_root_record(location)
+    try:
+        record = read_root_record(location, error=CheckpointError)
+    except CheckpointError as error:
+        if disk_error(error.__cause__) is not None:
+            raise
+        record = None  # damaged
 
     def missing() -> str:
-        what = "nothing is there" if is_absent(location) else "it holds something else"
+        absent = is_absent(location, error=CheckpointError)
+        what = "nothing is there" if absent else "it holds something else"
         if record is not None and "format" in record:
             what = f"it is a {str(record['format'])[:80]}"
-        elif os.path.isdir(location) and list_passes(ObjectStore(location)):
+        elif list_passes(ObjectStore(location)):
             what = "its zarr.json is damaged or lost; that of any other model will do"
         return f"is not a dnmf model: {what}; make one with `dnmf fit CORPUS NEW.model -k 16`"
 
@@ -246,17 +251,10 @@ def read_record(store: ObjectStore, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         what = "is missing"
     except InvalidObjectError as error:
-        if (cause := _find_disk_error(error)) is not None:
+        if (cause := disk_error(error)) is not None:
             raise cause from None
         what = str(error).removeprefix(f"{name}/{METADATA} ")
     raise CheckpointError(f"{store.path}: {name}/{METADATA} {what}")
-
-
-def _find_disk_error(error: BaseException | None) -> OSError | None:
-    """Return the OSError of a disk among the causes of an error; None if the object is damaged."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__
-    return error
 
 
 def read_array(
@@ -268,6 +266,8 @@ def read_array(
     ------
     CheckpointError
         It is not what was written.
+    OSError
+        The disk could not read it.
     """
     try:
         stored = open_array(store, key, "", ndim=len(shape), separator=FLAT["separator"])
@@ -277,6 +277,9 @@ def read_array(
             )
         array = stored.read_all()
     except (FileNotFoundError, InvalidObjectError) as error:
+        cause = disk_error(error)
+        if cause is not None and not isinstance(cause, FileNotFoundError):
+            raise cause from None
         what = str(error).removeprefix(f"{store.path}: ")
         raise CheckpointError(f"{store.path}: {key} cannot be read ({what})") from error
     if crc32c(array) != checksum:

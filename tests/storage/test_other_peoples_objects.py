@@ -1,0 +1,415 @@
+"""dnmf removes and replaces what it has written, and nothing else, whatever a file system says."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import command_line
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
+
+import dnmf
+from dnmf.errors import CheckpointError, DnmfError, OutputExistsError, ParameterError
+from dnmf.io.export import write_pngs, write_reconstruction, write_weights
+from dnmf.storage.checkpoint.checkpoint import open_checkpoint
+from dnmf.storage.store import ObjectStore
+
+X = np.random.default_rng(0).random((20, 4, 4))
+
+
+class Unreliable(MemoryFileSystem):
+    """A file system that fails to read metadata as told: `fail` gets the path and may raise."""
+
+    protocol = "unreliable"
+    fail = staticmethod(lambda path: None)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("unreliable://"))
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        if path.endswith("zarr.json"):
+            Unreliable.fail(path)
+        return super().cat_file(path, start, end, **kwargs)
+
+
+fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+
+FAULTS = {
+    "403": PermissionError("Forbidden"),
+    "500": OSError(errno.EIO, "Internal Server Error"),
+    "503": OSError("Please reduce your request rate."),
+    "timeout": TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+}
+
+
+@pytest.fixture
+def unreliable(monkeypatch):
+    """Let reads of metadata fail: all of them, or those that a number or more come before."""
+
+    def break_reads(fault, only=None):
+        seen = []
+
+        def fail(path):
+            seen.append(path)
+            if only is None or len(seen) == only:
+                raise FAULTS[fault]
+
+        monkeypatch.setattr(Unreliable, "fail", staticmethod(fail))
+        return seen
+
+    yield break_reads
+    monkeypatch.setattr(Unreliable, "fail", staticmethod(lambda path: None))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a corpus and the path of a model of it."""
+    folder = tmp_path_factory.mktemp("made")
+    np.save(folder / "x.npy", X)
+    corpus = dnmf.ingest(folder / "x.npy", folder / "corpus.zarr", block_rows=8)
+    dnmf.NMF(2, random_state=0, tol=0, max_iter=1).fit(corpus).save(folder / "model")
+    return corpus, folder / "model"
+
+
+def nmf(**options):
+    return dnmf.NMF(2, **{"random_state": 0, "tol": 0, "max_iter": 2} | options)
+
+
+RANK = {"tol": 0.5, "max_iter": 1, "random_state": 0}
+WRITERS = {
+    "ingest": lambda corpus, model, path, force: dnmf.ingest(
+        Path(corpus.path).with_name("x.npy"), path, block_rows=8, force=force
+    ),
+    "fit": lambda corpus, model, path, force: nmf(checkpoint=path).fit(corpus, overwrite=force),
+    "starts": lambda corpus, model, path, force: nmf(
+        n_init=2, checkpoint=path.removesuffix(".starts")
+    ).fit(corpus, overwrite=force),
+    "save": lambda corpus, model, path, force: dnmf.load(model).save(path, force=force),
+    "transform": lambda corpus, model, path, force: write_weights(
+        dnmf.load(model), corpus, path, force=force
+    ),
+    "reconstruct": lambda corpus, model, path, force: write_reconstruction(
+        dnmf.load(model), corpus, path, force=force
+    ),
+    "rank": lambda corpus, model, path, force: dnmf.rank_sweep(
+        corpus, [1, 2], dnmf.NMF(**RANK), n_init=1, checkpoint=path, force=force
+    ),
+}
+COMMANDS = {
+    "ingest": lambda corpus, model, path: [Path(corpus.path).with_name("x.npy"), path],
+    "fit": lambda corpus, model, path: [corpus.path, path, "-k", 2, "--max-iter", 1],
+    "transform": lambda corpus, model, path: [model, corpus.path, path],
+    "reconstruct": lambda corpus, model, path: [model, corpus.path, path],
+    "rank": lambda corpus, model, path: [corpus.path, path, "-k", "1-2", "--max-iter", 1],
+}
+
+
+@pytest.fixture(params=["folder", "file", "memory", "unreliable"])
+def prefix(request, tmp_path):
+    """Return a place for a test's own objects, as a path or a URL."""
+    if request.param in ("folder", "file"):
+        return str(tmp_path) if request.param == "folder" else tmp_path.as_uri()
+    return f"{request.param}://{tmp_path.name}"
+
+
+def content(path):
+    store = ObjectStore(path)
+    return {key: store.get(key, 10**7) for key in sorted(store.list_keys())}
+
+
+def put_photos(path):
+    for key in ("a.jpg", "2024/b.jpg", "pixels/c/0/0", "notes.txt"):
+        ObjectStore(path).set(key, b"precious")
+    return content(path)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_folder_of_photos_stays(made, prefix, writer, force):
+    path = f"{prefix}/photos{'.starts' * (writer == 'starts')}"
+    before = put_photos(path)
+    with pytest.raises(DnmfError, match=r"choose another path|is not a dnmf model|is no sweep"):
+        WRITERS[writer](*made, path, force)
+    assert content(path) == before
+    if writer == "starts":
+        assert content(path.removesuffix(".starts")) == {}
+
+
+@pytest.mark.parametrize("options", [[], ["--force"]], ids=str)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_touches_photos(made, prefix, command, options):
+    path = f"{prefix}/photos"
+    before = put_photos(path)
+    result = command_line.run(command, *COMMANDS[command](*made, path), *options, status=1)
+    assert "photos" in result.stderr
+    assert content(path) == before
+
+
+def test_a_fit_without_starts_of_its_own_leaves_a_folder_of_that_name(made, prefix):
+    before = put_photos(f"{prefix}/m.starts")
+    nmf(checkpoint=f"{prefix}/m").fit(made[0])
+    nmf(checkpoint=f"{prefix}/m").fit(made[0], overwrite=True)
+    assert content(f"{prefix}/m.starts") == before
+
+
+@pytest.mark.parametrize("writer", [name for name in WRITERS if name != "starts"])
+def test_force_replaces_a_store_and_not_what_somebody_put_into_it(made, prefix, writer):
+    path = f"{prefix}/out"
+    WRITERS[writer](*made, path, False)
+    WRITERS[writer](*made, path, True)
+    assert dnmf.verify(path).findings == []
+    ObjectStore(path).set("notes/mine.txt", b"precious")
+    before = content(path)
+    with pytest.raises(OutputExistsError, match=r"holds notes/mine\.txt, which dnmf did not write"):
+        WRITERS[writer](*made, path, True)
+    assert content(path) == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "force"), [("403", True), ("500", False), ("503", True), ("timeout", False)]
+)
+@pytest.mark.parametrize("writer", [name for name in WRITERS if name != "starts"])
+def test_metadata_that_cannot_be_read_for_a_moment_is_not_absent(
+    made, tmp_path, unreliable, writer, force, fault
+):
+    path = f"unreliable://{tmp_path.name}/out"
+    WRITERS[writer](*made, path, False)
+    before = content(path)
+    unreliable(fault)
+    with pytest.raises(DnmfError) as error:
+        WRITERS[writer](*made, path, force)
+    reason = FAULTS[fault].strerror or str(FAULTS[fault])
+    assert path in str(error.value)
+    assert reason in str(error.value)
+    assert "run the same again" in str(error.value)
+    unreliable("403", only=0)
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("writer", [name for name in WRITERS if name != "starts"])
+def test_metadata_that_is_no_json_is_not_absent(made, prefix, writer):
+    path = f"{prefix}/out"
+    WRITERS[writer](*made, path, False)
+    ObjectStore(path).set("zarr.json", b'{"zarr_format": 3, "attri')
+    before = content(path)
+    for force in (False, True):
+        with pytest.raises(DnmfError, match=r"copy|any other model will do"):
+            WRITERS[writer](*made, path, force)
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("fault", ["403", "503"])
+def test_a_resume_that_cannot_read_leaves_the_checkpoint_whole(made, tmp_path, unreliable, fault):
+    """... at whichever of its reads."""
+    path = f"unreliable://{tmp_path.name}/m"
+    nmf(max_iter=5, checkpoint_keep=5, checkpoint=path).fit(made[0])
+    passes = [name for name in ObjectStore(path).list_dir() if name.startswith("pass")]
+    ends = set()
+    for number in range(1, 100):
+        seen = unreliable(fault, only=number)
+        try:
+            nmf(max_iter=5, checkpoint_keep=5, checkpoint=path).fit(made[0])
+            ends.add("read")
+        except CheckpointError as error:
+            ends.add("refused" if path in str(error) else str(error))
+        n_reads = len(seen)
+        unreliable(fault, only=0)
+        assert {*passes} <= {*ObjectStore(path).list_dir()}
+        assert open_checkpoint(path).state.n_iter == 5
+        assert dnmf.verify(path).findings == []
+        if n_reads < number:
+            break
+    assert ends == {"refused", "read"}
+    assert number > 5
+
+
+def test_a_place_that_cannot_be_listed_is_not_absent(made, tmp_path, monkeypatch):
+    path = f"unreliable://{tmp_path.name}/photos"
+    before = put_photos(path)
+
+    def ls(*_, **__):
+        raise PermissionError("Access Denied")
+
+    for writer, write in WRITERS.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(Unreliable, "ls", ls)
+            with pytest.raises(OSError, match="Access Denied"):
+                write(*made, path, True)
+        assert content(path) == before, writer
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_folder_without_rights_is_not_absent(made, tmp_path, writer):
+    put_photos(str(tmp_path / "closed/photos"))
+    (tmp_path / "closed").chmod(0)
+    with pytest.raises(DnmfError):
+        WRITERS[writer](*made, str(tmp_path / "closed/photos"), True)
+    (tmp_path / "closed").chmod(0o700)
+    assert len(content(str(tmp_path / "closed/photos"))) == 4
+
+
+@pytest.mark.parametrize("root", ["memory://", "memory:///", "file:///", "/", "unreliable://"])
+@pytest.mark.parametrize("writer", [name for name in WRITERS if name != "starts"])
+def test_all_of_a_file_system_is_no_target(made, tmp_path, root, writer):
+    before = put_photos(f"memory://{tmp_path.name}")
+    with pytest.raises(OutputExistsError, match="choose a path inside it"):
+        WRITERS[writer](*made, root, True)
+    assert content(f"memory://{tmp_path.name}") == before
+
+
+class Buckets(MemoryFileSystem):
+    """A file system whose paths begin with a bucket, as those of object stores do."""
+
+    protocol = "buckets"
+    root_marker = ""
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return path.removeprefix("buckets://").strip("/")
+
+
+def test_a_bucket_is_no_target(made):
+    fsspec.register_implementation("buckets", Buckets, clobber=True)
+    for path in ("buckets://photos", "buckets://photos/", "buckets://"):
+        for force in (False, True):
+            with pytest.raises(OutputExistsError, match=r"choose a path inside it, such as"):
+                WRITERS["ingest"](*made, path, force)
+
+
+@pytest.mark.parametrize("writer", [name for name in WRITERS if name != "starts"])
+def test_an_empty_path_is_no_folder(made, tmp_path, monkeypatch, writer):
+    before = put_photos(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParameterError, match="the path is ''"):
+        WRITERS[writer](*made, "", True)
+    assert content(str(tmp_path)) == before
+
+
+def test_a_file_with_a_slash_behind_it_is_a_file(made, tmp_path):
+    (tmp_path / "notes").write_text("precious")
+    with pytest.raises(OutputExistsError, match="not written by dnmf"):
+        WRITERS["ingest"](*made, f"{tmp_path}/notes/", True)
+    assert (tmp_path / "notes").read_text() == "precious"
+
+
+@pytest.mark.parametrize("writer", ["ingest", "fit", "save", "transform", "reconstruct"])
+def test_what_a_killed_process_left_at_a_url_is_replaced(made, tmp_path, monkeypatch, writer):
+    """... by the same again, and by nothing else."""
+    path = f"memory://{tmp_path.name}/out"
+    killed = {
+        "ingest": "dnmf.io.ingest.commit_corpus",
+        "transform": "dnmf.io.export.commit_weights",
+        "reconstruct": "dnmf.io.export.commit_corpus",
+    }.get(writer, "dnmf.storage.checkpoint.checkpoint.Checkpoint._commit")
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(killed, kill)
+        with pytest.raises(KeyboardInterrupt):
+            WRITERS[writer](*made, path, False)
+    assert "zarr.json" in content(path)
+    other = "ingest" if writer in ("fit", "save", "transform") else "transform"
+    with pytest.raises(DnmfError, match="unfinished dnmf-"):
+        WRITERS[other](*made, path, True)
+    with pytest.raises(DnmfError, match="unfinished dnmf-"):
+        dnmf.verify(path)
+    WRITERS[writer](*made, path, False)
+    assert dnmf.verify(path).findings == []
+
+
+def test_what_appears_while_a_store_is_built_stays(made, tmp_path):
+    corpus, _ = made
+
+    def photos_arrive(done, total):
+        put_photos(str(tmp_path / "out"))
+
+    with pytest.raises(OutputExistsError, match="not written by dnmf"):
+        dnmf.ingest(Path(corpus.path).with_name("x.npy"), tmp_path / "out", on_block=photos_arrive)
+    assert os.listdir(tmp_path) == ["out"]
+    assert len(content(str(tmp_path / "out"))) == 4
+
+
+def test_names_with_signs_of_patterns_are_no_patterns(made):
+    paths = [f"memory://run{sign}/m" for sign in ("1", "*", "[1]", "?")]
+    for path in paths:
+        nmf(checkpoint=path, checkpoint_keep=4, max_iter=4).fit(made[0])
+    before = content(paths[0])
+    for path in paths[1:]:
+        nmf(checkpoint=path, checkpoint_keep=1, max_iter=6).fit(made[0])
+        nmf(checkpoint=path).fit(made[0], overwrite=True)
+    assert content(paths[0]) == before
+
+
+def test_a_store_with_a_longer_name_may_be_built_beside(made, tmp_path):
+    building = tmp_path / ".m.zarr.0123456789ab.partial"
+    before = put_photos(str(building))
+    nmf(checkpoint=tmp_path / "m").fit(made[0])
+    assert content(str(building)) == before
+
+
+def test_a_saved_model_is_no_start_that_came_to_nothing(made, tmp_path):
+    """... though it has no losses, as a model of partial_fit."""
+    corpus, _ = made
+    model = nmf().partial_fit(X.reshape(20, 16))
+    model.save(tmp_path / "m")
+    with pytest.raises(CheckpointError, match="belongs to another fit"):
+        nmf(checkpoint=tmp_path / "m").fit(corpus)
+    assert (dnmf.load(tmp_path / "m").components_ == model.components_).all()
+
+
+def test_a_lock_that_is_somebodys_file_stays(made, tmp_path):
+    (tmp_path / ".m.lock").write_text("precious")
+    with pytest.raises(OutputExistsError, match="move it"):
+        nmf(checkpoint=tmp_path / "m").fit(made[0])
+    assert (tmp_path / ".m.lock").read_text() == "precious"
+
+
+class TestPictures:
+    def test_pngs_replace_those_of_dnmf_alone(self, made, tmp_path):
+        corpus, path = made
+        model = dnmf.load(path)
+        write_pngs(model, corpus, slice(0, 2), tmp_path / "p")
+        with pytest.raises(OutputExistsError, match="pass --force"):
+            write_pngs(model, corpus, slice(0, 2), tmp_path / "p")
+        write_pngs(model, corpus, slice(0, 3), tmp_path / "p", force=True)
+        assert len(os.listdir(tmp_path / "p")) == 3
+        Image.new("L", (4, 4)).save(tmp_path / "p/000001.png")
+        before = content(str(tmp_path / "p"))
+        with pytest.raises(OutputExistsError, match=r"000001\.png exists"):
+            write_pngs(model, corpus, slice(0, 3), tmp_path / "p", force=True)
+        assert content(str(tmp_path / "p")) == before
+
+    def test_plots_replace_those_of_dnmf_alone(self, made, tmp_path):
+        model = dnmf.load(made[1])
+        dnmf.plot.write_plots(model, tmp_path)
+        (tmp_path / "notes.txt").write_text("precious")
+        dnmf.plot.write_plots(model, tmp_path)
+        Image.new("L", (4, 4)).save(tmp_path / "loss.png")
+        before = content(str(tmp_path))
+        with pytest.raises(OutputExistsError, match=r"loss\.png exists"):
+            dnmf.plot.write_plots(model, tmp_path)
+        assert content(str(tmp_path)) == before
+
+    def test_a_url_is_no_folder_on_this_disk(self, made, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        model = dnmf.load(made[1])
+        with pytest.raises(ParameterError, match="is a URL"):
+            dnmf.plot.write_plots(model, "memory://pictures")
+        with pytest.raises(ParameterError, match="is a URL"):
+            write_pngs(model, made[0], slice(0, 1), "memory://pictures")
+        assert os.listdir(tmp_path) == []
+
+    def test_the_demo_writes_into_no_other_folder(self, tmp_path):
+        before = put_photos(str(tmp_path / "photos"))
+        for force in ([], ["--force"]):
+            command_line.run("demo", "--out", tmp_path / "photos", *force, status=1)
+        assert content(str(tmp_path / "photos")) == before
