@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from dnmf.estimators.inputs import (
     blocks_of,
     check_width,
     in_memory,
-    is_dask,
-    is_zarr,
+    is_lazy,
+    unwrap,
     validate_images,
 )
 from dnmf.estimators.lazy import lazy_losses, lazy_product, lazy_weights
@@ -33,12 +34,40 @@ from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.corpus import Corpus
 
 
+class FromComponents:
+    """Fitted attribute that follows from `components_` where no fit has set it.
+
+    So a model whose `components_` a user sets is a fitted model.
+
+    Parameters
+    ----------
+    compute : callable
+        Computes the value from the shape of the components.
+    """
+
+    def __init__(self, compute: Callable[[tuple[int, ...]], Any]) -> None:
+        self._compute = compute
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, model: Any, owner: type | None = None) -> Any:
+        known = vars(model).get("components_") if model is not None else None
+        if known is None:
+            raise AttributeError(f"{self._name} is set by fit, and there has been none")
+        return self._compute(np.shape(known))
+
+
 class FittedNMF(NMFParameters):
-    """Base of `NMF`: all that needs components and not how they were found."""
+    """Base of `NMF`: all that needs components and not how they were found.
+
+    They may be those of a fit, or set by the user.
+    """
 
     components_: Array
-    n_components_: int
-    image_shape_: tuple[int, ...]
+    n_components_: int = FromComponents(lambda shape: shape[0])  # type: ignore[assignment]
+    n_features_in_: int = FromComponents(lambda shape: shape[-1])  # type: ignore[assignment]
+    image_shape_: tuple[int, ...] = FromComponents(lambda shape: shape[-1:])  # type: ignore[assignment]
     stop_reason_: str
     _spec: FitSpec
     _state: State
@@ -63,8 +92,7 @@ class FittedNMF(NMFParameters):
             X has another number of pixels, or pixels that are negative, NaN or infinite (found
             when the block is computed, if X is lazy).
         """
-        check_is_fitted(self)
-        X = validate_images(self, X, reset=False)
+        X = self._validate(X)
         projection = self._projection(X.dtype, mask)
         if not in_memory(X):
             self._require_array_output()
@@ -87,14 +115,14 @@ class FittedNMF(NMFParameters):
         ndarray or dask.array.Array of shape (n, p)
             Lazy where the weights are.
         """
-        check_is_fitted(self)
-        if is_dask(X) or is_zarr(X):
+        H, X = self._known_components(), unwrap(X)
+        if is_lazy(X):
             W = as_dask(X)
-            check_width(W, self.n_components_)
-            return lazy_product(W, self.components_)
+            check_width(W, len(H))
+            return lazy_product(W, H)
         X = check_array(X, accept_sparse="csr", dtype="numeric", ensure_min_samples=0)
-        check_width(X, self.n_components_)
-        return X @ self.components_
+        check_width(X, len(H))
+        return X @ H
 
     def score(self, X: Any, y: None = None, sample_weight: Any = None, mask: Any = None) -> float:
         """Compute the negative mean loss per image, penalties not included: greater is better.
@@ -108,8 +136,7 @@ class FittedNMF(NMFParameters):
         -------
         float
         """
-        check_is_fitted(self)
-        X = validate_images(self, X, reset=False)
+        X = self._validate(X)
         losses = self._sum_losses(X, blocks_of(X, sample_weight, mask, self._rules()), mask)
         return -float(losses.total / losses.rows) if losses.rows else 0.0
 
@@ -129,9 +156,8 @@ class FittedNMF(NMFParameters):
             over the images that it is observed in (NaN without any), of shape `image_shape_`.
             ``1/2 (x - y)^2`` summed, for Frobenius.
         """
-        check_is_fitted(self)
         require(per in ("image", "pixel"), "per", per, "'image' or 'pixel'")
-        X = validate_images(self, X, reset=False)
+        X = self._validate(X)
         projection = self._projection(X.dtype, mask)
         if per == "image" and not in_memory(X):
             return lazy_losses(X, mask, projection)
@@ -163,10 +189,40 @@ class FittedNMF(NMFParameters):
 
     def _projection(self, dtype: np.dtype[Any], mask: Any = None) -> Projection:
         """Return the projection onto the components, for pixels of a dtype."""
-        dtype = np.result_type(compute_dtype(dtype), self.components_)
-        return Projection(
-            self._objective(mask), Basis.from_H(self.components_, dtype), self._rules()
-        )
+        H = self._known_components()
+        dtype = np.result_type(compute_dtype(dtype), H)
+        return Projection(self._objective(mask), Basis.from_H(H, dtype), self._rules())
+
+    def _validate(self, X: Any) -> Any:
+        """Check that the model is fitted and that X has its pixels; return X as blocks need it."""
+        self._known_components()
+        return validate_images(self, X, reset=False)
+
+    def _known_components(self) -> Array:
+        """Return `components_` as a floating-point array.
+
+        Raises
+        ------
+        NotFittedError
+            There are none.
+        DataError
+            Those that a user has set are no matrix of finite numbers >= 0.
+        """
+        check_is_fitted(self, "components_")
+        H = np.asarray(self.components_)
+        if H.ndim != 2 or 0 in H.shape:
+            raise DataError(
+                f"components_ are of shape {H.shape}; they must be a matrix with a row for each "
+                "component and a column for each pixel"
+            )
+        if not (H.dtype.kind in "buif" and np.isfinite(H).all() and H.min() >= 0):
+            raise DataError("components_ must be finite numbers >= 0")
+        if H.shape[1] != self.n_features_in_:
+            raise DataError(
+                f"components_ have {H.shape[1]} pixels, and the model was fitted on images of "
+                f"{self.n_features_in_}"
+            )
+        return H if H.dtype.kind == "f" else H.astype(np.float64)
 
     def _require_pixels_of(self, corpus: Corpus) -> None:
         """Raise DataError for a corpus whose images have another number of pixels."""
@@ -191,7 +247,7 @@ class FittedNMF(NMFParameters):
 
     @property
     def _n_features_out(self) -> int:
-        return int(self.n_components_)
+        return len(self.components_)
 
     def _sum_losses(self, X: Any, blocks: Blocks, mask: Any) -> LossSums:
         return blocks.map_sum(partial(sum_losses, projection=self._projection(X.dtype, mask)))

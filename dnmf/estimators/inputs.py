@@ -18,6 +18,8 @@ from dnmf.engine.dask_graph import BlockSource, DaskBlocks, read_rows
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
+from dnmf.estimators.images import flatten_images, require_flat
+from dnmf.estimators.rows import Rows, is_outside_memory
 from dnmf.numerics.block import ALL_WEIGHTS_ZERO, DEFAULT_RULES, Block, PixelRules
 from dnmf.storage.corpus import Corpus
 from dnmf.storage.paths import for_zarr, normalize_path
@@ -36,11 +38,12 @@ def blocks_of(
 
     Parameters
     ----------
-    X : Corpus, zarr.Array, dask.array.Array, ndarray or SciPy sparse matrix, of shape (n, p)
+    X : Corpus, Dask, Zarr or NumPy array or SciPy sparse matrix, of shape (n, p)
+        Or any other array outside memory of which rows can be read.
     weights : array of shape (n,), optional
-        Weights of the images: a NumPy, Dask or Zarr array.
+        Weights of the images, of any kind that X may be.
     mask : array of shape (n, p), bool, optional
-        True where a pixel is to be ignored: a NumPy, Dask or Zarr array.
+        True where a pixel is to be ignored, of any kind that X may be.
     rules : PixelRules
 
     Returns
@@ -54,18 +57,19 @@ def blocks_of(
         X is not a matrix of real numbers, is a Dask array chunked along its pixels, or does not
         match the shape of its mask or weights.
     """
+    X = unwrap(X)
     if not isinstance(X, Corpus):
         check_matrix(X)
     if is_dask(X):
         X = _check_dask(X)
     weights, mask = check_weights(X, weights), check_mask(X, mask)
     if in_memory(X):
-        weights, mask = (None if array is None else np.asarray(array) for array in (weights, mask))
+        weights, mask = (_loaded(array) for array in (weights, mask))
         return LocalBlocks(X, weights, mask, rules)
     if isinstance(X, Corpus):
         blocks = _blocks_of_corpus(X)
     else:
-        blocks = _blocks_of_dask(X) if is_dask(X) else _blocks_of_zarr(X)
+        blocks = _blocks_of_dask(X) if is_dask(X) else _blocks_of_rows(X)
     blocks.weights, blocks.masks = (_split_rows(array, blocks.ranges) for array in (weights, mask))
     blocks.rules = rules
     return blocks
@@ -100,18 +104,28 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     return mask
 
 
-def _as_array(aligned: Any) -> Any:
-    """Return an array; lazy arrays stay lazy, and None stays None."""
+def _as_array(name: str, aligned: Any) -> Any:
+    """Return a mask or weights as an array; lazy arrays stay lazy, and None stays None."""
     aligned = unwrap(aligned)
-    lazy = aligned is None or is_dask(aligned) or is_zarr(aligned)
-    return aligned if lazy else np.asarray(aligned)
+    if aligned is None or is_dask(aligned) or isinstance(aligned, Rows):
+        return aligned
+    if np.ma.is_masked(aligned):
+        raise DataError(f"{name} is a NumPy masked array, whose mask would be lost: fill it first")
+    return aligned.toarray() if issparse(aligned) else np.asarray(aligned)
+
+
+def _loaded(aligned: Any) -> Any:
+    """Return a mask or weights as an ndarray, and None as None."""
+    return aligned if aligned is None else np.asarray(aligned[:])
 
 
 def check_mask(X: Any, mask: Any) -> Any:
     """Return the mask of X as an array, lazy if it is lazy; raise DataError unless it is valid."""
-    mask = _as_array(mask)
+    mask = _as_array("mask", mask)
     if mask is None:
         return None
+    if mask.dtype == object and all(isinstance(value, (bool, np.bool_)) for value in mask.flat):
+        mask = mask.astype(bool)  # of pandas' types that allow missing values, without any
     if mask.dtype != bool:
         raise DataError(
             f"mask has dtype {mask.dtype}; it must be boolean, True where a pixel is to be "
@@ -129,19 +143,20 @@ def check_weights(X: Any, weights: Any) -> Any:
     DataError
         They are not one number per image, or all are zero.
     """
-    weights = _as_array(weights)
+    weights = _as_array("sample_weight", weights)
+    if weights is None:
+        return None
+    if weights.dtype.kind not in "buif" or len(weights.shape) > 1:
+        raise DataError(
+            f"Sample weights must be 1D array or scalar: one number per image; got shape "
+            f"{weights.shape}, {weights.dtype}"
+        )
     if isinstance(weights, np.ndarray):
-        if weights.dtype.kind not in "buif" or weights.ndim > 1:
-            raise DataError(
-                f"Sample weights must be 1D array or scalar: one number per image; got shape "
-                f"{weights.shape}, {weights.dtype}"
-            )
         weights = np.array(np.broadcast_to(weights, X.shape[:1]) if weights.ndim == 0 else weights)
         weights = weights.astype(np.float64)
         if weights.size and not weights.any():
             raise DataError(ALL_WEIGHTS_ZERO)
-    if weights is not None:
-        _require_shape("sample_weight", weights, X.shape[:1])
+    _require_shape("sample_weight", weights, X.shape[:1])
     return weights
 
 
@@ -160,7 +175,7 @@ def _split_rows(aligned: Any, ranges: Sequence[tuple[int, int]]) -> BlockSource:
         rows = tuple(stop - start for start, stop in ranges)
         cut = aligned.rechunk((rows, *((width,) for width in aligned.shape[1:])))
         return cast(Sequence[Any], cut.to_delayed(optimize_graph=True).ravel().tolist())
-    if is_zarr(aligned):
+    if isinstance(aligned, Rows):
         return partial(read_rows, aligned, ranges)
     return [np.asarray(aligned[start:stop]) for start, stop in ranges]
 
@@ -176,18 +191,21 @@ def is_dask(X: Any) -> bool:
 
 
 def unwrap(X: Any) -> Any:
-    """Return the Dask array inside an xarray object, and anything else as it is."""
+    """Return the Dask array inside an xarray object, `Rows` of any other array outside memory.
+
+    Anything else is returned as it is.
+    """
     if is_dask(X):
         import dask.array as da
 
         inner = getattr(X, "data", None)
         return inner if isinstance(inner, da.Array) else X
-    return X
+    return Rows(X) if not isinstance(X, Rows) and is_outside_memory(X) else X
 
 
-def is_zarr(X: Any) -> bool:
-    """Check whether X is a Zarr array or a Zarr group."""
-    return isinstance(X, (zarr.Array, zarr.Group))
+def is_lazy(X: Any) -> bool:
+    """Check whether `unwrap` has returned an array outside memory: a Dask array or `Rows`."""
+    return is_dask(X) or isinstance(X, Rows)
 
 
 def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
@@ -199,8 +217,14 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
     ----------
     estimator : NMFParameters
     X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
+        Also any other array outside memory of which rows can be read, or a list of images.
     reset : bool
-        Whether to set the estimator's `n_features_in_`, or to check X against it.
+        Whether to set the estimator's `n_features_in_` and `image_shape_`, or to check X against
+        the number of pixels.
+
+    Returns
+    -------
+    Corpus, Rows, dask.array.Array, ndarray or SciPy sparse matrix in rows
     """
     X = unwrap(X)
     if isinstance(X, np.ma.MaskedArray):
@@ -208,8 +232,10 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
             "X is a NumPy masked array, whose mask would be lost: pass X.data and "
             "mask=np.ma.getmaskarray(X)"
         )
-    if not (isinstance(X, Corpus) or is_dask(X) or is_zarr(X)):
-        return _wide_integers_as_float64(
+    shape = None
+    if not (isinstance(X, (Corpus, zarr.Group)) or is_lazy(X)):
+        X, shape = flatten_images(X)
+        X = _wide_integers_as_float64(
             validate_data(
                 estimator,
                 X,
@@ -219,16 +245,26 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
                 accept_sparse="csr",
             )
         )
-    check_matrix(X)
-    if reset:
+    elif reset:
+        check_matrix(X)
         estimator.n_features_in_ = int(X.shape[1])
         estimator.__dict__.pop("feature_names_in_", None)
-    elif X.shape[1] != estimator.n_features_in_:
-        raise DataError(
-            f"X has {X.shape[1]} features, but NMF is expecting {estimator.n_features_in_} "
-            "features as input: use the corpus the model was fitted on, or images of the same size"
-        )
+    else:
+        check_matrix(X)
+        require_width(X, estimator)
+    if reset:
+        estimator.image_shape_ = shape or tuple(getattr(X, "image_shape", X.shape[1:]))
     return X
+
+
+def require_width(X: Any, estimator: NMFParameters) -> None:
+    """Raise DataError unless X has the number of pixels of a fitted estimator."""
+    if X.shape[1] != estimator.n_features_in_:
+        raise DataError(
+            f"X has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input: use the corpus the model was fitted "
+            "on, or images of the same size"
+        )
 
 
 def _wide_integers_as_float64(X: Any) -> Any:
@@ -290,7 +326,9 @@ def as_dask(X: Any) -> da.Array:
     check_matrix(X)
     if is_dask(X):
         return _check_dask(X)
-    lazy: da.Array = da.from_array(X, chunks=(_zarr_block_rows(X), X.shape[1]))
+    lazy: da.Array = (
+        X.to_dask((_block_rows(X), X.shape[1])) if isinstance(X, Rows) else da.from_array(X)
+    )
     return lazy
 
 
@@ -301,11 +339,12 @@ def check_matrix(X: Any) -> None:
             f"X is a {type(X).__name__}; NMF needs an array: open a corpus with dnmf.open_corpus, "
             "take an array out of a Zarr group, or call a Dask frame's to_dask_array(lengths=True)"
         )
-    if len(X.shape) != 2:
+    if len(X.shape) < 2:
         raise DataError(
-            f"Found array with dim {len(X.shape)}, while dim 2 is required by NMF: one row per "
-            "image; reshape to (n_images, n_pixels)"
+            f"Expected 2D array, got {len(X.shape)}D array instead: one row per image, one column "
+            "per pixel"
         )
+    require_flat(X)
     if X.dtype.kind not in "buif":
         raise DataError(f"X has dtype {X.dtype}; NMF needs integer, boolean or floating pixels")
     if 0 in X.shape:
@@ -333,10 +372,16 @@ def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
     )
 
 
-def _blocks_of_zarr(X: Any) -> DaskBlocks:
-    ranges = even_ranges(X.shape[0], _zarr_block_rows(X))
+def _blocks_of_rows(X: Rows) -> DaskBlocks:
+    ranges = even_ranges(X.shape[0], _block_rows(X))
     load = partial(read_rows, X, ranges)
-    return DaskBlocks(tuple(X.shape), np.dtype(X.dtype), ranges, load)
+    return DaskBlocks((X.shape[0], X.shape[1]), X.dtype, ranges, load)
+
+
+def _block_rows(X: Rows) -> int:
+    """Choose the rows per block: whole chunks, about 16 MiB of them."""
+    wanted = choose_block_rows(X.shape[0], X.shape[1] * X.dtype.itemsize)
+    return max(wanted // X.chunk_rows, 1) * X.chunk_rows
 
 
 def _blocks_of_dask(X: da.Array) -> DaskBlocks:
@@ -344,10 +389,3 @@ def _blocks_of_dask(X: da.Array) -> DaskBlocks:
     stops = np.cumsum(X.chunks[0]).tolist()
     ranges = list(zip([0, *stops[:-1]], stops, strict=True))
     return DaskBlocks(X.shape, X.dtype, ranges, X.to_delayed(optimize_graph=True).ravel().tolist())
-
-
-def _zarr_block_rows(X: Any) -> int:
-    """Choose the rows per block: whole chunks or shards, about 16 MiB of them."""
-    chunk_rows: int = (X.shards or X.chunks)[0]
-    wanted = choose_block_rows(X.shape[0], X.shape[1] * X.dtype.itemsize)
-    return max(wanted // chunk_rows, 1) * chunk_rows

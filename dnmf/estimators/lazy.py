@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.engine.executors import one_blas_thread
 from dnmf.estimators.inputs import as_dask, check_mask, is_dask
+from dnmf.estimators.rows import Rows
 from dnmf.numerics.block import Block, checked_block
 from dnmf.numerics.objective import Projection
 
@@ -78,9 +80,11 @@ def _map_rows(
 def _chunked_like(X: da.Array, mask: Any) -> da.Array:
     import dask.array as da
 
-    chunked: da.Array = (
-        mask.rechunk(X.chunks) if is_dask(mask) else da.from_array(mask, chunks=X.chunks)
-    )
+    if is_dask(mask):
+        chunked: da.Array = mask.rechunk(X.chunks)
+    else:
+        make = mask.to_dask if isinstance(mask, Rows) else partial(da.from_array, mask)
+        chunked = make(chunks=X.chunks)
     return chunked
 
 

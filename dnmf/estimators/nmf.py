@@ -223,7 +223,8 @@ class NMF(FittedNMF):
         ----------
         X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
             One row per image. Only an array-like must be in memory; `dnmf.open_corpus` opens a
-            corpus.
+            corpus. An HDF5 dataset, and any other array outside memory that gives slices of rows,
+            is read in blocks. A list of PIL images or 2-D arrays of one size is taken, too.
         y : ignored
         W, H : array of shape (n, d) and (d, p), optional
             Start for ``init="custom"``. W is only checked, because it follows from X and H.
@@ -384,7 +385,7 @@ class NMF(FittedNMF):
                 "dtype": str(blocks.dtype),
                 "compute_dtype": str(compute_dtype(blocks.dtype)),
                 "block_rows": stop - first,
-                "image_shape": list(getattr(X, "image_shape", blocks.shape[1:])),
+                "image_shape": list(self.image_shape_),
                 **(compute_fingerprints(X, blocks) if fingerprints else {}),
             },
             parameters={
@@ -491,7 +492,7 @@ class NMF(FittedNMF):
     ) -> tuple[FitSpec, OnlineState]:
         """Return where `partial_fit` goes on from: its last call, a fit, or a start on a block."""
         if hasattr(self, "components_"):
-            return self._spec, self._resume_stream(blocks, objective)
+            return self._spec_in_hand(X, blocks), self._resume_stream(blocks, objective)
         spec = self._describe(X, blocks, H, fingerprints=False)
         k, p = spec.n_components, blocks.shape[1]
         if self.init == "custom":
@@ -502,24 +503,29 @@ class NMF(FittedNMF):
             first = random_H(Block(np.ones((1, p))), k, spec.seed)
         return spec, OnlineState(first)
 
+    def _spec_in_hand(self, X: Any, blocks: Blocks) -> FitSpec:
+        """Return the description of the fit that set `components_`, or of none, if a user did."""
+        known = hasattr(self, "_spec")
+        spec = self._spec if known else self._describe(X, blocks, None, fingerprints=False)
+        return replace(spec, n_components=len(self.components_))
+
     def _resume_stream(self, blocks: Blocks, objective: Objective) -> OnlineState:
         """Return the running sums of a stream; after a fit, those of images that equal W H."""
-        if self.n_components not in ("auto", None, self.n_components_):
+        H = self._known_components().astype(np.float64)
+        if self.n_components not in ("auto", None, len(H)):
             raise ParameterError(
                 f"n_components is {self.n_components!r}, but the components that partial_fit goes "
-                f"on from are {self.n_components_}; clone the model to start afresh"
+                f"on from are {len(H)}; clone the model to start afresh"
             )
         running: OnlineState | None = getattr(self, "_running", None)
         known = None if running is None else running.objective
         if running is not None and known is not None and known.has_same_sums(objective):
             return running
-        H = self.components_.astype(np.float64)
         stats = measure(blocks, objective, H, only=[0])
         if not stats.total_weight:
             return OnlineState(H, settled=True)
-        before = objective.stats_of_exact_fit(
-            H, stats.scaled(self._spec.X["shape"][0] / stats.total_weight)
-        )
+        n_before = self._spec.X["shape"][0] if hasattr(self, "_spec") else blocks.shape[0]
+        before = objective.stats_of_exact_fit(H, stats.scaled(n_before / stats.total_weight))
         return OnlineState(H, before, settled=True, objective=objective)
 
     def _report(self, state: State) -> None:
@@ -533,7 +539,6 @@ class NMF(FittedNMF):
         for name in (*OF_A_FIT, "n_steps_"):  # of an earlier fit, or stream
             self.__dict__.pop(name, None)
         self._spec, self._state, self._running = spec, state, None
-        self.n_components_ = spec.n_components
         self.n_features_in_ = spec.X["shape"][1]
         self.image_shape_ = tuple(spec.X["image_shape"])
         self.components_ = state.H.astype(spec.X["compute_dtype"])

@@ -55,6 +55,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     checkpoint: Any
     resume_from: int | None
     n_features_in_: int
+    image_shape_: tuple[int, ...]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

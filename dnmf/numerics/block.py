@@ -248,9 +248,11 @@ def invalid_pixel_error(invalid: InvalidPixel, image_name: Callable[[int], str])
             f"values to X, or use a positive beta_loss: {where}"
         )
     advice = "; missing='ignore' leaves out NaN" if np.isnan(value) else ""
-    kind = "Input X contains NaN" if np.isnan(value) else "Input X contains infinity"
+    kind = "Input X contains infinity"
     if value < 0:
         kind = "Negative values in data passed to NMF"
+    elif np.isnan(value):
+        kind = "Input X contains NaN or infinity"
     return DataError(
         f"{kind}: {where}; pixels must be finite and non-negative: mend or leave out such "
         f"images{advice}"

@@ -192,7 +192,7 @@ def write_plots(
 def _order_by_share(model: NMF) -> tuple[Array, Array | None]:
     """Return the order in which components are drawn, and their shares or None."""
     shares = getattr(model, "energy_shares_", None)
-    if shares is None:
+    if shares is None or len(shares) != len(model.components_):  # a user has set components_
         return np.arange(model.n_components_), None
     return np.argsort(-shares, kind="stable"), shares
 

@@ -1,0 +1,112 @@
+"""Arrays outside memory that are read by slices of rows: Zarr, HDF5, xarray and their like."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from dask.utils import SerializableLock
+from scipy.sparse import issparse
+
+from dnmf._typing import Array
+from dnmf.errors import DataError
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+ONE_READ = SerializableLock("dnmf reads an array that may not be read by two threads")
+"""Lock of all reads of a process but those of Zarr, which says that threads may read at once. Two
+arrays may be in one file, so they share it."""
+
+IN_MEMORY = ("__array_interface__", "__dlpack__", "to_numpy")
+"""Attributes of arrays and frames that hold their numbers in memory."""
+
+
+class Rows:
+    """An array outside memory, of which slices of rows are read.
+
+    Parameters
+    ----------
+    array : object
+        Has a `shape`, a NumPy `dtype`, and slices of rows that NumPy makes an array of.
+
+    Attributes
+    ----------
+    shape, dtype, ndim
+        Of the array.
+    chunk_rows : int
+        Number of rows that are stored together, 1 if the array does not say.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape = tuple(int(length) for length in array.shape)
+        self.dtype = np.dtype(array.dtype)
+        self.ndim = len(self.shape)
+        self.chunk_rows = _chunk_rows(array)
+        self._lock: Any = nullcontext() if isinstance(array, zarr.Array) else ONE_READ
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Array:
+        """Read rows; what else the key selects is selected in memory."""
+        rows, *columns = key if isinstance(key, tuple) else (key,)
+        with self._lock:
+            part = _dense(self._array[rows])
+        return part[(slice(None), *columns)]
+
+    def to_dask(self, chunks: Any) -> da.Array:
+        """Return the array as a Dask array in chunks of whole rows."""
+        import dask.array as da
+
+        lazy: da.Array = da.from_array(
+            self,
+            chunks=chunks,
+            name=False,  # by default a checksum of what it holds
+            meta=np.empty((0,) * self.ndim, self.dtype),
+        )
+        return lazy
+
+
+def is_outside_memory(X: Any) -> bool:
+    """Check whether an object is an array that `Rows` can read.
+
+    An object in memory says so by an interface to its memory. An xarray object does not, so its
+    first row is read twice, and in memory both are the same memory.
+    """
+    if isinstance(X, (zarr.Array, Rows)):
+        return True
+    if isinstance(X, np.ndarray) or issparse(X) or not hasattr(X, "__getitem__"):
+        return False
+    if not (hasattr(X, "shape") and isinstance(getattr(X, "dtype", None), np.dtype)):
+        return False
+    if hasattr(X, "dims") and hasattr(X, "to_numpy"):
+        with ONE_READ:
+            return X.ndim > 0 and not np.shares_memory(np.asarray(X[:1]), np.asarray(X[:1]))
+    return not any(hasattr(X, name) for name in IN_MEMORY)
+
+
+def _chunk_rows(array: Any) -> int:
+    """Return the number of rows that an array stores together."""
+    chunks = getattr(array, "shards", None) or getattr(array, "chunks", None)
+    if not chunks and hasattr(array, "dims"):  # of xarray
+        preferred = getattr(array, "encoding", {}).get("preferred_chunks", {})
+        chunks = [preferred.get(dim) for dim in array.dims]
+    rows = chunks[0] if isinstance(chunks, (tuple, list)) and chunks else None
+    return int(rows) if isinstance(rows, (int, np.integer)) and rows > 0 else 1
+
+
+def _dense(part: Any) -> Array:
+    """Return what was read as an ndarray; raise DataError where its mask would be lost."""
+    if np.ma.is_masked(part):
+        raise DataError(
+            "an array gives rows with masked values, which have no meaning here: fill them, and "
+            "pass what they hide as mask"
+        )
+    for name in ("toarray", "todense"):
+        if hasattr(part, name):
+            part = getattr(part, name)()
+    return np.asarray(part)
