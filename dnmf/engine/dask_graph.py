@@ -8,35 +8,42 @@
 
 What all tasks need (the function with its H, how to read a block) is scattered once per pass. A
 task says no more than which blocks it is for, so a scheduler holds a hundred thousand of them
-easily, and needs no access to the images.
+easily, and needs no access to the images. Blocks of Dask arrays are made in the task, too (see
+`chunks`). What data their graphs hold is scattered once for all passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-from dask.base import compute, is_dask_collection
+from dask.base import compute
+from dask.sizeof import sizeof
 from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
 from dask.typing import Key
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import BlockFunction, Finish, RawBlock, Result
+from dnmf.engine.chunks import Chunks, Recipe, cut, with_hidden
 from dnmf.engine.executors import active_client, map_on_threads, one_blas_thread
-from dnmf.engine.retry import GROUP, compute_with
+from dnmf.engine.retry import GROUP, Kept, compute_with
 from dnmf.engine.tree_reduce import Outcome, add, groups_of, run_blocks, tree_reduce
+from dnmf.errors import ClusterError
 from dnmf.numerics.block import DEFAULT_RULES, PixelRules, image_number
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-BlockSource = Callable[[int], Array] | Sequence[Any] | None
+BlockSource = Callable[[int], Array] | Chunks | None
 """A matrix, mask or vector in blocks: a picklable function that reads a block by its number, or a
-sequence with an array or a ``Delayed`` for each block."""
+Dask array."""
+
+SCATTER_BYTES = 10_000
+"""Size of a recipe from which it is scattered, and not sent with the graph of each pass."""
 
 
 @dataclass
@@ -77,7 +84,7 @@ class DaskBlocks:
             return [graph.sum(self._add_leaves(graph, shared, numbers, group))]
 
         shared = self._shared(function, replace(self.rules, check=check))
-        total: Outcome[Result] = _compute(build, shared)[0]
+        total: Outcome[Result] = self._compute(build, shared)[0]
         return total.result(self.image_name)
 
     def map_blocks(self, function: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
@@ -86,7 +93,8 @@ class DaskBlocks:
         def build(graph: Graph, shared: TaskRef) -> list[TaskRef]:
             return self._add_leaves(graph, shared, only, 1)
 
-        outcomes = _compute(build, self._shared(function, replace(self.rules, check=False)))
+        shared = self._shared(function, replace(self.rules, check=False))
+        outcomes = self._compute(build, shared)
         return [outcome.result(self.image_name) for outcome in outcomes]
 
     def map_finish(
@@ -102,37 +110,77 @@ class DaskBlocks:
                 ends.append(graph.add(_finish, total, finish))
             return ends
 
-        outcomes = _compute(build, self._shared(function, self.rules), *finishes)
+        outcomes = self._compute(build, self._shared(function, self.rules), *finishes)
         return [outcome.result(self.image_name) for outcome in outcomes]
 
+    @property
+    def _sources(self) -> tuple[BlockSource, ...]:
+        return (self.pixels, self.weights, self.masks)
+
     def _shared(self, function: BlockFunction[Result], rules: PixelRules) -> Shared:
-        pixels, weights, masks = (
-            source if callable(source) else None
-            for source in (self.pixels, self.weights, self.masks)
+        readers = tuple(None if isinstance(each, Chunks) else each for each in self._sources)
+        return Shared(function, rules, readers)
+
+    @cached_property
+    def _recipes(self) -> tuple[list[Recipe], dict[Key, GraphNode]]:
+        """Recipe for each block, none without Dask arrays, and the tasks that several need."""
+        arrays = [each if isinstance(each, Chunks) else None for each in self._sources]
+        return cut(arrays, len(self.ranges)) if any(arrays) else ([], {})
+
+    @cached_property
+    def _kept(self) -> Kept:
+        """Recipes that hold data, by the number of their block."""
+        recipes = enumerate(self._recipes[0])
+        sizes = (
+            (number, recipe, sum(map(sizeof, recipe.nodes.values()))) for number, recipe in recipes
         )
-        return Shared(function, rules, (pixels, weights, masks))
+        return Kept({number: recipe for number, recipe, size in sizes if size > SCATTER_BYTES})
 
     def _add_leaves(
         self, graph: Graph, shared: TaskRef, numbers: Sequence[int], group: int
     ) -> list[TaskRef]:
         """Add a task for each group of blocks, and return references to their results."""
-        # Blocks that are results of other tasks must all be there before a task can start.
-        together = group if callable(self.pixels) else 1
+        recipes, nodes = self._recipes
+        graph.nodes.update(nodes)
+        # What blocks need of other tasks must all be there before a task can start.
+        together = 1 if any(recipe.needs for recipe in recipes) else group
         leaves = []
         for some in groups_of(numbers, together):
             starts = [self.ranges[number][0] for number in some]
-            leaves.append(graph.add(_run_group, shared, some, starts, *self._given(graph, some)))
+            given: tuple[List, ...] = ()
+            if recipes:
+                needs = (List(*map(TaskRef, recipes[number].needs)) for number in some)
+                kept = (graph.kept.get(number, recipes[number]) for number in some)
+                given = (List(*kept), List(*needs))
+            leaves.append(graph.add(_run_group, shared, some, starts, *given))
         if together == group:
             return leaves
         return [graph.add(add, *some) for some in groups_of(leaves, group)]
 
-    def _given(self, graph: Graph, numbers: Sequence[int]) -> Iterator[List | None]:
-        """Yield what a task gets of X, the weights and the mask; None for what it reads."""
-        for source in (self.pixels, self.weights, self.masks):
-            if source is None or callable(source):
-                yield None
-            else:
-                yield List(*(graph.use(source[number]) for number in numbers))
+    def _compute(self, build: Callable[..., list[TaskRef]], *objects: Any) -> Sequence[Any]:
+        """Compute a graph on the active scheduler.
+
+        Parameters
+        ----------
+        build : callable
+            Adds tasks to a graph, from references to the objects, and returns references to the
+            results that are wanted.
+        *objects : object
+        """
+        client = active_client()
+        if client is not None:
+
+            def graph_of(kept: Mapping[int, TaskRef], *references: TaskRef) -> Graph:
+                graph = Graph(kept=kept)
+                graph.ends = build(graph, *references)
+                return graph
+
+            return compute_with(client, objects, graph_of, self._kept)
+        graph = Graph()
+        graph.ends = build(graph, *map(graph.put, objects))
+        graph.require_all_nodes()
+        results: Sequence[Any] = compute(*graph.results())
+        return results
 
 
 @dataclass(frozen=True)
@@ -146,7 +194,7 @@ class Shared:
     rules : PixelRules
     readers : tuple of callable or None
         Functions that read a block of X, its weights and its mask; None for what does not exist
-        or is given to the tasks.
+        or has recipes.
     """
 
     function: BlockFunction[Any]
@@ -155,15 +203,34 @@ class Shared:
 
 
 def _run_group(
-    shared: Shared, numbers: Sequence[int], starts: Sequence[int], *given: Sequence[Any] | None
+    shared: Shared,
+    numbers: Sequence[int],
+    starts: Sequence[int],
+    recipes: Sequence[Recipe] = (),
+    taken: Sequence[Sequence[Any]] = (),
 ) -> Outcome[Any]:
-    """Apply the function of a pass to a group of blocks, and read the next one meanwhile."""
+    """Apply the function of a pass to a group of blocks, and read the next one meanwhile.
+
+    Parameters
+    ----------
+    shared : Shared
+    numbers, starts : sequence of int
+        Numbers and first rows of the blocks.
+    recipes : sequence of Recipe
+        Recipes of the blocks, where they come from Dask arrays.
+    taken : sequence
+        What each recipe needs of other tasks.
+    """
 
     def read(at: int) -> RawBlock:
+        made = recipes[at].read(taken[at]) if recipes else [(None, None)] * 3
         X, weights, mask = (
-            reader(numbers[at]) if reader else values[at] if values else None
-            for reader, values in zip(shared.readers, given, strict=True)
+            reader(numbers[at]) if reader else array
+            for reader, (array, _) in zip(shared.readers, made, strict=True)
         )
+        hidden = made[0][1]
+        if hidden is not None:
+            mask = with_hidden(mask, hidden, starts[at], shared.rules)
         return RawBlock(np.asarray(X), starts[at], weights, mask)
 
     with one_blas_thread():
@@ -189,16 +256,16 @@ class Graph:
         Unique part of its keys.
     nodes : dict
         Tasks and values by key.
-    inputs : list of Delayed
-        Results of other graphs that its tasks use.
     ends : list of TaskRef
         Tasks whose results are wanted.
+    kept : mapping
+        References to the recipes that workers have, by number of the block.
     """
 
     name: str = field(default_factory=lambda: uuid4().hex)
     nodes: dict[Key, GraphNode] = field(default_factory=dict)
-    inputs: list[Any] = field(default_factory=list)
     ends: list[TaskRef] = field(default_factory=list)
+    kept: Mapping[int, TaskRef] = field(default_factory=dict)
 
     def add(self, function: Callable[..., Any], *arguments: Any) -> TaskRef:
         """Add a task and return a reference to its result."""
@@ -212,13 +279,6 @@ class Graph:
         self.nodes[key] = DataNode(key, value)
         return TaskRef(key)
 
-    def use(self, value: Any) -> Any:
-        """Return a reference to the result of a ``Delayed``, and any other value as it is."""
-        if not is_dask_collection(value):
-            return value
-        self.inputs.append(value)
-        return TaskRef(value.key)
-
     def sum(self, results: Sequence[TaskRef]) -> TaskRef:
         """Add the tasks that add up results in the fixed tree."""
         return tree_reduce(results, partial(self.add, add))
@@ -228,8 +288,17 @@ class Graph:
         from dask.delayed import Delayed
         from dask.highlevelgraph import HighLevelGraph
 
-        graph = HighLevelGraph.from_collections(self.name, self.nodes, dependencies=self.inputs)
+        graph = HighLevelGraph.from_collections(self.name, self.nodes)
         return [Delayed(end.key, graph, layer=self.name) for end in self.ends]
+
+    def require_all_nodes(self) -> None:
+        """Raise ClusterError where tasks need results of a cluster."""
+        for node in self.nodes.values():
+            if not node.dependencies <= self.nodes.keys():
+                raise ClusterError(
+                    "X, its mask or weights are on a cluster (persisted there, or Futures), which "
+                    "is not the active one: connect a distributed.Client to it"
+                )
 
     def describe(self, key: Key) -> str:
         """Return the name of a task for errors, the same in every graph of a pass."""
@@ -245,31 +314,6 @@ class Graph:
 
     def _next_key(self) -> Key:
         return (GROUP, self.name, len(self.nodes))
-
-
-def _compute(build: Callable[..., list[TaskRef]], *objects: Any) -> Sequence[Any]:
-    """Compute a graph on the active scheduler.
-
-    Parameters
-    ----------
-    build : callable
-        Adds tasks to a graph, from references to the objects, and returns references to the
-        results that are wanted.
-    *objects : object
-    """
-
-    def graph_of(*references: TaskRef) -> Graph:
-        graph = Graph()
-        graph.ends = build(graph, *references)
-        return graph
-
-    client = active_client()
-    if client is not None:
-        return compute_with(client, objects, graph_of)
-    graph = Graph()
-    graph.ends = build(graph, *map(graph.put, objects))
-    results: Sequence[Any] = compute(*graph.results())
-    return results
 
 
 def read_rows(array: Any, ranges: Sequence[tuple[int, int]], number: int) -> Array:

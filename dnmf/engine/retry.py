@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -51,7 +51,41 @@ by one: its work for a task grew from 0.2 to 0.5 ms (measured with ``benchmarks/
 """
 
 
-def compute_with(client: Client, objects: Sequence[Any], build: Callable[..., Graph]) -> list[Any]:
+class Kept:
+    """Objects that workers keep from one computation to the next.
+
+    They are released with this object.
+
+    Parameters
+    ----------
+    objects : dict
+        Objects by number.
+    """
+
+    def __init__(self, objects: Mapping[int, Any]) -> None:
+        self.objects = objects
+        self._futures: dict[int, Future[Any]] = {}
+        self._client: Client | None = None
+
+    def references(self, client: Client) -> dict[int, TaskRef]:
+        """Return references to the objects, which are scattered unless workers have them."""
+        lost = any(future.status != "finished" for future in self._futures.values())
+        if lost or client is not self._client:
+            self.forget()
+        if not self._futures and self.objects:
+            futures = scatter(client, list(self.objects.values()))
+            self._futures = dict(zip(self.objects, futures, strict=True))
+            self._client = client
+        return {number: TaskRef(future.key) for number, future in self._futures.items()}
+
+    def forget(self) -> None:
+        """Release what workers have."""
+        self._futures, self._client = {}, None
+
+
+def compute_with(
+    client: Client, objects: Sequence[Any], build: Callable[..., Graph], kept: Kept
+) -> list[Any]:
     """Compute a graph whose tasks need some objects, of which each worker gets one copy.
 
     The objects are scattered and not part of the graph, so that the scheduler forgets the graph
@@ -65,7 +99,10 @@ def compute_with(client: Client, objects: Sequence[Any], build: Callable[..., Gr
     client : Client
     objects : sequence
     build : callable
-        Builds the graph from references to the objects, the same one each time but for its keys.
+        Builds the graph from references to what is kept and to the objects, the same one each
+        time but for its keys.
+    kept : Kept
+        What workers keep for further computations.
 
     Returns
     -------
@@ -87,13 +124,16 @@ def compute_with(client: Client, objects: Sequence[Any], build: Callable[..., Gr
         for _ in range(ATTEMPTS):
             wait_for_workers(client)
             try:
+                references = kept.references(client)
                 futures = scatter(client, objects)
-                graph = build(*(TaskRef(future.key) for future in futures))
+                graph = build(references, *(TaskRef(future.key) for future in futures))
                 return _gather(client, graph)
             except (CancelledError, CommClosedError) as error:
+                kept.forget()
                 _require_scheduler(client, error)
                 log.warning("workers were lost, and with them results: the pass begins anew")
             except KilledWorker as error:
+                kept.forget()
                 task = graph.describe(error.task)
                 suspects[task] += 1
                 if suspects[task] == SUSPICIONS:

@@ -15,11 +15,12 @@ from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
 from dnmf.estimators.inputs import (
-    as_dask,
     blocks_of,
     check_width,
+    chunks_of,
     in_memory,
     is_lazy,
+    take_mask,
     unwrap,
     validate_images,
 )
@@ -92,6 +93,7 @@ class FittedNMF(NMFParameters):
             X has another number of pixels, or pixels that are negative, NaN or infinite (found
             when the block is computed, if X is lazy).
         """
+        X, mask = take_mask(X, mask)
         X = self._validate(X)
         projection = self._projection(X.dtype, mask)
         if not in_memory(X):
@@ -117,7 +119,7 @@ class FittedNMF(NMFParameters):
         """
         H, X = self._known_components(), unwrap(X)
         if is_lazy(X):
-            W = as_dask(X)
+            W = chunks_of(X).array
             check_width(W, len(H))
             return lazy_product(W, H)
         X = check_array(X, accept_sparse="csr", dtype="numeric", ensure_min_samples=0)
@@ -136,6 +138,7 @@ class FittedNMF(NMFParameters):
         -------
         float
         """
+        X, mask = take_mask(X, mask)
         X = self._validate(X)
         losses = self._sum_losses(X, blocks_of(X, sample_weight, mask, self._rules()), mask)
         return -float(losses.total / losses.rows) if losses.rows else 0.0
@@ -157,6 +160,7 @@ class FittedNMF(NMFParameters):
             ``1/2 (x - y)^2`` summed, for Frobenius.
         """
         require(per in ("image", "pixel"), "per", per, "'image' or 'pixel'")
+        X, mask = take_mask(X, mask)
         X = self._validate(X)
         projection = self._projection(X.dtype, mask)
         if per == "image" and not in_memory(X):

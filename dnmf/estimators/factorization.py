@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dnmf.errors import ParameterError
-from dnmf.estimators.inputs import validate_images
+from dnmf.estimators.inputs import take_mask, validate_images
 from dnmf.estimators.nmf import NMF
 from dnmf.estimators.parameters import check_factor, require, resolve_count
 
@@ -102,8 +102,9 @@ shuffle
         )
     if H is None:
         raise ParameterError("update_H=False needs H, of shape (n_components, pixels)")
+    X, mask = take_mask(X, None)
     X = validate_images(model, X, reset=True)
     d = resolve_count(n_components, H, X.shape[1])
     check_factor("H", H, (d, X.shape[1]), X.dtype, may_be_zero=True)  # as penalties leave some
     model.components_ = np.asarray(H)
-    return model.transform(X), model.components_, 1
+    return model.transform(X, mask), model.components_, 1

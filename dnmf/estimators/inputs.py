@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
 import zarr.errors
 from dask.base import is_dask_collection
+from dask.task_spec import DataNode
 from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 
+from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
+from dnmf.engine.chunks import Chunk, Chunks, as_array, join_ranges
 from dnmf.engine.dask_graph import BlockSource, DaskBlocks, read_rows
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
@@ -64,13 +69,14 @@ def blocks_of(
         X = _check_dask(X)
     weights, mask = check_weights(X, weights), check_mask(X, mask)
     if in_memory(X):
-        weights, mask = (_loaded(array) for array in (weights, mask))
+        weights, mask = as_numpy("sample_weight", weights), as_numpy("mask", mask)
         return LocalBlocks(X, weights, mask, rules)
     if isinstance(X, Corpus):
         blocks = _blocks_of_corpus(X)
     else:
         blocks = _blocks_of_dask(X) if is_dask(X) else _blocks_of_rows(X)
-    blocks.weights, blocks.masks = (_split_rows(array, blocks.ranges) for array in (weights, mask))
+    blocks.weights = _split_rows("sample_weight", weights, blocks.ranges)
+    blocks.masks = _split_rows("mask", mask, blocks.ranges)
     blocks.rules = rules
     return blocks
 
@@ -114,9 +120,11 @@ def _as_array(name: str, aligned: Any) -> Any:
     return aligned.toarray() if issparse(aligned) else np.asarray(aligned)
 
 
-def _loaded(aligned: Any) -> Any:
-    """Return a mask or weights as an ndarray, and None as None."""
-    return aligned if aligned is None else np.asarray(aligned[:])
+def as_numpy(name: str, aligned: Any) -> Any:
+    """Load a mask or weights; None stays None."""
+    if aligned is None:
+        return None
+    return np.asarray(checked(name, aligned) if is_dask(aligned) else aligned[:])
 
 
 def check_mask(X: Any, mask: Any) -> Any:
@@ -167,17 +175,51 @@ def _require_shape(name: str, aligned: Any, shape: Any) -> None:
         )
 
 
-def _split_rows(aligned: Any, ranges: Sequence[tuple[int, int]]) -> BlockSource:
+def _split_rows(name: str, aligned: Any, ranges: Sequence[tuple[int, int]]) -> BlockSource:
     """Split an array that has a row for each image into the same blocks as X."""
     if aligned is None:
         return None
-    if is_dask(aligned):
-        rows = tuple(stop - start for start, stop in ranges)
-        cut = aligned.rechunk((rows, *((width,) for width in aligned.shape[1:])))
-        return cast(Sequence[Any], cut.to_delayed(optimize_graph=True).ravel().tolist())
     if isinstance(aligned, Rows):
         return partial(read_rows, aligned, ranges)
-    return [np.asarray(aligned[start:stop]) for start, stop in ranges]
+    return split_chunks(name, aligned, ranges)
+
+
+def split_chunks(name: str, aligned: Any, ranges: Sequence[tuple[int, int]]) -> Chunks:
+    """Return a mask or weights as a Dask array with a chunk for each range of rows."""
+    import dask.array as da
+
+    rows = tuple(stop - start for start, stop in ranges)
+    chunks = (rows, *((width,) for width in aligned.shape[1:]))
+    if is_dask(aligned):
+        return Chunks(checked(name, aligned).rechunk(chunks), ranges, name)
+    if isinstance(aligned, Rows):
+        return Chunks(aligned.to_dask(chunks), ranges, name)
+    array_name, rest = f"{name}-{uuid4().hex}", (0,) * (aligned.ndim - 1)
+    keys = [(array_name, i, *rest) for i in range(len(ranges))]
+    parts = (DataNode(key, aligned[slice(*each)]) for key, each in zip(keys, ranges, strict=True))
+    array = da.Array(dict(zip(keys, parts, strict=True)), array_name, chunks, dtype=aligned.dtype)
+    return Chunks(array, ranges, name)
+
+
+def checked(name: str, array: da.Array) -> da.Array:
+    """Return a Dask array of NumPy arrays whose chunks are checked when they are computed."""
+    import dask.array as da
+
+    check = partial(_check_chunk, name=name, dtype=array.dtype)
+    meta = np.empty((0,) * array.ndim, array.dtype)
+    plain: da.Array = da.map_blocks(check, array, dtype=array.dtype, meta=meta)
+    return plain
+
+
+def _check_chunk(value: Any, block_info: Any = None, *, name: str, dtype: np.dtype[Any]) -> Array:
+    where = block_info[0]
+    shape = tuple(stop - start for start, stop in where["array-location"])
+    start = where["array-location"][0][0]
+    chunk = Chunk("", where["chunk-location"][0], start, shape, dtype)
+    array, hidden = as_array(value, chunk, name)
+    if hidden is not None:
+        raise DataError(f"{name} has chunks of masked arrays, whose mask would be lost: fill them")
+    return array
 
 
 def in_memory(X: Any) -> bool:
@@ -208,6 +250,52 @@ def is_lazy(X: Any) -> bool:
     return is_dask(X) or isinstance(X, Rows)
 
 
+def take_mask(X: Any, mask: Any) -> tuple[Any, Any]:
+    """Divide X into pixels and a mask, which includes what X itself masks.
+
+    Parameters
+    ----------
+    X : object
+        As in `blocks_of`, or a NumPy masked array, a list of them, or a Dask array of them.
+    mask : array of shape (n, p), bool, optional
+
+    Returns
+    -------
+    X, mask
+        The same without masked arrays; lazy where X is.
+    """
+    X = unwrap(X)
+    if isinstance(X, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in X):
+        X = np.ma.stack(X)
+    if isinstance(X, np.ma.MaskedArray):
+        X, hidden = X.data, np.ma.getmask(X)
+        if not np.any(hidden):
+            return X, mask
+        hidden = hidden.reshape(len(hidden), -1)
+        return X, hidden if mask is None else hidden | as_numpy("mask", check_mask(hidden, mask))
+    if is_dask(X) and hasattr(X, "chunks"):
+        from dask.array.utils import meta_from_array
+
+        if isinstance(meta_from_array(X), np.ma.MaskedArray):
+            pixels, masks = (np.empty((0,) * X.ndim, dtype) for dtype in (X.dtype, bool))
+            hidden = X.map_blocks(np.ma.getmaskarray, dtype=bool, meta=masks)
+            X = X.map_blocks(np.ma.getdata, dtype=X.dtype, meta=pixels)
+            return X, hidden if mask is None else hidden | _as_dask_mask(X, mask)
+    return X, mask
+
+
+def _as_dask_mask(X: da.Array, mask: Any) -> da.Array:
+    import dask.array as da
+
+    mask = check_mask(X, mask)
+    if is_dask(mask):
+        return checked("mask", mask)
+    lazy: da.Array = (mask.to_dask if isinstance(mask, Rows) else partial(da.from_array, mask))(
+        chunks=X.chunks
+    )
+    return lazy
+
+
 def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
     """Validate X as `sklearn.utils.validation.validate_data` does, except for its pixels.
 
@@ -227,11 +315,6 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
     Corpus, Rows, dask.array.Array, ndarray or SciPy sparse matrix in rows
     """
     X = unwrap(X)
-    if isinstance(X, np.ma.MaskedArray):
-        raise DataError(
-            "X is a NumPy masked array, whose mask would be lost: pass X.data and "
-            "mask=np.ma.getmaskarray(X)"
-        )
     shape = None
     if not (isinstance(X, (Corpus, zarr.Group)) or is_lazy(X)):
         X, shape = flatten_images(X)
@@ -316,20 +399,20 @@ def _block_crc32c(block: Block) -> list[int]:
     return [crc32c(block.X)]
 
 
-def as_dask(X: Any) -> da.Array:
-    """Return a corpus, Zarr array or Dask array as a Dask array in chunks of whole rows."""
-    import dask.array as da
-
-    if isinstance(X, Corpus):
-        return X.to_dask()
+def chunks_of(X: Any) -> Chunks:
+    """Return a corpus, or an array outside memory, as a Dask array in blocks of whole rows."""
     X = unwrap(X)
+    if isinstance(X, Corpus):
+        return _single_chunks(X.to_dask())
     check_matrix(X)
     if is_dask(X):
-        return _check_dask(X)
-    lazy: da.Array = (
-        X.to_dask((_block_rows(X), X.shape[1])) if isinstance(X, Rows) else da.from_array(X)
-    )
-    return lazy
+        X = _check_dask(X)
+        return Chunks(X, join_ranges(X.chunks[0], X.shape[1] * X.dtype.itemsize))
+    return _single_chunks(X.to_dask((_block_rows(X), X.shape[1])))
+
+
+def _single_chunks(X: da.Array) -> Chunks:
+    return Chunks(X, list(pairwise(np.cumsum([0, *X.chunks[0]]).tolist())))
 
 
 def check_matrix(X: Any) -> None:
@@ -385,7 +468,5 @@ def _block_rows(X: Rows) -> int:
 
 
 def _blocks_of_dask(X: da.Array) -> DaskBlocks:
-    X = _check_dask(X)
-    stops = np.cumsum(X.chunks[0]).tolist()
-    ranges = list(zip([0, *stops[:-1]], stops, strict=True))
-    return DaskBlocks(X.shape, X.dtype, ranges, X.to_delayed(optimize_graph=True).ravel().tolist())
+    chunks = chunks_of(X)
+    return DaskBlocks(X.shape, X.dtype, chunks.ranges, chunks)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from dask.base import tokenize
+from dask.task_spec import DataNode, List, Task, TaskRef
 
 from dnmf._typing import Array
+from dnmf.engine.chunks import Recipe, cut, with_hidden
 from dnmf.engine.executors import one_blas_thread
-from dnmf.estimators.inputs import as_dask, check_mask, is_dask
-from dnmf.estimators.rows import Rows
+from dnmf.estimators.inputs import check_mask, checked, chunks_of, split_chunks
 from dnmf.numerics.block import Block, checked_block
 from dnmf.numerics.objective import Projection
 
@@ -40,7 +41,7 @@ def lazy_product(W: da.Array, H: Array) -> da.Array:
     """Return the product of lazy weights and H as a lazy Dask array of shape (n, p)."""
     import dask.array as da
 
-    rows = W.rechunk({1: -1})
+    rows = checked("W", W).rechunk({1: -1})
     images: da.Array = da.map_blocks(
         np.matmul,
         rows,
@@ -61,42 +62,47 @@ def _map_rows(
 ) -> da.Array:
     """Apply a function to each block of X; it returns a row of this width for each image."""
     import dask.array as da
+    from dask.highlevelgraph import HighLevelGraph
 
-    images, mask = as_dask(X), check_mask(X, mask)
-    arrays = (images,) if mask is None else (images, _chunked_like(images, mask))
-    rows: da.Array = da.map_blocks(
-        _apply,
-        *arrays,
-        function=function,
-        projection=projection,
-        starts=np.cumsum([0, *images.chunks[0]]),
-        dtype=dtype,
-        chunks=(images.chunks[0], (width,)),
-        meta=np.empty((0, 0), dtype),
-    )
-    return rows
-
-
-def _chunked_like(X: da.Array, mask: Any) -> da.Array:
-    import dask.array as da
-
-    if is_dask(mask):
-        chunked: da.Array = mask.rechunk(X.chunks)
-    else:
-        make = mask.to_dask if isinstance(mask, Rows) else partial(da.from_array, mask)
-        chunked = make(chunks=X.chunks)
-    return chunked
+    images, mask = chunks_of(X), check_mask(X, mask)
+    masks = None if mask is None else split_chunks("mask", mask, images.ranges)
+    arrays: Any = [each.array for each in (images, masks) if each is not None]
+    recipes, tasks = cut((images, masks), len(images.ranges))
+    token = tokenize(function, projection, *(each.name for each in arrays))
+    name, common = f"rows-{token}", f"projection-{token}"
+    tasks[common] = DataNode(common, (function, projection))
+    for i, ((start, _), recipe) in enumerate(zip(images.ranges, recipes, strict=True)):
+        needs = List(*map(TaskRef, recipe.needs))
+        tasks[name, i, 0] = Task((name, i, 0), _apply, TaskRef(common), start, recipe, needs)
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=arrays)
+    rows = tuple(stop - start for start, stop in images.ranges)
+    return da.Array(graph, name, (rows, (width,)), meta=np.empty((0, 0), dtype))
 
 
 def _apply(
-    X: Array,
-    mask: Array | None = None,
-    *,
-    function: Callable[[Projection, Block], Array],
-    projection: Projection,
-    starts: Array,
-    block_id: tuple[int, ...] = (0, 0),
+    common: tuple[Callable[[Projection, Block], Array], Projection],
+    start: int,
+    recipe: Recipe,
+    taken: list[Any],
 ) -> Array:
-    block = checked_block(X, int(starts[block_id[0]]), None, mask, projection.rules)
+    """Apply a function to a block.
+
+    Parameters
+    ----------
+    common : tuple
+        The function and its first argument.
+    start : int
+        First row of the block.
+    recipe : Recipe
+        How to make the chunks of X and of the mask.
+    taken : list
+        What the recipe needs of other tasks.
+    """
+    function, projection = common
+    (X, hidden), (mask, _) = recipe.read(taken)
+    assert X is not None
+    if hidden is not None:
+        mask = with_hidden(mask, hidden, start, projection.rules)
+    block = checked_block(X, start, None, mask, projection.rules)
     with one_blas_thread():
         return function(projection, block)

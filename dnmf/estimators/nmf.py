@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import ParameterError
 from dnmf.estimators.base import FittedNMF
-from dnmf.estimators.inputs import blocks_of, compute_fingerprints, validate_images
+from dnmf.estimators.inputs import blocks_of, compute_fingerprints, take_mask, validate_images
 from dnmf.estimators.parameters import (
     check_start,
     is_int,
@@ -233,6 +233,7 @@ class NMF(FittedNMF):
             Dask's or, best for many millions of images, Zarr's.
         mask : array of shape (n, p), bool, optional
             True where a pixel is to be ignored. NumPy's, Dask's or Zarr's; read in blocks with X.
+            What X itself masks, as a NumPy masked array or a Dask array of them, is ignored, too.
 
         overwrite : bool, default False
             Remove the model that is at `checkpoint`, if dnmf wrote it, instead of going on from it.
@@ -261,6 +262,7 @@ class NMF(FittedNMF):
             raise ParameterError(
                 "overwrite is True (--force): it needs a checkpoint to replace, and no resume_from"
             )
+        X, mask = take_mask(X, mask)
         X = validate_images(self, X, reset=True)
         blocks = blocks_of(X, sample_weight, mask, self._rules())
         spec = self._describe(X, blocks, H, fingerprints=self.checkpoint is not None)
@@ -321,6 +323,7 @@ class NMF(FittedNMF):
         self.check_parameters()
         free = self.checkpoint is None
         require(free, "checkpoint", self.checkpoint, "None for partial_fit; `save` keeps a stream")
+        X, mask = take_mask(X, mask)
         X = validate_images(self, X, reset=not hasattr(self, "components_"))
         blocks = blocks_of(X, sample_weight, mask, self._rules())
         objective = self._objective(mask)
@@ -357,6 +360,7 @@ class NMF(FittedNMF):
             Predicted figures as attributes; `print` shows them.
         """
         self.check_parameters()
+        X, mask = take_mask(X, mask)
         X = validate_images(NMF(), X, reset=True)  # another estimator: this one stays as it is
         blocks = blocks_of(X, mask=mask, rules=self._rules())
         objective = self._objective(mask, blocks.shape[1])

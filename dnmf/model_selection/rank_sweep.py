@@ -13,7 +13,7 @@ from sklearn.base import clone
 
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
-from dnmf.estimators.inputs import blocks_of, validate_images
+from dnmf.estimators.inputs import blocks_of, take_mask, validate_images
 from dnmf.estimators.load import fitted_model
 from dnmf.estimators.nmf import NMF
 from dnmf.estimators.parameters import is_int, is_real, require, require_even_blocks
@@ -166,6 +166,7 @@ def rank_sweep(
     ranks = _ranks(n_components)
     _check(n_init, holdout)
     model = _model_of(estimator, ranks[0], checkpoint)
+    X, mask = take_mask(X, mask)
     X = validate_images(model, X, reset=True)
     blocks = blocks_of(X, sample_weight, mask, model._rules())
     reads_before = _require_variation(blocks, holdout)

@@ -63,17 +63,19 @@ def _load(cached: Any, signature: Any) -> None:
     """Load a function from the cache, or compile it and put it there."""
     if cached.stats.cache_path is None:
         cached.enable_caching()
-    if not all(_seal(file).exists() for file in _files(cached, "*.nbc")):
+    if not all(seal.exists() for seal in _seals(cached)):
         _remove_files(cached)  # of an older dnmf, of a process that was killed, or damaged
     cached.compile(signature)
     if not cached.stats.cache_hits[signature]:
-        for file in _files(cached, "*.nbc"):
-            _seal(file).touch()
+        for seal in _seals(cached):
+            seal.touch()
 
 
-def _seal(file: Path) -> Path:
-    """Return the path of the empty file that shows what machine code in a file of the cache was."""
-    return file.with_name(f"{file.name}.{zlib.crc32(file.read_bytes()):08x}")
+def _seals(cached: Any) -> Iterator[Path]:
+    """Yield, for each file of machine code, the path of an empty file that names its checksum."""
+    for file in _files(cached, "*.nbc"):
+        with suppress(FileNotFoundError):  # another process or thread has just removed it
+            yield file.with_name(f"{file.name}.{zlib.crc32(file.read_bytes()):08x}")
 
 
 def _files(cached: Any, pattern: str) -> Iterator[Path]:

@@ -197,10 +197,6 @@ class TestInvalid:
             with pytest.raises(DataError, match=r"mask.shape == \(700, 5\), expected \(700, 784\)"):
                 dnmf.NMF(2).fit(X, mask=hidden[:, :5])
 
-    def test_numpys_masked_arrays(self, digits, hidden):
-        with pytest.raises(DataError, match=r"mask=np\.ma\.getmaskarray\(X\)"):
-            dnmf.NMF(2).fit(np.ma.array(digits, mask=hidden))
-
     def test_masks_that_are_not_boolean(self, digits, corpus, hidden):
         for mask in (hidden.astype(float), np.full(digits.shape, "x")):
             for X in (digits, corpus):

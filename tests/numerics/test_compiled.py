@@ -6,6 +6,7 @@ import importlib.util
 import os
 import resource
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -109,3 +110,11 @@ def test_no_space_for_the_cache(load, tmp_path, most):
 def test_an_error_of_the_function_itself_is_raised(load):
     with pytest.raises(numba.TypingError, match="none"):
         load().twice(None)
+
+
+def test_many_threads_at_once(load):
+    for _ in range(3):
+        kernels = load()
+        with ThreadPoolExecutor(4) as pool:
+            assert [*pool.map(kernels.five_times, [3] * 8)] == [15] * 8
+            assert [*pool.map(kernels.twice, [0.5, 3] * 4)] == [1, 6] * 4
