@@ -83,7 +83,7 @@ def _describe_model(path: str) -> dict[str, Any]:
         "components": spec.n_components,
         "empty_components": int((~state.H.any(axis=1)).sum()),
         "image_shape": spec.X["image_shape"],
-        "images": spec.X["shape"][0],
+        "images": spec.X["shape"][0] or None,  # None of components that were set by hand
         "loss": spec.parameters["beta_loss"],
         **_penalties(spec.parameters),
         "init": spec.parameters["init"],

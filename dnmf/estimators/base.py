@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
+from dnmf.estimators.in_hand import describe_in_hand
 from dnmf.estimators.inputs import (
     blocks_of,
     check_width,
@@ -176,7 +177,11 @@ class FittedNMF(NMFParameters):
         return losses
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write the fitted model, without weights, as Zarr and JSON; `load` reads it.
+        """Write the model as it is now, without weights, as Zarr and JSON; `load` reads it.
+
+        Attributes and parameters may have been changed since the fit. Losses and errors are written
+        if they are true of `components_` as they are: if these are those of the fit, in any order
+        and, without penalties, on any scale.
 
         Parameters
         ----------
@@ -187,9 +192,11 @@ class FittedNMF(NMFParameters):
         Raises
         ------
         OutputExistsError
+            Something is at `path`.
+        DataError
+            `components_` is no matrix of finite, non-negative numbers.
         """
-        check_is_fitted(self)
-        save_model(path, self._spec, self._state, self.stop_reason_, force=force)
+        save_model(path, *describe_in_hand(self), force=force)
 
     def _projection(self, dtype: np.dtype[Any], mask: Any = None) -> Projection:
         """Return the projection onto the components, for pixels of a dtype."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from dnmf.errors import CheckpointError
 from dnmf.estimators.nmf import NMF
 from dnmf.numerics.state import State
@@ -41,4 +43,7 @@ def fitted_model(spec: FitSpec, state: State, stop_reason: str | None) -> NMF:
     """Return the fitted model of a fit that was specified so and came to a state."""
     parameters = {name: spec.parameters[name] for name in PARAMETERS}
     model = NMF(spec.n_components, random_state=spec.seed, **parameters, **spec.settings)
-    return model._set_fitted(spec, state, stop_reason)
+    model._set_fitted(spec, state, stop_reason)
+    if spec.feature_names is not None:
+        model.feature_names_in_ = np.array(spec.feature_names, dtype=object)
+    return model

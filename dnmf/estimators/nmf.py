@@ -18,9 +18,9 @@ from dnmf.errors import ParameterError
 from dnmf.estimators.base import FittedNMF
 from dnmf.estimators.inputs import blocks_of, compute_fingerprints, take_mask, validate_images
 from dnmf.estimators.parameters import (
+    as_json,
     check_start,
     is_int,
-    loss_of,
     require,
     require_even_blocks,
 )
@@ -44,7 +44,7 @@ from dnmf.solvers.warm_start import initial_H, random_H, start
 from dnmf.storage.atomic import bytes_at, check_free, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT, KEEP
-from dnmf.storage.checkpoint.spec import PARAMETERS, SETTINGS, FitSpec
+from dnmf.storage.checkpoint.spec import SETTINGS, FitSpec
 from dnmf.storage.lock import locked
 from dnmf.storage.paths import normalize_path
 from dnmf.storage.store import crc32c
@@ -140,7 +140,8 @@ class NMF(FittedNMF):
     n_steps_ : int
         Number of updates that `partial_fit` has made.
     stop_reason_ : str
-        ``"converged"``, ``"max_iter"`` or ``"partial_fit"``.
+        ``"converged"``, ``"max_iter"`` or ``"partial_fit"``; ``"edited"`` of a saved model whose
+        components were not those of its fit.
     n_features_in_ : int
         Pixels p.
     image_shape_ : tuple of int
@@ -381,6 +382,7 @@ class NMF(FittedNMF):
         """
         first, stop = blocks.ranges[0]
         custom = self.init == "custom" and H is not None
+        names = getattr(self, "feature_names_in_", None)
         return FitSpec(
             n_components=self._component_count(blocks, H),
             seed=self._seed(),
@@ -393,14 +395,11 @@ class NMF(FittedNMF):
                 **(compute_fingerprints(X, blocks) if fingerprints else {}),
             },
             parameters={
-                **{name: _as_json(getattr(self, name)) for name in PARAMETERS},
-                "solver": self._solver(),
-                "beta_loss": loss_of(self.beta_loss),
-                "alpha_H": _as_json(self.alpha_W if self.alpha_H == "same" else self.alpha_H),
-                "init": self.init or "random",
+                **self._spec_parameters(),
                 "start": crc32c(np.asarray(H, np.float64)) if custom else None,
             },
-            settings={name: _as_json(getattr(self, name)) for name in SETTINGS},
+            settings={name: as_json(getattr(self, name)) for name in SETTINGS},
+            feature_names=None if names is None else tuple(names),
         )
 
     @contextmanager
@@ -528,8 +527,9 @@ class NMF(FittedNMF):
         stats = measure(blocks, objective, H, only=[0])
         if not stats.total_weight:
             return OnlineState(H, settled=True)
-        n_before = self._spec.X["shape"][0] if hasattr(self, "_spec") else blocks.shape[0]
-        before = objective.stats_of_exact_fit(H, stats.scaled(n_before / stats.total_weight))
+        n_before = self._spec.X["shape"][0] if hasattr(self, "_spec") else 0
+        images = n_before or blocks.shape[0]  # nothing is known of components set by hand
+        before = objective.stats_of_exact_fit(H, stats.scaled(images / stats.total_weight))
         return OnlineState(H, before, settled=True, objective=objective)
 
     def _report(self, state: State) -> None:
@@ -558,8 +558,3 @@ class NMF(FittedNMF):
 
 def _lowest(states: Sequence[State]) -> State:
     return min(states, key=lambda state: state.losses[-1])
-
-
-def _as_json(value: Any) -> Any:
-    """Return a parameter as a type of JSON, without NumPy's types."""
-    return value.item() if isinstance(value, np.generic) else value

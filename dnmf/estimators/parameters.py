@@ -16,6 +16,7 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import PixelRules
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
+from dnmf.storage.checkpoint.spec import PARAMETERS
 
 BETAS = {"frobenius": 2.0, "kullback-leibler": 1.0, "itakura-saito": 0.0}
 """Beta of each loss that has a name."""
@@ -161,6 +162,16 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         return k
 
+    def _spec_parameters(self) -> dict[str, Any]:
+        """Return the parameters that define a fit, by name and in JSON types; see `FitSpec`."""
+        return {
+            **{name: as_json(getattr(self, name)) for name in PARAMETERS},
+            "solver": self._solver(),
+            "beta_loss": loss_of(self.beta_loss),
+            "alpha_H": as_json(self.alpha_W if self.alpha_H == "same" else self.alpha_H),
+            "init": self.init or "random",
+        }
+
     def _seed(self) -> int:
         """Return the seed of `random_state`, drawn from it unless it is an integer."""
         state = self.random_state
@@ -191,6 +202,11 @@ def loss_of(beta_loss: float | str) -> float | str:
     """Return the name of a loss if it has one, else its beta."""
     beta = beta_of(beta_loss)
     return next((name for name, known in BETAS.items() if known == beta), beta)
+
+
+def as_json(value: Any) -> Any:
+    """Return a parameter as a type of JSON, without NumPy's types."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_start(H: Any, W: Any, blocks: Blocks, n_components: int) -> Array:

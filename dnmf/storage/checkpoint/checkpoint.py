@@ -3,6 +3,7 @@
 On disk it is a Zarr v3 group:
 
     attributes             format and version; written once
+    feature-names          (1, n) uint8, the names of pixels as JSON, if X has names; written once
     pass-000012-1          a committed pass: H, Y, Z and its record, see `commit`
     weights-000012-3f29..  (n, d), one chunk per block of X, written by the tasks of the pass
 
@@ -41,12 +42,14 @@ from dnmf.storage.checkpoint.commit import (
     prune,
     read_array,
     read_record,
+    read_spec,
     read_weights_names,
     require_model,
     translate_write_errors,
+    write_array,
 )
 from dnmf.storage.checkpoint.schema import STATE, describe_arrays
-from dnmf.storage.checkpoint.spec import FitSpec
+from dnmf.storage.checkpoint.spec import NAMES, FitSpec
 from dnmf.storage.checkpoint.weights import (
     WeightsWriter,
     create_weights_array,
@@ -178,7 +181,7 @@ class Checkpoint:
             "stop_reason": self.stop_reason,
             "weights": self.weights_name,
             "weights_pass": self.weights_pass,
-            "fit": vars(self.spec),
+            "fit": self.spec.as_record(),
             "losses": list(state.losses),
             "divergence": state.divergence if state.losses else None,
             "beta": state.beta,
@@ -282,6 +285,8 @@ def _write_model(
     with translate_write_errors(path, "a model"):
         if is_url(path):
             ObjectStore(path).set(METADATA, group_json(unfinished(FORMAT)))
+        if spec.feature_names is not None:
+            write_array(ObjectStore(path), NAMES, spec.encode_names())
         checkpoint = Checkpoint(path, spec, state, _passes={})
         checkpoint._commit(state, stop_reason)
         ObjectStore(path).set(METADATA, group_json({"format": FORMAT, "version": VERSION}))
@@ -377,7 +382,7 @@ def _read_pass(store: ObjectStore, name: str) -> Checkpoint:
     )
     return Checkpoint(
         store.path,
-        FitSpec(**record["fit"]),
+        read_spec(store, record["fit"]),
         state,
         record["stop_reason"],
         name,

@@ -16,6 +16,7 @@ process is killed or the machine loses power.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from dnmf.errors import CheckpointError, SpaceError
 from dnmf.storage.atomic import RECORD, is_absent, translate_disk_full
 from dnmf.storage.atomic import read_record as read_root_record
 from dnmf.storage.checkpoint.schema import WEIGHTS, check_record, with_checksum
+from dnmf.storage.checkpoint.spec import NAMES, FitSpec
 from dnmf.storage.metadata import brief, check_format, read_metadata
 from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c, disk_error
 from dnmf.storage.verified_array import open_array
@@ -151,15 +153,20 @@ def commit(
         Name of the weights that belong to the pass, whose chunks are already fsynced.
     """
     for key, array in arrays.items():
-        for part, data in _encode_array(array).items():
-            store.set(f"{name}/{key}/{part}", data)
-        store.fsync_dir(f"{name}/{key}")
+        write_array(store, f"{name}/{key}", array)
     store.fsync_dir(name)
     if weights is not None:
         store.fsync_dir(weights)
     store.fsync_dir()  # the names of the pass and of its weights
     store.set(f"{name}/{METADATA}", group_json(with_checksum(record)))
     store.fsync_dir(name)
+
+
+def write_array(store: ObjectStore, key: str, array: Array) -> None:
+    """Write a small array, fsynced."""
+    for part, data in _encode_array(array).items():
+        store.set(f"{key}/{part}", data)
+    store.fsync_dir(key)
 
 
 def group_json(record: dict[str, Any]) -> bytes:
@@ -255,6 +262,28 @@ def read_record(store: ObjectStore, name: str) -> dict[str, Any]:
             raise cause from None
         what = str(error).removeprefix(f"{name}/{METADATA} ")
     raise CheckpointError(f"{store.path}: {name}/{METADATA} {what}")
+
+
+def read_spec(store: ObjectStore, fit: dict[str, Any]) -> FitSpec:
+    """Return the specification in a checked record, with the names of pixels, if there are any.
+
+    Raises
+    ------
+    CheckpointError, OSError
+        As `read_array` does.
+    """
+    X = {name: value for name, value in fit["X"].items() if name != NAMES}
+    if NAMES not in fit["X"]:
+        return FitSpec(**fit)
+    n_bytes, checksum = fit["X"][NAMES]
+    stored = read_array(store, NAMES, (1, n_bytes), "uint8", checksum)
+    try:
+        names = tuple(map(str, json.loads(stored.tobytes())))
+    except (ValueError, TypeError, RecursionError):
+        names = ()
+    if len(names) != X["shape"][1]:
+        raise CheckpointError(f"{store.path}: {NAMES} is no list of {X['shape'][1]} names")
+    return FitSpec(**{**fit, "X": X}, feature_names=names)
 
 
 def read_array(

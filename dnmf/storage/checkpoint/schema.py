@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.storage.checkpoint.spec import PARAMETERS, SETTINGS
+from dnmf.storage.checkpoint.spec import NAMES, PARAMETERS, SETTINGS
 from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape
 from dnmf.storage.store import InvalidObjectError, crc32c
 
@@ -72,6 +72,8 @@ def _check_fit(fit: dict[str, Any]) -> None:
     _check_fields(fit, _FIT, "fit.")
     X, parameters, settings = fit["X"], fit["parameters"], fit["settings"]
     _check_fields(X, _X, "fit.X.")
+    if NAMES in X and not _is_extent(X[NAMES]):
+        raise InvalidObjectError(f"has a record in which fit.X.{NAMES} is {brief(X[NAMES])}")
     if missing := sorted(set(PARAMETERS) - parameters.keys()):
         raise InvalidObjectError(f"has a record without {missing}")
     if unknown := sorted(settings.keys() - set(SETTINGS)):
@@ -96,7 +98,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    return _has_length(value, 2) and all(map(_is_number, value))
 
 
 def _is_weights_name(value: Any) -> bool:
@@ -105,6 +107,20 @@ def _is_weights_name(value: Any) -> bool:
 
 def _is_positive(value: Any) -> bool:
     return is_count(value) and value > 0
+
+
+def _is_shape_of_X(value: Any) -> bool:
+    """Check whether a value is the shape of X; of components that were set by hand n is 0."""
+    return _has_length(value, 2) and is_count(value[0]) and _is_positive(value[1])
+
+
+def _is_extent(value: Any) -> bool:
+    """Check whether a value is the size of an array and its checksum."""
+    return _has_length(value, 2) and _is_positive(value[0]) and is_checksum(value[1])
+
+
+def _has_length(value: Any, n: int) -> bool:
+    return isinstance(value, list) and len(value) == n
 
 
 Checks = dict[str, Callable[[Any], bool]]
@@ -139,7 +155,7 @@ _FIT: Checks = {
 }
 
 _X: Checks = {
-    "shape": lambda value: is_shape(value) and len(value) == 2,
+    "shape": _is_shape_of_X,
     "block_rows": _is_positive,
     "compute_dtype": lambda value: value in ("float32", "float64"),
     "image_shape": is_shape,

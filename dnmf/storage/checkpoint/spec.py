@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from dnmf._typing import Array
 from dnmf._version import __version__
+from dnmf.storage.store import crc32c
+
+NAMES = "feature-names"
+"""Name of the array with the names of pixels in a model, and of its size in the record."""
 
 PARAMETERS = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "n_init", "missing")
 """Names of the parameters of `NMF` that must not change when a fit is resumed."""
@@ -30,6 +38,8 @@ class FitSpec:
         Parameters that may differ: `SETTINGS`.
     dnmf : str
         Major and minor version of dnmf: another may compute other bits.
+    feature_names : tuple of str, optional
+        Names of the pixels, of an X that has some. Not compared: `X` has what identifies the data.
     """
 
     n_components: int
@@ -38,10 +48,24 @@ class FitSpec:
     parameters: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     dnmf: str = ".".join(__version__.split(".")[:2])
+    feature_names: tuple[str, ...] | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the specification in JSON types, with the place of the names alone."""
+        record = {name: value for name, value in vars(self).items() if name != "feature_names"}
+        if self.feature_names is not None:
+            names = self.encode_names()
+            record["X"] = {**self.X, NAMES: [names.size, crc32c(names)]}
+        return record
+
+    def encode_names(self) -> Array:
+        """Return the names as JSON, an array of bytes of shape (1, n)."""
+        text = json.dumps(self.feature_names)
+        return np.frombuffer(text.encode(), np.uint8).reshape(1, -1)
 
     def differences(self, other: FitSpec) -> list[str]:
         """Return a list of phrases that describe how another fit differs from this one."""
         before, after = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
-        groups = ("X", "parameters", "settings")
+        groups = ("X", "parameters", "settings", "feature_names")
         names = [name for name in before if name not in groups and before[name] != after.get(name)]
         return [f"{name} was {before[name]}, is {after.get(name)}" for name in names]
