@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import threadpoolctl
 from dask.system import CPU_COUNT
 
-from dnmf.engine.retry import scatter
+from dnmf.engine.retry import scatter, wait_for_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -147,16 +147,18 @@ def each_block(
     client = active_client()
     pool: Executor
     if client is None:
-        pool, threads = ThreadPoolExecutor(CPU_COUNT), CPU_COUNT
+        pool = ThreadPoolExecutor(CPU_COUNT)
     else:
-        pool, threads = client.get_executor(pure=False), sum(client.nthreads().values())
+        wait_for_workers(client)
+        pool = client.get_executor(pure=False)
         (shared,) = scatter(client, [shared])
     numbers = iter(range(n_blocks))
     running: dict[Future[Result], int] = {}
     with pool:
         try:
             while True:
-                for number in islice(numbers, 4 * threads - len(running)):
+                threads = CPU_COUNT if client is None else sum(client.nthreads().values())
+                for number in islice(numbers, max(4 * threads - len(running), 0 if running else 4)):
                     running[pool.submit(function, shared, number)] = number
                 if not running:
                     return

@@ -202,6 +202,7 @@ def _seceded() -> Iterator[None]:
 def wait_for_workers(client: Client) -> None:
     """Wait until there is a worker, and log a warning if that takes long.
 
+    A cluster that adapts to its work may have none, and starts one for a task, which is submitted.
     Dask's ``distributed.scheduler.no-workers-timeout`` limits the time; by default nothing does.
 
     Raises
@@ -211,9 +212,12 @@ def wait_for_workers(client: Client) -> None:
     """
     limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout")) or math.inf
     began, warned = time.monotonic(), False
+    knock: Future[int] | None = None
     while True:
         left = began + limit - time.monotonic()
         try:
+            if knock is None and not client.nthreads():
+                knock = client.submit(int, key=(GROUP, uuid4().hex))
             client.wait_for_workers(1, timeout=max(0.1, min(WAIT_UNNOTICED, left)))
         except TimeoutError as error:
             if time.monotonic() - began >= limit:

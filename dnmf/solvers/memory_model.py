@@ -20,6 +20,7 @@ from dnmf.engine.blocks import Blocks
 from dnmf.engine.client import workers_of
 from dnmf.engine.executors import CPU_COUNT, active_client
 from dnmf.engine.local import LocalBlocks
+from dnmf.engine.retry import wait_for_workers
 from dnmf.engine.tree_reduce import FAN_IN, blocks_per_task
 from dnmf.errors import CapacityError
 from dnmf.numerics.block import compute_dtype, strip_rows
@@ -295,10 +296,13 @@ class AvailableMemory:
         resident = resident_bytes()
         driver_limit = min(resident + psutil.virtual_memory().available, MEMORY_LIMIT)
         client = None if isinstance(blocks, LocalBlocks) else active_client()
-        workers = [] if client is None else workers_of(client)
-        if not workers:  # threads of this process, or a cluster whose workers have yet to start
-            count = getattr(blocks, "threads", CPU_COUNT) if client is None else 0
+        if client is None:
+            count = getattr(blocks, "threads", CPU_COUNT)
             return cls(0, count, count, 0.0, math.inf, resident, driver_limit)
+        wait_for_workers(client)
+        workers = workers_of(client)
+        if not workers:  # they have just gone
+            return cls(0, 0, 0, 0.0, math.inf, resident, driver_limit)
         threads, limit, address = min(workers, key=lambda worker: worker[1] / worker[0])
         worker_resident = _worker_resident_bytes(client, address)
         n_threads = sum(threads for threads, *_ in workers)

@@ -1,0 +1,118 @@
+"""Clusters that start workers when there is work, from none, and stop idle ones."""
+
+from __future__ import annotations
+
+import time
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+
+import dnmf
+
+IMAGES = np.random.default_rng(0).random((240, 30), dtype="f4")
+OPTIONS = {"random_state": 0, "max_iter": 3, "tol": 0}
+
+
+@pytest.fixture(scope="module")
+def adaptive():
+    from distributed import LocalCluster
+
+    options = {"dashboard_address": None, "silence_logs": "ERROR", "processes": False}
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(n_workers=0, threads_per_worker=1, **options) as cluster,
+    ):
+        cluster.adapt(minimum=0, maximum=2, interval="50ms", wait_count=2)
+        yield cluster
+
+
+@pytest.fixture
+def client(adaptive):
+    from distributed import Client
+
+    with Client(adaptive) as client:
+        wait_for_none(client)
+        yield client
+
+
+def wait_for_none(client):
+    for _ in range(200):
+        if not client.nthreads():
+            return
+        time.sleep(0.05)
+    raise AssertionError("workers stay, though there is no work")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adaptive")
+    np.save(folder / "x.npy", IMAGES.reshape(-1, 5, 6))
+    corpus = dnmf.ingest(folder / "x.npy", folder / "c", block_rows=40)
+    return {"dask": da.from_array(IMAGES, chunks=(40, 30)), "corpus": corpus}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return dnmf.NMF(2, **OPTIONS).fit(IMAGES)
+
+
+WORK = {
+    "fit": lambda X, fitted, folder: dnmf.NMF(2, **OPTIONS).fit(X).loss_history_,
+    "partial_fit": lambda X, fitted, folder: dnmf.NMF(2, **OPTIONS).partial_fit(X).components_,
+    "score": lambda X, fitted, folder: fitted.score(X),
+    "transform": lambda X, fitted, folder: fitted.transform(X).compute(),
+    "error": lambda X, fitted, folder: fitted.reconstruct_error(X, per="pixel"),
+    "sweep": lambda X, fitted, folder: dnmf.rank_sweep(X, [2], dnmf.NMF(**OPTIONS)).table[0],
+    "checkpoint": lambda X, fitted, folder: (
+        dnmf.NMF(2, checkpoint=folder / f"m{time.time_ns()}", **OPTIONS).fit(X).loss_history_
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("work", "source"), [("fit", "dask"), *((work, "corpus") for work in WORK)]
+)
+def test_work_starts_a_worker(client, sources, fitted, tmp_path, work, source):
+    found = WORK[work](sources[source], fitted, tmp_path)
+    with dask.config.set(scheduler="threads"):
+        expected = WORK[work](sources[source], fitted, tmp_path)
+    assert repr(found) == repr(expected)
+
+
+def test_ingest_starts_a_worker(client, tmp_path):
+    np.save(tmp_path / "x.npy", IMAGES.reshape(-1, 5, 6))
+    corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c", block_rows=10)
+    assert np.array_equal(corpus.to_dask().compute(), IMAGES)
+    wait_for_none(client)
+    assert not dnmf.verify(tmp_path / "c").findings
+
+
+def test_a_plan_is_made_for_the_worker_that_comes(client, sources):
+    plan = dnmf.NMF(2).plan(sources["corpus"], trial=False)
+    assert plan.workers == 1
+    assert plan.worker_memory > 0
+
+
+def test_memory_is_checked_when_a_worker_is_there(client, sources):
+    huge = da.zeros((2**14, 2**24), chunks=(2**13, 2**24), dtype="f4")
+    with pytest.raises(dnmf.errors.CapacityError, match="on a worker of 1 thread"):
+        dnmf.NMF(2).fit(huge)
+
+
+@pytest.mark.parametrize("source", ["dask", "corpus"])
+def test_workers_that_go_during_a_fit_cost_no_bits(client, sources, source):
+    seen = []
+
+    def wait_until_fewer(state):
+        for _ in range(60):
+            seen.append(len(client.nthreads()))
+            if seen[-1] <= (source == "dask"):
+                return
+            time.sleep(0.05)
+
+    found = dnmf.NMF(2, on_pass=wait_until_fewer, **OPTIONS).fit(sources[source])
+    expected = dnmf.NMF(2, **OPTIONS).fit(sources[source])
+    assert found.components_.tobytes() == expected.components_.tobytes()
+    assert min(seen) == (source == "dask"), "data of this process keep one worker"
