@@ -62,6 +62,37 @@ def unpickled(value: Any) -> Any:
     return pickle.loads(message, buffers=[memoryview(b"x" + bytes(b.raw()))[1:] for b in buffers])
 
 
+class Dataset:
+    """What an HDF5 dataset is to its users; refuses to be loaded whole or by two threads."""
+
+    def __init__(self, data, chunk_rows=10):
+        self._data, self.shape, self.dtype = data, data.shape, data.dtype
+        if chunk_rows is not None:
+            self.chunks = (chunk_rows, *data.shape[1:])
+        self._busy = threading.Lock()
+        self.reads, self.most_rows = 0, 0
+
+    def __getstate__(self):
+        return {**vars(self), "_busy": None}
+
+    def __len__(self):
+        return len(self._data)
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice), "slices of rows are all that it takes"
+        assert self._busy is None or self._busy.acquire(blocking=False), "two threads at once"
+        try:
+            part = self._data[rows]
+            self.reads, self.most_rows = self.reads + 1, max(self.most_rows, len(part))
+            return part
+        finally:
+            if self._busy is not None:
+                self._busy.release()
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("the whole array was asked for")
+
+
 class CountingReads:
     """Matrix that counts how often each row is read."""
 

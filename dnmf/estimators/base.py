@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -247,9 +247,11 @@ class FittedNMF(NMFParameters):
     def _require_array_output(self) -> None:
         """Raise ParameterError where weights would be put into a frame, which loads them all."""
         # scikit-learn has no public way to ask for what `set_output` was told: look at a result.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of names of features
-            output = self.transform(np.ones((1, self.n_features_in_)))
+        probe = copy.copy(self)
+        for name in ("n_features_in_", "feature_names_in_"):
+            probe.__dict__.pop(name, None)
+        probe.components_ = np.ones((1, 1))
+        output = probe.transform(np.ones((1, 1)))
         if not isinstance(output, np.ndarray):
             raise ParameterError(
                 "set_output asks for a frame, which would load the weights of all images: use "

@@ -25,7 +25,13 @@ from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
 from dnmf.estimators.images import flatten_images, require_flat
 from dnmf.estimators.rows import Rows, is_outside_memory
-from dnmf.numerics.block import ALL_WEIGHTS_ZERO, DEFAULT_RULES, Block, PixelRules
+from dnmf.numerics.block import (
+    ALL_WEIGHTS_ZERO,
+    DEFAULT_RULES,
+    Block,
+    PixelRules,
+    valid_weights,
+)
 from dnmf.storage.corpus import Corpus
 from dnmf.storage.paths import for_zarr, normalize_path
 from dnmf.storage.store import crc32c
@@ -161,7 +167,7 @@ def check_weights(X: Any, weights: Any) -> Any:
         )
     if isinstance(weights, np.ndarray):
         weights = np.array(np.broadcast_to(weights, X.shape[:1]) if weights.ndim == 0 else weights)
-        weights = weights.astype(np.float64)
+        weights = valid_weights(weights)
         if weights.size and not weights.any():
             raise DataError(ALL_WEIGHTS_ZERO)
     _require_shape("sample_weight", weights, X.shape[:1])
@@ -294,6 +300,11 @@ def _as_dask_mask(X: da.Array, mask: Any) -> da.Array:
         chunks=X.chunks
     )
     return lazy
+
+
+def gives_lazy_results(X: Any) -> bool:
+    """Check whether X is outside memory, so that what is computed of it is lazy."""
+    return isinstance(X, Corpus) or is_lazy(unwrap(X))
 
 
 def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:

@@ -16,7 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import ParameterError
 from dnmf.estimators.base import FittedNMF
-from dnmf.estimators.inputs import blocks_of, compute_fingerprints, take_mask, validate_images
+from dnmf.estimators.inputs import (
+    blocks_of,
+    compute_fingerprints,
+    gives_lazy_results,
+    take_mask,
+    validate_images,
+)
 from dnmf.estimators.parameters import (
     as_json,
     check_start,
@@ -33,6 +39,7 @@ from dnmf.solvers.memory_model import checkpoint_bytes, require_memory
 from dnmf.solvers.multi_fit import (
     Progress,
     fit_together,
+    refuse_other_fit,
     remove_starts,
     require_starts,
     resume_checkpoint,
@@ -266,10 +273,12 @@ class NMF(FittedNMF):
         X, mask = take_mask(X, mask)
         X = validate_images(self, X, reset=True)
         blocks = blocks_of(X, sample_weight, mask, self._rules())
-        spec = self._describe(X, blocks, H, fingerprints=self.checkpoint is not None)
+        spec = self._describe(X, blocks, H)
+        if self.init == "custom":
+            check_start(H, W, blocks, spec.n_components)
         run = ModelRun(spec, self._objective(mask), weights_every=self.checkpoint_every)
         require_memory(blocks, run.objective, spec.n_components)
-        with self._recorded(run, blocks, H, W, overwrite):
+        with self._recorded(run, X, blocks, H, W, overwrite):
             solve(
                 blocks,
                 [run],
@@ -296,6 +305,8 @@ class NMF(FittedNMF):
         mask: Any = None,
     ) -> Any:
         """Factorise X and return its weights, lazy where X is: `fit`, then `transform`."""
+        if gives_lazy_results(X):
+            self._require_array_output()
         return self.fit(X, y, W, H, sample_weight, mask).transform(X, mask)
 
     def partial_fit(
@@ -369,16 +380,14 @@ class NMF(FittedNMF):
         disk = checkpoint_bytes(blocks, d, self.checkpoint_keep, self.max_iter)
         return plan_fit(blocks, objective, d, self.tol, disk, trial=trial)
 
-    def _describe(self, X: Any, blocks: Blocks, H: Any, *, fingerprints: bool) -> FitSpec:
-        """Describe a fit, so that a checkpoint can tell it from others.
+    def _describe(self, X: Any, blocks: Blocks, H: Any) -> FitSpec:
+        """Describe a fit as far as X need not be read; see `_with_fingerprints`.
 
         Parameters
         ----------
         X, H
             As in `fit`; X is validated.
         blocks : Blocks
-        fingerprints : bool
-            Whether to compute the checksums that tell X and its mask and weights from others.
         """
         first, stop = blocks.ranges[0]
         custom = self.init == "custom" and H is not None
@@ -392,7 +401,6 @@ class NMF(FittedNMF):
                 "compute_dtype": str(compute_dtype(blocks.dtype)),
                 "block_rows": stop - first,
                 "image_shape": list(self.image_shape_),
-                **(compute_fingerprints(X, blocks) if fingerprints else {}),
             },
             parameters={
                 **self._spec_parameters(),
@@ -402,9 +410,13 @@ class NMF(FittedNMF):
             feature_names=None if names is None else tuple(names),
         )
 
+    def _with_fingerprints(self, spec: FitSpec, X: Any, blocks: Blocks) -> FitSpec:
+        """Add the checksums that tell X, its mask and its weights from others, which reads them."""
+        return replace(spec, X={**spec.X, **compute_fingerprints(X, blocks)})
+
     @contextmanager
     def _recorded(
-        self, run: ModelRun, blocks: Blocks, H: Any, W: Any, overwrite: bool
+        self, run: ModelRun, X: Any, blocks: Blocks, H: Any, W: Any, overwrite: bool
     ) -> Iterator[None]:
         """Lock the checkpoint, set recorder and first state of a run, clean up on an error."""
         if self.checkpoint is None:
@@ -412,13 +424,14 @@ class NMF(FittedNMF):
             yield
             return
         path = normalize_path(self.checkpoint)
+        require_even_blocks(blocks)
         with locked(path):
             if self.n_init > 1:
                 require_starts(path)
             if overwrite:
                 remove_store(path, FORMAT)
                 remove_starts(path)
-            checkpoint = self._open_checkpoint(path, run, blocks, H, W)
+            checkpoint = self._open_checkpoint(path, run, X, blocks, H, W)
             remove_starts(path)
             # The spec of a resumed fit has the seed that the fit began with.
             run.recorder, run.spec, run.state = checkpoint, checkpoint.spec, checkpoint.state
@@ -429,14 +442,14 @@ class NMF(FittedNMF):
                 raise
 
     def _open_checkpoint(
-        self, path: str, run: ModelRun, blocks: Blocks, H: Any, W: Any
+        self, path: str, run: ModelRun, X: Any, blocks: Blocks, H: Any, W: Any
     ) -> Checkpoint:
         """Open the checkpoint of the same fit, or create one with a first state."""
-        keep = self.checkpoint_keep
-        require_even_blocks(blocks)
+        keep, any_seed = self.checkpoint_keep, not is_int(self.random_state)
         needed = checkpoint_bytes(blocks, run.spec.n_components, keep, self.max_iter)
         require_space(path, needed - bytes_at(path), "a checkpoint")
-        any_seed = not is_int(self.random_state)
+        refuse_other_fit(path, run.spec, self.resume_from, any_seed=any_seed)
+        run.spec = self._with_fingerprints(run.spec, X, blocks)
         found = resume_checkpoint(path, run.spec, keep, self.resume_from, any_seed=any_seed)
         if found is not None:
             return found
@@ -496,7 +509,7 @@ class NMF(FittedNMF):
         """Return where `partial_fit` goes on from: its last call, a fit, or a start on a block."""
         if hasattr(self, "components_"):
             return self._spec_in_hand(X, blocks), self._resume_stream(blocks, objective)
-        spec = self._describe(X, blocks, H, fingerprints=False)
+        spec = self._describe(X, blocks, H)
         k, p = spec.n_components, blocks.shape[1]
         if self.init == "custom":
             return spec, OnlineState(check_start(H, W, blocks, k))
@@ -509,7 +522,7 @@ class NMF(FittedNMF):
     def _spec_in_hand(self, X: Any, blocks: Blocks) -> FitSpec:
         """Return the description of the fit that set `components_`, or of none, if a user did."""
         known = hasattr(self, "_spec")
-        spec = self._spec if known else self._describe(X, blocks, None, fingerprints=False)
+        spec = self._spec if known else self._describe(X, blocks, None)
         return replace(spec, n_components=len(self.components_))
 
     def _resume_stream(self, blocks: Blocks, objective: Objective) -> OnlineState:

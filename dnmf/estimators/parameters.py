@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,8 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     alpha_H: float | str
     l1_ratio: float
     missing: str
-    checkpoint: Any
+    checkpoint: str | os.PathLike[str] | None
+    on_pass: Callable[..., None] | None
     resume_from: int | None
     n_features_in_: int
     image_shape_: tuple[int, ...]
@@ -98,6 +101,11 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             require(valid, name, value, f"an int >= {least}" + " or None" * may_be_none)
         if is_int(self.random_state):
             self._seed()
+        for name in ("on_pass", "checkpoint"):
+            value, is_call = getattr(self, name), name == "on_pass"
+            valid = callable(value) if is_call else isinstance(value, (str, os.PathLike))
+            allowed = f"{'a callable' if is_call else 'a path'} or None"
+            require(value is None or valid, name, value, allowed)
 
     def _check_combinations(self) -> None:
         if self.resume_from is not None and self.checkpoint is None:

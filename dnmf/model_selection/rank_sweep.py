@@ -19,7 +19,13 @@ from dnmf.estimators.nmf import NMF
 from dnmf.estimators.parameters import is_int, is_real, require, require_even_blocks
 from dnmf.model_selection.recommend import Choice, choose
 from dnmf.model_selection.scores import RankFits, held_out_errors, score_ranks
-from dnmf.model_selection.sweep_store import FORMAT, finish_sweep, open_sweep, prepare_sweep
+from dnmf.model_selection.sweep_store import (
+    FORMAT,
+    finish_sweep,
+    open_sweep,
+    prepare_sweep,
+    refuse_other_content,
+)
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
 from dnmf.solvers.loop import ModelRun
@@ -165,23 +171,29 @@ def rank_sweep(
     _refuse_moved(moved)
     ranks = _ranks(n_components)
     _check(n_init, holdout)
+    require(callable(on_pass), "on_pass", on_pass, "a callable")
     model = _model_of(estimator, ranks[0], checkpoint)
     X, mask = take_mask(X, mask)
     X = validate_images(model, X, reset=True)
     blocks = blocks_of(X, sample_weight, mask, model._rules())
-    reads_before = _require_variation(blocks, holdout)
-    runs = _runs(model, X, blocks, mask, ranks, n_init, holdout)
-    folder = None if checkpoint is None else normalize_path(checkpoint)
-    fit = partial(fit_together, blocks, runs, tol=model.tol, max_iter=model.max_iter)
-    if folder is None:
-        n_reads = fit(on_pass=on_pass)
+    spec = model._describe(X, blocks, None)
+    fit = partial(fit_together, blocks, tol=model.tol, max_iter=model.max_iter, on_pass=on_pass)
+    if checkpoint is None:
+        reads_before = _require_variation(blocks, holdout)
+        runs = _runs(model, spec, mask, ranks, n_init, holdout)
+        n_reads = fit(runs)
         return _result(runs, reads_before + n_reads)
+    folder = normalize_path(checkpoint)
+    require_even_blocks(blocks)
     with locked(folder):
-        require_even_blocks(blocks)
+        refuse_other_content(folder, force=force)
+        reads_before = _require_variation(blocks, holdout)
+        spec = model._with_fingerprints(spec, X, blocks)
+        runs = _runs(model, spec, mask, ranks, n_init, holdout)
         if force:
             remove_store(folder, FORMAT)
         prepare_sweep(folder)
-        n_reads = fit(folder=folder, on_pass=on_pass)
+        n_reads = fit(runs, folder=folder)
         finish_sweep(folder, reads_before + n_reads)
         return load_sweep(folder)
 
@@ -315,10 +327,9 @@ def _require_variation(blocks: Blocks, holdout: float) -> float:
 
 
 def _runs(
-    model: NMF, X: Any, blocks: Blocks, mask: Any, ranks: list[int], n_init: int, holdout: float
+    model: NMF, spec: FitSpec, mask: Any, ranks: list[int], n_init: int, holdout: float
 ) -> list[ModelRun]:
     """Return a run for each number of components and seed, without and with hidden cells."""
-    spec = model._describe(X, blocks, None, fingerprints=model.checkpoint is not None)
     seeds = [(spec.seed + i) % 2**32 for i in range(n_init)]
     objective, masked = model._objective(mask), model._objective(True)
 

@@ -15,6 +15,7 @@ import re
 
 from dnmf.errors import CheckpointError
 from dnmf.storage.atomic import (
+    check_free,
     is_absent,
     is_free,
     new_store,
@@ -31,6 +32,19 @@ FORMAT = "dnmf-sweep"
 VERSION = 1
 
 _NAME = re.compile(r"k\d{4,}-(whole|part)-\d+")
+
+
+def refuse_other_content(path: str, *, force: bool) -> None:
+    """Raise for what is at a path and is no sweep, or not to be replaced by one.
+
+    Raises
+    ------
+    CheckpointError, OutputExistsError
+    """
+    if force or is_free(path, FORMAT, error=CheckpointError):
+        check_free(path, FORMAT, force=force)
+    else:
+        require_sweep(path)
 
 
 def prepare_sweep(path: str) -> None:

@@ -219,7 +219,7 @@ def assemble(
             X = np.where(observed, X, X.dtype.type(0))
     if rules.check and (invalid := find_invalid(X, start, observed, rules.positive)):
         return invalid
-    return Block(X, start, observed, None if weights is None else _weights(weights, start))
+    return Block(X, start, observed, None if weights is None else valid_weights(weights, start))
 
 
 def checked_block(
@@ -273,7 +273,15 @@ def _boolean(mask: Array, shape: tuple[int, ...], start: int) -> Array:
     return mask.astype(bool, copy=False)
 
 
-def _weights(weights: Array, start: int) -> Array:
+def valid_weights(weights: Array, start: int = 0) -> Array:
+    """Return weights of images in float64; raise DataError for one that is negative or not finite.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (b,)
+    start : int
+        Row of the first image in the whole of X, for the message.
+    """
     weights = np.asarray(weights, np.float64)
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         row = start + int(np.argmin(np.isfinite(weights) & (weights >= 0)))

@@ -18,6 +18,7 @@ from dnmf.solvers.warm_start import start
 from dnmf.storage.atomic import (
     MEMBERS,
     bytes_at,
+    check_free,
     is_absent,
     is_free,
     remove_store,
@@ -209,17 +210,42 @@ def resume_checkpoint(
     if resume_from is None and is_free(path, FORMAT, error=CheckpointError):
         return None
     checkpoint = open_checkpoint(path, resume_from, keep)
+    if not _is_of_fit(checkpoint, spec, any_seed=any_seed):
+        remove_store(path, FORMAT)
+        return None
+    checkpoint.resume()
+    return checkpoint
+
+
+def refuse_other_fit(
+    path: str, spec: FitSpec, resume_from: int | None = None, *, any_seed: bool = False
+) -> None:
+    """Raise for what is at a path and `resume_checkpoint` would refuse, as far as X is not read.
+
+    Parameters
+    ----------
+    path, resume_from, any_seed
+        As in `resume_checkpoint`.
+    spec : FitSpec
+        Specification of the fit, without the checksums of X.
+    """
+    if resume_from is None and is_free(path, FORMAT, error=CheckpointError):
+        check_free(path, FORMAT, force=False)
+        return
+    checkpoint = open_checkpoint(path, resume_from)
+    checksums = {**checkpoint.spec.X, **spec.X}
+    _is_of_fit(checkpoint, replace(spec, X=checksums), any_seed=any_seed)
+
+
+def _is_of_fit(checkpoint: Checkpoint, spec: FitSpec, *, any_seed: bool) -> bool:
+    """Check whether a checkpoint belongs to a fit; raise CheckpointError if another has passes."""
     if any_seed:
         spec = replace(spec, seed=checkpoint.spec.seed)
     differences = checkpoint.spec.differences(spec)
     began = checkpoint.state.losses or checkpoint.stop_reason is not None
-    if differences and not began:
-        remove_store(path, FORMAT)
-        return None
-    if differences:
+    if differences and began:
         raise CheckpointError(
-            f"{path} belongs to another fit: {'; '.join(differences)}; choose another path, or "
-            "replace it (--force on the command line, overwrite=True in Python)"
+            f"{checkpoint.path} belongs to another fit: {'; '.join(differences)}; choose another "
+            "path, or replace it (--force on the command line, overwrite=True in Python)"
         )
-    checkpoint.resume()
-    return checkpoint
+    return not differences

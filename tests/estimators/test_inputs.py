@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 
 import dask
 import dask.array as da
@@ -13,43 +12,12 @@ import pytest
 import scipy.sparse
 import zarr
 from PIL import Image
-from reference import fit_of
+from reference import Dataset, fit_of
 
 import dnmf
 from dnmf.estimators.rows import Rows
 
 N, SHAPE = 300, (3, 4)
-
-
-class Dataset:
-    """What an HDF5 dataset is to its users; refuses to be loaded whole or by two threads."""
-
-    def __init__(self, data, chunk_rows=10):
-        self._data, self.shape, self.dtype = data, data.shape, data.dtype
-        if chunk_rows is not None:
-            self.chunks = (chunk_rows, *data.shape[1:])
-        self._busy = threading.Lock()
-        self.reads, self.most_rows = 0, 0
-
-    def __getstate__(self):
-        return {**vars(self), "_busy": None}
-
-    def __len__(self):
-        return len(self._data)
-
-    def __getitem__(self, rows):
-        assert isinstance(rows, slice), "slices of rows are all that it takes"
-        assert self._busy is None or self._busy.acquire(blocking=False), "two threads at once"
-        try:
-            part = self._data[rows]
-            self.reads, self.most_rows = self.reads + 1, max(self.most_rows, len(part))
-            return part
-        finally:
-            if self._busy is not None:
-                self._busy.release()
-
-    def __array__(self, dtype=None, copy=None):
-        raise AssertionError("the whole array was asked for")
 
 
 @pytest.fixture(scope="module")
