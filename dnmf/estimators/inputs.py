@@ -435,8 +435,8 @@ def check_matrix(X: Any) -> None:
         )
     if len(X.shape) < 2:
         raise DataError(
-            f"Expected 2D array, got {len(X.shape)}D array instead: one row per image, one column "
-            "per pixel"
+            f"Expected 2D array, got {len(X.shape)}D array instead (dim {len(X.shape)}): one row "
+            "per image, one column per pixel"
         )
     require_flat(X)
     if X.dtype.kind not in "buif":
