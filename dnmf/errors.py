@@ -21,6 +21,8 @@ A message says what was found, what is allowed, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 SHOWN = 20
 """Image files that one error names."""
 
@@ -46,11 +48,14 @@ class IngestError(DnmfError, ValueError):
 
 
 class BadImagesError(IngestError):
-    """Some image files cannot be read, or are not like the others; ``errors`` has one for each."""
+    """Some image files cannot be read, or are not like the others.
 
-    def __init__(self, errors: list[str]) -> None:
-        super().__init__(errors)
-        self.errors = errors
+    ``errors`` says why, and ``names`` has the name of each, where the source has told it.
+    """
+
+    def __init__(self, errors: list[str], names: Sequence[str] = ()) -> None:
+        super().__init__(errors, names)
+        self.errors, self.names = errors, names
 
     def __str__(self) -> str:
         if len(self.errors) == 1:

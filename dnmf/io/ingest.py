@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from dnmf.engine.executors import each_block
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import BadImagesError, IngestError, ParameterError
 from dnmf.io.sources.arrays import open_array
-from dnmf.io.sources.image_files import Size
+from dnmf.io.sources.image_files import ImageFiles, Size
 from dnmf.io.sources.source import Source, check_options, open_source
 from dnmf.numerics.block import find_invalid, invalid_pixel_error
 from dnmf.storage.atomic import new_store, require_space, translate_disk_full
@@ -37,6 +38,7 @@ def ingest(
     size: Size | None = None,
     color: str | None = None,
     block_rows: int | None = None,
+    skip_bad: bool = False,
     force: bool = False,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> Corpus:
@@ -59,6 +61,10 @@ def ingest(
         Colours to which every image is converted; without it all must be alike, grey or RGB.
     block_rows : int, optional
         Number of images per block; by default about 16 MiB of them.
+    skip_bad : bool, default False
+        Whether to leave out image files that cannot be used, up to a thousand and not more than
+        half of all; the corpus records them in its `skipped`. All are decoded once more to find
+        them.
     force : bool, default False
         Whether to replace a corpus that is already there.
     on_block : callable
@@ -93,23 +99,20 @@ def ingest(
         new_store(location, FORMAT, force=force) as building,
     ):
         images = _as_source(source, size, color)
+        facts: dict[str, Any] = {}
+        if isinstance(images, ImageFiles):
+            facts["order"] = images.order
+            if skip_bad and (bad := _find_bad(images, block_rows, on_block)) is not None:
+                images = _without(images, bad)
+                facts["skipped"] = dict(zip(bad.names, bad.errors, strict=True))
         layout = _layout_of(images, block_rows)
         require_space(location, layout.max_bytes, "the corpus")
         create_corpus(building, layout)
-        manifest: list[ManifestLine | None] = [None] * layout.n_blocks
         task = partial(_ingest_block, path=building, layout=layout)
-        bad: dict[int, list[str]] = {}
-        for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
-            if isinstance(line, BadImagesError):
-                bad[index] = line.errors
-                if sum(map(len, bad.values())) >= MAX_BAD_IMAGES:
-                    break
-            else:
-                manifest[index] = line
-            on_block(done, layout.n_blocks)
-        if bad:
-            raise BadImagesError([error for index in sorted(bad) for error in bad[index]])
-        commit_corpus(building, layout, [line for line in manifest if line is not None])
+        manifest, found = _run(task, images, layout, on_block)
+        if found is not None:
+            raise found
+        commit_corpus(building, layout, manifest, facts)
     return open_corpus(location)
 
 
@@ -157,6 +160,58 @@ def _layout_of(source: Source, block_rows: int | None) -> Layout:
     ids = (name for start in starts for name in source.ids(start, min(start + rows, n)))
     id_bytes = max((len(name.encode(errors="surrogateescape")) for name in ids), default=0) or 1
     return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows)
+
+
+def _run(
+    task: Callable[[Source, int], ManifestLine | BadImagesError | None],
+    images: Source,
+    layout: Layout,
+    on_block: Callable[[int, int], None],
+) -> tuple[list[ManifestLine], BadImagesError | None]:
+    """Run a task on each block; return the lines of the manifest and one error for bad images."""
+    lines: dict[int, ManifestLine] = {}
+    bad: dict[int, BadImagesError] = {}
+    for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
+        if isinstance(line, BadImagesError):
+            bad[index] = line
+            if sum(len(error.errors) for error in bad.values()) >= MAX_BAD_IMAGES:
+                break
+        elif line is not None:
+            lines[index] = line
+        on_block(done, layout.n_blocks)
+    if not bad:
+        return [lines[index] for index in sorted(lines)], None
+    found = [bad[index] for index in sorted(bad)]
+    errors = [text for error in found for text in error.errors]
+    return [], BadImagesError(errors, [name for error in found for name in error.names])
+
+
+def _find_bad(
+    images: ImageFiles, block_rows: int | None, on_block: Callable[[int, int], None]
+) -> BadImagesError | None:
+    """Decode all images, and return the error that names those that are bad, if any are."""
+    layout = _layout_of(images, block_rows)
+    return _run(partial(_check_block, layout=layout), images, layout, on_block)[1]
+
+
+def _check_block(source: Source, index: int, *, layout: Layout) -> BadImagesError | None:
+    start = index * layout.block_rows
+    try:
+        source.read(start, min(start + layout.block_rows, layout.n_images))
+    except BadImagesError as error:
+        return error
+    return None
+
+
+def _without(images: ImageFiles, bad: BadImagesError) -> ImageFiles:
+    """Return the source without its bad images, unless they are too many."""
+    rest = [name for name in images.names if name not in set(bad.names)]
+    if len(bad.names) >= MAX_BAD_IMAGES or len(bad.names) > len(rest):
+        raise IngestError(
+            f"{len(bad.names):,} of {len(images):,} images cannot be used, too many to skip: at "
+            f"most half of them, and fewer than {MAX_BAD_IMAGES:,}; the first is {bad.errors[0]}"
+        ) from bad
+    return replace(images, names=rest)
 
 
 def _ingest_block(

@@ -69,6 +69,11 @@ class Corpus(VerifiedMatrix):
         Type of the stored pixels.
     block_rows : int
         Number of images per block; the last block may be shorter.
+    order : str or None
+        ``"natural"`` where files of a folder are in the order f2, f10; None in corpora of dnmf 0.1,
+        which have f10 before f2, and in those that are not of image files.
+    skipped : dict of str to str
+        Names of image files that the ingest has left out, with the reason for each.
     fingerprint : int
         crc32c of the manifest, which changes with any pixel and any id.
 
@@ -92,6 +97,8 @@ class Corpus(VerifiedMatrix):
             )
         super().__init__(pixels, 4, record["manifest_crc32c"])
         self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
+        self.order: str | None = record.get("order")
+        self.skipped: dict[str, str] = record.get("skipped", {})
         _check_grid(pixels, self._ids)
 
     @classmethod
@@ -195,6 +202,8 @@ def _check_record(record: Any, path: str) -> dict[str, Any]:
         "dtype": isinstance(checked.get("dtype"), str) and checked["dtype"] in DTYPES,
         "image_shape": is_shape(image_shape) and len(image_shape) <= 3,
         "manifest_crc32c": is_checksum(checked.get("manifest_crc32c")),
+        "order": checked.get("order") in (None, "natural"),
+        "skipped": _is_text(checked.get("skipped", {})),
     }
     wrong = [name for name, is_valid in valid.items() if not is_valid]
     if not wrong and math.prod(image_shape) != shape[1]:
@@ -205,6 +214,11 @@ def _check_record(record: Any, path: str) -> dict[str, Any]:
             f"corpus has; {restore}"
         )
     return checked
+
+
+def _is_text(value: Any) -> bool:
+    """Check whether a JSON value is an object of strings."""
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _check_grid(pixels: VerifiedArray, ids: VerifiedArray) -> None:

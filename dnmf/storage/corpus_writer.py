@@ -14,7 +14,7 @@ unfinished.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,8 +153,22 @@ def write_rows(path: str, array: zarr.Array[Any], index: int, rows: Array) -> tu
     return stored, crc32c(rows)
 
 
-def commit_corpus(path: str, layout: Layout, manifest: Sequence[ManifestLine]) -> None:
-    """Write the manifest, and then the record, which makes the corpus finished."""
+def commit_corpus(
+    path: str,
+    layout: Layout,
+    manifest: Sequence[ManifestLine],
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the manifest, and then the record, which makes the corpus finished.
+
+    Parameters
+    ----------
+    path : str
+    layout : Layout
+    manifest : sequence of ManifestLine
+    facts : mapping, optional
+        What the record also says, of `order` and `skipped`; see `dnmf.storage.corpus.Corpus`.
+    """
     lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
     if lines[:, 0].sum() != layout.n_images:
         raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
@@ -165,6 +179,7 @@ def commit_corpus(path: str, layout: Layout, manifest: Sequence[ManifestLine]) -
         "dtype": layout.dtype,
         "image_shape": list(layout.image_shape),
         "manifest_crc32c": write_manifest(path, lines),
+        **(facts or {}),
     }
     zarr.open_group(for_zarr(path), mode="r+").attrs.put({RECORD: record})
 

@@ -97,4 +97,6 @@ def test_a_path_without_a_store_of_dnmf_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match="nothing is there"):
         verify(tmp_path / "nothing")
     (tmp_path / "notes").write_text("precious")
-    assert "neither a corpus nor weights, a model or a sweep" in run(tmp_path, status=1).stderr
+    with pytest.raises(CorpusError, match="neither a corpus nor weights, a model or a sweep"):
+        verify(tmp_path)
+    assert "is a folder that dnmf has not written" in run(tmp_path, status=1).stderr
