@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
 
 import dnmf
-from dnmf.cli.options import force_option
-from dnmf.cli.progress import PassProgress, end_live_line, format_error
+from dnmf.cli.options import PATH, force_option, json_option
+from dnmf.cli.progress import PassProgress, end_live_line, format_error, silent_dask
 from dnmf.errors import OutputExistsError
 
 N_COMPONENTS = 49
@@ -25,27 +28,47 @@ DIGITS = "t10k-images-idx3-ubyte.gz"
 
 @click.command()
 @click.option(
-    "--out", default="dnmf-demo", show_default=True, metavar="DIR", help="Folder for the results."
+    "--out",
+    type=PATH,
+    default="dnmf-demo",
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the results.",
 )
 @force_option
-def demo(out: str, force: bool) -> None:
+@json_option
+def demo(out: str, force: bool, as_json: bool) -> None:
     """Run the whole flow on 10,000 bundled digits, pictures included."""
-    from importlib.resources import as_file, files
-
-    from dnmf.engine.client import cluster
     from dnmf.storage.pictures import picture_folder
 
     began = time.monotonic()
     folder = picture_folder(out)
     _require_free(folder, force)
-    folder.mkdir(parents=True, exist_ok=True)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        _tell(folder, force, began)
+    if as_json:
+        from dnmf.cli.describe import describe
+
+        seconds = round(time.monotonic() - began, 3)
+        names = sorted(str(path) for path in folder.iterdir() if not path.name.startswith("."))
+        facts = {"files": names, "model": describe(folder / "digits.model"), "seconds": seconds}
+        click.echo(json.dumps({"path": out, **facts}))
+
+
+def _tell(folder: Path, force: bool, began: float) -> None:
+    """Run the flow, with the command line of each step."""
+    from importlib.resources import as_file, files
+
+    from dnmf.engine.client import cluster
+
+    folder.mkdir(exist_ok=True)
     corpus_path = folder / "digits.zarr"
     click.echo(f"dnmf demo: 10,000 handwritten digits (MNIST test images) -> {folder}/\n")
     with as_file(files("dnmf") / "data" / DIGITS) as source:
         corpus = dnmf.ingest(source, corpus_path, force=force)
         click.echo(f"1 ingest       dnmf ingest {source} {corpus_path}")
     click.echo(f"               {len(corpus):,} images of 28 x 28 in {corpus.n_blocks} blocks\n")
-    with cluster(workers=2):
+    with silent_dask(), cluster(workers=2):
         model = _fit(corpus, folder)
         _apply(model, corpus, folder, force)
     _draw(model, corpus, folder)

@@ -68,6 +68,8 @@ def _describe_corpus(path: str) -> dict[str, Any]:
         "blocks": corpus.n_blocks,
         "block_rows": corpus.block_rows,
         "fingerprint": f"{corpus.fingerprint:08x}",
+        **({} if corpus.order is None else {"order": corpus.order}),
+        **({"skipped": corpus.skipped} if corpus.skipped else {}),
     }
 
 

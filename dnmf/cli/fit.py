@@ -11,6 +11,8 @@ import click
 
 import dnmf
 from dnmf.cli.options import (
+    AT_LEAST_1,
+    PATH,
     cluster_options,
     components_option,
     fit_options,
@@ -20,6 +22,7 @@ from dnmf.cli.options import (
     mask_option,
     open_images,
 )
+from dnmf.cli.paths import Argument, check_arguments
 from dnmf.cli.progress import (
     PassProgress,
     end_live_line,
@@ -33,30 +36,38 @@ INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
 
 
 @click.command()
-@click.argument("corpus")
-@click.argument("model")
+@click.argument("corpus", type=PATH)
+@click.argument("model", type=PATH)
 @components_option
 @fit_options
 @click.option(
     "--init", type=click.Choice(INITS), default="random", show_default=True, help="Start of H."
 )
 @click.option(
-    "--n-init", type=int, default=1, show_default=True, help="Random starts; the best is kept."
+    "--n-init",
+    type=AT_LEAST_1,
+    default=1,
+    show_default=True,
+    help="Random starts; the best is kept.",
 )
 @mask_option
 @click.option(
     "--checkpoint-every",
-    type=int,
+    type=AT_LEAST_1,
     default=1,
     show_default=True,
     help="Passes between those that keep their weights.",
 )
 @click.option(
-    "--checkpoint-keep", type=int, default=2, show_default=True, help="Passes to keep on disk."
+    "--checkpoint-keep",
+    type=AT_LEAST_1,
+    default=2,
+    show_default=True,
+    help="Passes to keep on disk.",
 )
 @click.option(
     "--resume-from",
-    type=int,
+    type=AT_LEAST_1,
     metavar="PASS",
     help="Go on from this pass, if the last is damaged; those after it are removed.",
 )
@@ -80,10 +91,15 @@ def fit(
     smaller --tol or a larger --max-iter it continues a finished one. SIGTERM or SIGUSR1 end it with
     the pass that runs, or without that after --grace or a second signal, and with exit status 75.
     """
+    began = time.monotonic()
+    check_arguments(
+        Argument("CORPUS", corpus, ("corpus",)),
+        Argument("MODEL", model, ("model",), is_output=True),
+    )
+    print_line(f"opening {corpus}")
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
 
-    began = time.monotonic()
     images, pixel_mask = open_images(corpus, mask)
     stop = StopRequest(grace)
     progress = PassProgress(len(images), parameters["tol"], parameters["max_iter"])

@@ -10,15 +10,17 @@ import click
 
 import dnmf
 from dnmf._format import format_shape
-from dnmf.cli.options import cluster_options, json_option
-from dnmf.cli.progress import BlockProgress
+from dnmf.cli.options import PATH, cluster_options, json_option
+from dnmf.cli.paths import MADE_BY, Argument, check_arguments
+from dnmf.cli.progress import BlockProgress, print_line
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=PATH)
 @json_option
 def info(path: str, as_json: bool) -> None:
     """Describe a corpus, weights, a model or a sweep."""
+    check_arguments(Argument("PATH", path, tuple(MADE_BY)))
     from dnmf.cli.describe import describe
 
     facts = describe(path)
@@ -33,7 +35,7 @@ def info(path: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=PATH)
 @json_option
 @cluster_options
 def verify(path: str, as_json: bool, where: dict[str, Any]) -> None:
@@ -42,6 +44,8 @@ def verify(path: str, as_json: bool, where: dict[str, Any]) -> None:
     Exit status 0 means intact, 1 damaged: a line for each finding names the block, its images and
     the file to restore.
     """
+    check_arguments(Argument("PATH", path, tuple(MADE_BY)))
+    print_line(f"reading {path}")
     from dnmf.engine.client import cluster
 
     with cluster(**where), BlockProgress() as progress:
@@ -53,6 +57,8 @@ def verify(path: str, as_json: bool, where: dict[str, Any]) -> None:
 def _format_fact(value: Any) -> str:
     if isinstance(value, list):
         return format_shape(value)
+    if isinstance(value, dict):
+        return f"{len(value):,} images, " + ", ".join(list(value)[:3]) + " ..." * (len(value) > 3)
     if isinstance(value, float):
         return f"{value:,.8g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,34 +16,109 @@ from dnmf.cli.demo import demo
 from dnmf.cli.fit import fit
 from dnmf.cli.info import info, verify
 from dnmf.cli.ingest import ingest
+from dnmf.cli.options import quiet_option
 from dnmf.cli.plan import plan
 from dnmf.cli.plot import plot
 from dnmf.cli.progress import LogPrinter
 from dnmf.cli.rank import rank
 from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal
 from dnmf.cli.transform import reconstruct, transform
-from dnmf.errors import DnmfError
+from dnmf.errors import BadImagesError, DnmfError, ParameterError
+
+
+class _Failure(click.ClickException):
+    """Failure of a command: what is printed of it, its kind and its exit status."""
+
+    def __init__(self, message: str, kind: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.exit_code = status  # type: ignore[misc]
+
+    def show(self, file: Any = None) -> None:
+        """Print the message, as an error unless somebody has asked for the end."""
+        word = "Error: " if self.exit_code == 1 else ""
+        click.echo(f"{word}{self.format_message()}", file=file, err=True)
 
 
 class _CommandGroup(click.Group):
-    """Group of commands that turns dnmf's errors into one line and an exit status."""
+    """Group of commands that turns dnmf's errors into one line, or JSON, and an exit status."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        if not standalone_mode:
+            return super().main(words, prog_name, complete_var, False, **extra)
+        try:
+            status = super().main(words, prog_name, complete_var, False, **extra)
+        except click.ClickException as error:
+            with suppress(BrokenPipeError):
+                error.show()
+                if "--json" in words:
+                    click.echo(json.dumps(_describe(error)))
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+        sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with LogPrinter():
                 return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends without a word: the reader of a pipe has read enough
+        except ParameterError as error:
+            raise self._usage_error(ctx, str(error)) from error
+        except BadImagesError as error:
+            more = "\npass --skip-bad to leave them out" * (len(error.errors) > 1)
+            raise _Failure(f"{error}{more}", type(error).__name__) from error
         except (DnmfError, OSError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise _Failure(" ".join(str(error).split()), type(error).__name__) from error
         except MemoryError as error:
-            raise click.ClickException(
-                f"not enough memory ({error}); use fewer components or blocks of fewer images"
+            raise _Failure(
+                f"not enough memory ({error}); use fewer components or blocks of fewer images",
+                "MemoryError",
             ) from error
-        except StoppedBySignal:
-            click.echo("stopped by a signal", err=True)
-            ctx.exit(EXIT_STATUS)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(130)
+        except StoppedBySignal as error:
+            raise _Failure("stopped by a signal", "StoppedBySignal", EXIT_STATUS) from error
+        except BaseException as error:
+            if not _was_interrupted(error):
+                raise
+            raise _Failure("interrupted", "KeyboardInterrupt", 130) from error
+
+    def _usage_error(self, ctx: click.Context, message: str) -> click.UsageError:
+        """Return a parameter's error as one of usage, in the words of the flags."""
+        command = self.commands[ctx.invoked_subcommand or ""]
+        for option in command.params:
+            flag = max(option.opts, key=len) if isinstance(option, click.Option) else None
+            if flag is not None:
+                message = re.sub(rf"\b{option.name}(?= is |=)", flag, message)
+        used = click.Context(command, parent=ctx, info_name=command.name)
+        return click.UsageError(" ".join(message.split()), used)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Check whether Ctrl-C has led to an error, as it does while Dask starts or ends workers."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _describe(error: click.ClickException) -> dict[str, Any]:
+    """Return an error as JSON types: its message, its kind, its status, and all bad images."""
+    cause = error.__cause__
+    return {
+        "error": error.format_message(),
+        "type": getattr(error, "kind", type(error).__name__),
+        "status": error.exit_code,
+        **({"errors": cause.errors} if isinstance(cause, BadImagesError) else {}),
+    }
 
 
 @click.group(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,10 +132,20 @@ def main() -> None:
                  dnmf fit images.zarr images.model -k 64
                  dnmf plot images.model --corpus images.zarr --out pictures
 
+    Every command takes -q, which leaves out progress, and --json, which prints its result, or its
+    error, as one JSON object on stdout.
+
     Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted; 75 a fit that SIGTERM
     or SIGUSR1 has stopped, to be run again.
+
+    \b
+    To complete commands, options and paths with the Tab key, add to your shell's start-up file:
+      bash: eval "$(_DNMF_COMPLETE=bash_source dnmf)"
+      zsh:  eval "$(_DNMF_COMPLETE=zsh_source dnmf)"
+      fish: _DNMF_COMPLETE=fish_source dnmf | source
     """
 
 
 for command in (demo, ingest, info, verify, plan, fit, transform, reconstruct, rank, plot):
+    command.params.append(quiet_option)
     main.add_command(command)

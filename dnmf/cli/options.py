@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from dnmf.cli.paths import require_exists
+from dnmf.cli.progress import silent_dask
 
 if TYPE_CHECKING:
     import zarr
@@ -17,7 +23,27 @@ LOSSES = ("frobenius", "kullback-leibler", "itakura-saito")
 CLUSTER_PARAMETERS = ("workers", "memory_limit", "scheduler", "scheduler_file")
 """Names of the parameters of `dnmf.engine.client.cluster` that are options."""
 
+MAX_PIXELS = 2**26
+"""Largest number of pixels that images are resized to: as many as an image file may have."""
+
+MAX_RANKS = 1000
+"""Most numbers of components in one range: more of them are a slip."""
+
+LEAST_MEMORY = 10**8
+"""Least memory of a worker in bytes: with less it does not even start."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """Finite number in a range."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class Size(click.ParamType[tuple[int, int]]):
@@ -27,10 +53,13 @@ class Size(click.ParamType[tuple[int, int]]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
         """Return height and width."""
-        parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        found = re.fullmatch(r"([1-9][0-9]*)[xX]([1-9][0-9]*)", str(value))
+        if found is None:
             self.fail(f"{value!r} is not a size; write height x width, like 64x64", param, ctx)
-        return int(parts[0]), int(parts[1])
+        size = int(found[1]), int(found[2])
+        if size[0] * size[1] > MAX_PIXELS:
+            self.fail(f"{value} has more than {MAX_PIXELS:,} pixels", param, ctx)
+        return size
 
 
 class Rows(click.ParamType[slice]):
@@ -40,12 +69,12 @@ class Rows(click.ParamType[slice]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> slice:
         """Return the slice of rows A to B - 1."""
-        parts = str(value).split(":")
-        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        found = re.fullmatch(r"([0-9]+):([0-9]+)", str(value))
+        if found is None or int(found[1]) >= int(found[2]):
             self.fail(
                 f"{value!r} is not a range of rows; write first:last+1, like 0:25", param, ctx
             )
-        return slice(int(parts[0]), int(parts[1]))
+        return slice(int(found[1]), int(found[2]))
 
 
 class Penalty(click.ParamType[float | str]):
@@ -55,7 +84,7 @@ class Penalty(click.ParamType[float | str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
         """Return the number, or ``"same"``."""
-        return "same" if value == "same" else click.FLOAT.convert(value, param, ctx)
+        return "same" if value == "same" else Number(min=0).convert(value, param, ctx)
 
 
 class Ranks(click.ParamType[list[int]]):
@@ -67,16 +96,70 @@ class Ranks(click.ParamType[list[int]]):
         """Return the numbers in the order in which they are written."""
         ranks: list[int] = []
         for part in str(value).split(","):
-            first, dash, last = part.strip().partition("-")
-            if not (first.isdigit() and (last.isdigit() or not dash)):
+            found = re.fullmatch(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?", part)
+            if found is None:
                 self.fail(
                     f"{value!r} is no list of numbers of components; write them like 9,25,49 or "
                     "4-12",
                     param,
                     ctx,
                 )
-            ranks += range(int(first), int(last or first) + 1)
+            first, last = int(found[1]), int(found[2] or found[1])
+            if not 1 <= first <= last:
+                self.fail(
+                    f"{part.strip()!r} is no range of numbers of components; write the smaller "
+                    "one first, from 1 on, like 4-12",
+                    param,
+                    ctx,
+                )
+            if last - first >= MAX_RANKS:
+                self.fail(f"{part.strip()!r} is more than {MAX_RANKS} numbers", param, ctx)
+            ranks += range(first, last + 1)
+        if repeated := sorted({rank for rank in ranks if ranks.count(rank) > 1}):
+            self.fail(f"{value!r} repeats {repeated[0]}", param, ctx)
         return ranks
+
+
+class MemorySize(click.ParamType[str]):
+    """Number of bytes with a unit, such as ``2GB``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the size as it is written."""
+        from dask.utils import parse_bytes
+
+        try:
+            n_bytes = parse_bytes(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a size; write it with a unit, like 2GB", param, ctx)
+        if n_bytes < LEAST_MEMORY:
+            self.fail(
+                f"{value!r} is {n_bytes:,} bytes, and a worker needs 100MB at least; write the "
+                "size with a unit, like 2GB",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+class Workers(click.IntRange):
+    """Number of worker processes to start on this machine, within reason."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Return the number."""
+        from dask.system import CPU_COUNT
+
+        number: int = super().convert(value, param, ctx)
+        most = max(2 * CPU_COUNT, 4)
+        if number > most:
+            self.fail(
+                f"{number:,} processes on {CPU_COUNT} cores would only wait for each other; start "
+                f"{CPU_COUNT}, or at most {most}, or give --scheduler for a cluster",
+                param,
+                ctx,
+            )
+        return number
 
 
 class Loss(click.ParamType[float | str]):
@@ -90,9 +173,19 @@ class Loss(click.ParamType[float | str]):
         if len(names) == 1:
             return names[0]
         try:
-            return float(value)
+            beta = float(value)
         except ValueError:
-            self.fail(f"{value!r} is no loss; take one of {', '.join(LOSSES)} or a number")
+            beta = math.nan
+        if not math.isfinite(beta):
+            self.fail(
+                f"{value!r} is no loss; take one of {', '.join(LOSSES)} or a number", param, ctx
+            )
+        return beta
+
+
+AT_LEAST_1 = click.IntRange(min=1)
+PATH = click.Path()
+"""Type of all paths; the shell completes them."""
 
 
 def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -112,20 +205,34 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def call(**arguments: Any) -> Any:
         where = {name: arguments.pop(name) for name in CLUSTER_PARAMETERS}
-        return command(**arguments, where=where)
+        if sum(where[name] is not None for name in ("workers", "scheduler", "scheduler_file")) > 1:
+            raise click.UsageError(
+                "--workers, --scheduler and --scheduler-file exclude each other; give one of them"
+            )
+        if where["memory_limit"] is not None and where["workers"] is None:
+            raise click.UsageError("--memory-limit is for the workers of --workers N; give both")
+        if not any(where.values()):
+            return command(**arguments, where=where)
+        with silent_dask():
+            return command(**arguments, where=where)
 
     return add_options(
         click.option(
             "--workers",
-            type=click.IntRange(min=1),
+            type=Workers(min=1),
             help="Number of local worker processes to start.",
         ),
         click.option(
-            "--memory-limit", metavar="SIZE", help="Memory of each worker of --workers, like 2GB."
+            "--memory-limit",
+            type=MemorySize(),
+            help="Memory of each worker of --workers, like 2GB.",
         ),
         click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler."),
         click.option(
-            "--scheduler-file", metavar="F", help="File with a running scheduler's address."
+            "--scheduler-file",
+            type=PATH,
+            metavar="F",
+            help="File with a running scheduler's address.",
         ),
     )(call)
 
@@ -136,23 +243,42 @@ force_option = click.option(
 
 grace_option = click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Number(0, 1e7),
     default=20.0,
     show_default=True,
     help="Seconds that a pass may still take after SIGTERM or SIGUSR1.",
 )
 
+
+def _be_quiet(ctx: click.Context, param: click.Parameter, is_quiet: bool) -> None:
+    if is_quiet:
+        logging.getLogger("dnmf").setLevel(logging.WARNING)
+
+
+quiet_option = click.Option(
+    ["-q", "--quiet"],
+    is_flag=True,
+    expose_value=False,
+    callback=_be_quiet,
+    help="Print no progress, only warnings, errors and the result.",
+)
+
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+    "--json", "as_json", is_flag=True, help="Print the result, or the error, as JSON on stdout."
 )
 
 components_option = click.option(
-    "-k", "--components", "n_components", type=int, required=True, help="Number of components."
+    "-k",
+    "--components",
+    "n_components",
+    type=AT_LEAST_1,
+    required=True,
+    help="Number of components.",
 )
 
 tol_option = click.option(
     "--tol",
-    type=float,
+    type=Number(min=0),
     default=1e-4,
     show_default=True,
     help="Stop when a pass lowers the loss by less than this share; 0 runs all passes.",
@@ -169,13 +295,17 @@ loss_option = click.option(
 
 fit_options = add_options(
     click.option(
-        "--max-iter", type=int, default=200, show_default=True, help="Maximum number of passes."
+        "--max-iter",
+        type=AT_LEAST_1,
+        default=200,
+        show_default=True,
+        help="Maximum number of passes.",
     ),
     tol_option,
     click.option(
         "--seed",
         "random_state",
-        type=int,
+        type=click.IntRange(0, 2**32 - 1),
         default=0,
         show_default=True,
         help="Seed of the random start.",
@@ -184,7 +314,7 @@ fit_options = add_options(
     click.option(
         "--alpha-w",
         "alpha_W",
-        type=float,
+        type=Number(min=0),
         default=0.0,
         help="Penalty on the weights.  [default: 0]",
     ),
@@ -197,15 +327,24 @@ fit_options = add_options(
     ),
     click.option(
         "--l1-ratio",
-        type=float,
+        type=Number(0, 1),
         default=0.0,
         help="Share of the l1 norm in penalties.  [default: 0]",
     ),
 )
 """Options of commands that fit: what is minimised, and when to stop."""
 
+
+def _check_mask(ctx: click.Context, param: click.Parameter, mask: str | None) -> str | None:
+    if mask is not None:
+        require_exists("--mask", mask)
+    return mask
+
+
 mask_option = click.option(
     "--mask",
+    type=PATH,
+    callback=_check_mask,
     metavar="ZARR",
     help="Boolean Zarr array (images, pixels), true where a pixel is to be ignored.",
 )

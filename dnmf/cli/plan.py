@@ -10,6 +10,7 @@ import click
 
 import dnmf
 from dnmf.cli.options import (
+    PATH,
     cluster_options,
     components_option,
     json_option,
@@ -18,10 +19,12 @@ from dnmf.cli.options import (
     open_images,
     tol_option,
 )
+from dnmf.cli.paths import Argument, check_arguments
+from dnmf.cli.progress import print_line
 
 
 @click.command()
-@click.argument("corpus")
+@click.argument("corpus", type=PATH)
 @components_option
 @tol_option
 @loss_option
@@ -42,12 +45,16 @@ def plan(
     Options for the cluster are those of fit. Exit status 1 means that memory is too small: fit
     would refuse.
     """
+    check_arguments(Argument("CORPUS", corpus, ("corpus",)))
+    print_line(f"opening {corpus}")
     from dnmf.engine.client import cluster
 
     images, pixel_mask = open_images(corpus, mask)
     model = dnmf.NMF(random_state=0, **parameters)
     model.check_parameters()
-    with cluster(**where):
+    with cluster(**where) as place:
+        if trial:
+            print_line(f"running parts of a fit on {place}: some ten seconds")
         result = model.plan(images, pixel_mask, trial=trial)
     click.echo(json.dumps(result.as_dict()) if as_json else str(result))
     sys.exit(result.lack is not None)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 import dnmf
+from dnmf.cli.options import PATH, json_option
+from dnmf.cli.paths import Argument, check_arguments, require_folder_of
+from dnmf.cli.progress import print_line
 
 
 @click.command()
-@click.argument("model")
-@click.option("--corpus", metavar="CORPUS", help="Draw originals over reconstructions from it.")
-@click.option("--out", required=True, metavar="DIR", help="Folder for the PNG files.")
-def plot(model: str, corpus: str | None, out: str) -> None:
+@click.argument("model", type=PATH)
+@click.option(
+    "--corpus",
+    type=PATH,
+    metavar="CORPUS",
+    help="Draw originals over reconstructions from it.",
+)
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the PNG files.")
+@json_option
+def plot(model: str, corpus: str | None, out: str, as_json: bool) -> None:
     """Draw components, loss and, with --corpus, originals over reconstructions.
 
     MODEL may also be what `dnmf rank` made: then errors and stability by number of components, and
     all that for each.
     """
+    drawn = [] if corpus is None else [Argument("--corpus", corpus, ("corpus",))]
+    check_arguments(Argument("MODEL", model, ("model", "sweep")), *drawn)
+    require_folder_of(out)
+    print_line(f"opening {model}")
     from dnmf.model_selection.sweep_store import FORMAT
     from dnmf.plot.model import write_plots
     from dnmf.plot.sweep import write_sweep_plots
@@ -28,5 +43,8 @@ def plot(model: str, corpus: str | None, out: str) -> None:
         paths = write_sweep_plots(dnmf.load_sweep(model), out, images)
     else:
         paths = write_plots(dnmf.load(model), out, images)
+    if as_json:
+        click.echo(json.dumps({"path": out, "files": list(map(str, paths))}))
+        return
     for path in paths:
         click.echo(path)

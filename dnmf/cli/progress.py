@@ -25,6 +25,10 @@ STOP_REASONS = {
 }
 
 
+DASK_LOGS = ("distributed.client", "asyncio")
+"""Logs that have levels of their own beside that of ``distributed``."""
+
+
 class BlockProgress:
     """Progress over blocks: a bar on a terminal, a line per block in a log."""
 
@@ -39,9 +43,14 @@ class BlockProgress:
         if not sys.stderr.isatty():
             print_line(f"block {done} of {total}")
             return
+        if is_quiet():
+            return
         if self.bar is None:
             self.bar = click.progressbar(length=total, label="blocks", file=sys.stderr)
         self.bar.update(1)
+        if done == total:
+            self.bar.render_finish()
+            self.bar = None
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
@@ -114,8 +123,27 @@ class LogPrinter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        end_live_line()
-        print_line(record.getMessage())
+        if record.levelno > logging.INFO:
+            end_live_line()
+            write_line(record.getMessage())
+        else:
+            print_line(record.getMessage(), live=getattr(record, "live", False))
+
+
+@contextmanager
+def silent_dask() -> Iterator[None]:
+    """Leave out Dask's log: what matters in it is in an error or in a warning of dnmf's."""
+    import distributed  # sets the levels when it is imported
+
+    logs = [logging.getLogger(name) for name in (distributed.__name__, *DASK_LOGS)]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextmanager
@@ -148,8 +176,22 @@ def explain_resume(path: str, *, overwrite: bool = False) -> Iterator[None]:
         raise
 
 
+def is_quiet() -> bool:
+    """Check whether progress is left out: -q sets the level of dnmf's log so."""
+    return logging.getLogger("dnmf").level > logging.INFO
+
+
 def print_line(line: str, *, live: bool = False) -> None:
-    """Print a line on stderr: on a terminal a live one is replaced by the next, a log is dated."""
+    """Print a line of progress on stderr, unless -q was given.
+
+    On a terminal a live line is replaced by the next; elsewhere, in a log, each has its date.
+    """
+    if not is_quiet():
+        write_line(line, live=live)
+
+
+def write_line(line: str, *, live: bool = False) -> None:
+    """Print a line on stderr; see `print_line`."""
     on_terminal = f"\r\x1b[K{line}" if live else f"{line}\n"
     sys.stderr.write(on_terminal if sys.stderr.isatty() else dated_line(line))
     sys.stderr.flush()
@@ -162,7 +204,7 @@ def dated_line(line: str) -> str:
 
 def end_live_line() -> None:
     """Move below the live line of a terminal."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not is_quiet():
         sys.stderr.write("\n")
 
 

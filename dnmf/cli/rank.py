@@ -10,6 +10,9 @@ import click
 
 import dnmf
 from dnmf.cli.options import (
+    AT_LEAST_1,
+    PATH,
+    Number,
     Ranks,
     cluster_options,
     fit_options,
@@ -19,13 +22,14 @@ from dnmf.cli.options import (
     mask_option,
     open_images,
 )
+from dnmf.cli.paths import Argument, check_arguments
 from dnmf.cli.progress import SweepProgress, end_live_line, explain_resume, print_line
 from dnmf.cli.signals import StopRequest
 
 
 @click.command()
-@click.argument("corpus")
-@click.argument("out")
+@click.argument("corpus", type=PATH)
+@click.argument("out", type=PATH)
 @click.option(
     "-k",
     "--components",
@@ -37,14 +41,14 @@ from dnmf.cli.signals import StopRequest
 @click.option(
     "--seeds",
     "n_init",
-    type=int,
+    type=AT_LEAST_1,
     default=3,
     show_default=True,
     help="Starts, and hidden shares of the cells, for each number.",
 )
 @click.option(
     "--holdout",
-    type=float,
+    type=Number(0, 1, max_open=True),
     default=0.1,
     show_default=True,
     help="Share of the cells to hide from half of the models; 0 hides none.",
@@ -75,9 +79,13 @@ def rank(
     interrupted sweep and ends with the same bits; with other numbers it adds to those there.
     SIGTERM and SIGUSR1 end it as they end a fit.
     """
+    began = time.monotonic()
+    check_arguments(
+        Argument("CORPUS", corpus, ("corpus",)), Argument("OUT", out, ("sweep",), is_output=True)
+    )
+    print_line(f"opening {corpus}")
     from dnmf.engine.client import cluster
 
-    began = time.monotonic()
     images, pixel_mask = open_images(corpus, mask)
     stop = StopRequest(grace)
     with stop, cluster(**where) as place:

@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
 import dnmf
-from dnmf.cli.options import Rows, cluster_options, force_option, mask_option, open_images
+from dnmf.cli.options import (
+    PATH,
+    Rows,
+    cluster_options,
+    force_option,
+    json_option,
+    mask_option,
+    open_images,
+)
+from dnmf.cli.paths import Argument, check_arguments, require_folder_of
+from dnmf.cli.progress import print_line
 
 
 @click.command()
-@click.argument("model")
-@click.argument("corpus")
-@click.argument("weights")
+@click.argument("model", type=PATH)
+@click.argument("corpus", type=PATH)
+@click.argument("weights", type=PATH)
 @mask_option
 @force_option
+@json_option
 @cluster_options
 def transform(
-    model: str, corpus: str, weights: str, mask: str | None, force: bool, where: dict[str, Any]
+    model: str,
+    corpus: str,
+    weights: str,
+    mask: str | None,
+    force: bool,
+    as_json: bool,
+    where: dict[str, Any],
 ) -> None:
     """Compute the weights of CORPUS into a Zarr array WEIGHTS of shape (images, components)."""
+    check_arguments(
+        Argument("MODEL", model, ("model",)),
+        Argument("CORPUS", corpus, ("corpus",)),
+        Argument("WEIGHTS", weights, ("weights",), is_output=True, may_exist=force),
+    )
+    print_line(f"opening {model}")
+    from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
     from dnmf.io.export import write_weights
 
     fitted = dnmf.load(model)
     images, pixel_mask = open_images(corpus, mask)
-    with cluster(**where):
+    with cluster(**where) as place:
+        print_line(f"compute weights of {repr(images)[1:-1]} on {place}")
         n_images = write_weights(fitted, images, weights, mask=pixel_mask, force=force)
+    if as_json:
+        click.echo(json.dumps(describe(weights)))
+        return
     click.echo(f"{weights}: weights of {n_images:,} images, {fitted.n_components_} components")
 
 
 @click.command()
-@click.argument("model")
-@click.argument("corpus")
-@click.argument("out", required=False)
-@click.option("--png", metavar="DIR", help="Write PNG files into a folder instead.")
+@click.argument("model", type=PATH)
+@click.argument("corpus", type=PATH)
+@click.argument("out", type=PATH, required=False)
+@click.option("--png", type=PATH, metavar="DIR", help="Write PNG files into a folder instead.")
 @click.option("--rows", type=Rows(), help="Images for --png.  [default: 0:25]")
 @mask_option
 @force_option
+@json_option
 @cluster_options
 def reconstruct(
     model: str,
@@ -48,23 +78,39 @@ def reconstruct(
     rows: slice | None,
     mask: str | None,
     force: bool,
+    as_json: bool,
     where: dict[str, Any],
 ) -> None:
     """Reconstruct CORPUS from MODEL: into the corpus OUT, or some of it as PNG files."""
-    from dnmf.engine.client import cluster
-    from dnmf.io.export import write_pngs, write_reconstruction
-
     if (out is None) == (png is None):
         raise click.UsageError("give either OUT, a new corpus, or --png DIR")
     if rows is not None and png is None:
         raise click.UsageError("--rows is for --png; OUT gets all images")
+    check_arguments(
+        Argument("MODEL", model, ("model",)),
+        Argument("CORPUS", corpus, ("corpus",)),
+        *(
+            []
+            if out is None
+            else [Argument("OUT", out, ("corpus",), is_output=True, may_exist=force)]
+        ),
+    )
+    if png is not None:
+        require_folder_of(png)
+    print_line(f"opening {model}")
+    from dnmf.cli.describe import describe
+    from dnmf.engine.client import cluster
+    from dnmf.io.export import write_pngs, write_reconstruction
+
     fitted = dnmf.load(model)
     images, pixel_mask = open_images(corpus, mask)
     if png is not None:
         rows = rows or slice(0, 25)
         n_images = write_pngs(fitted, images, rows, png, mask=pixel_mask, force=force)
-        click.echo(f"{png}: {n_images} PNG files")
+        facts = {"path": png, "files": n_images}
+        click.echo(json.dumps(facts) if as_json else f"{png}: {n_images} PNG files")
         return
-    with cluster(**where):
+    with cluster(**where) as place:
+        print_line(f"reconstruct {repr(images)[1:-1]} on {place}")
         result = write_reconstruction(fitted, images, out or "", mask=pixel_mask, force=force)
-    click.echo(repr(result)[1:-1])
+    click.echo(json.dumps(describe(result.path)) if as_json else repr(result)[1:-1])

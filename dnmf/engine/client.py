@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,13 +87,14 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
     from distributed import LocalCluster
 
     before = set(psutil.Process().children(recursive=True))
-    local = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=memory_limit or "auto",
-        dashboard_address="127.0.0.1:0",
-        silence_logs="ERROR",
-    )
+    with _ctrl_c_ignored():
+        local = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=memory_limit or "auto",
+            dashboard_address="127.0.0.1:0",
+            silence_logs="CRITICAL",
+        )
     try:
         yield local
     finally:
@@ -101,6 +104,23 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
             for process in set(psutil.Process().children(recursive=True)) - before:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C, and let processes that are started meanwhile ignore it for ever.
+
+    A terminal sends it to all of them. They end with the process that has started them, and would
+    only print where they were; while they start, Dask cannot end them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _address_in(scheduler_file: str) -> str:

@@ -8,6 +8,7 @@ cluster next to nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,11 @@ from dnmf.numerics.state import State
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H
 from dnmf.solvers.sample import mean_of, sample_rows, take_sample
+
+log = logging.getLogger("dnmf")
+
+LIVE = {"live": True}
+"""Mark of a record of the log that the next one may replace on a terminal."""
 
 ROUND = 360
 """Number of H updates in a round: it matters more than the number of images behind each update."""
@@ -79,6 +85,7 @@ def start(
     tol : float
         Tolerance of the passes to follow: where they may end early, the warm-up may too.
     """
+    log.info("warm start: reading a sample of %s images", f"{blocks.shape[0]:,}", extra=LIVE)
     with one_blas_thread():
         sample, reads = take_sample(blocks, sample_seed)
         for holdout in dict.fromkeys(run.holdout for run in runs):
@@ -145,6 +152,9 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         # Squared error is the cheap way from a poor H to a fair one.
         plain = Quadratic() if sample.observed is None else MaskedQuadratic()
         for stage in (plain, objective):
+            log.info(
+                "warm start on %s images, %d components", f"{len(sample):,}", len(H), extra=LIVE
+            )
             updates = _short_round(stage, len(H), len(sample))
             H = objective.raise_zeros(online_round(stage, H, sample, rng, updates))
         return H
@@ -154,7 +164,15 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     max_rounds, updates = _rounds(objective, d, p, tol)
     patience = _patience(tol)
     best, lowest, idle = H, np.inf, 0
-    for _ in range(max_rounds):
+    for number in range(max_rounds):
+        log.info(
+            "warm start: round %d of at most %d on %s images, %d components",
+            number + 1,
+            max_rounds,
+            f"{len(sample):,}",
+            d,
+            extra=LIVE,
+        )
         H = online_round(bounded, H, sample, rng, updates)
         if max_rounds == 1:
             return H

@@ -87,7 +87,7 @@ def test_force_starts_afresh(corpus, tmp_path):
 
 def test_bad_parameters_keep_the_old_model(corpus, tmp_path):
     run("fit", corpus.path, tmp_path / "m", "-k", 3)
-    run("fit", corpus.path, tmp_path / "m", "-k", 0, "--force", status=1)
+    run("fit", corpus.path, tmp_path / "m", "-k", 0, "--force", status=2)
     assert dnmf.load(tmp_path / "m").n_components_ == 3
 
 
@@ -196,10 +196,10 @@ class TestRefusals:
     def test_not_a_corpus(self, tmp_path):
         (tmp_path / "notes").touch()
         for command in (["fit", tmp_path, "m", "-k", 2], ["info", tmp_path]):
-            self.refused(*command, message="dnmf ingest SOURCE")
+            self.refused(*command, message="is a folder that dnmf has not written")
 
     def test_not_a_model(self, corpus, tmp_path):
-        self.refused("plot", corpus.path, "--out", tmp_path / "p", message="not a dnmf model")
+        self.refused("plot", corpus.path, "--out", tmp_path / "p", message="MODEL must be a model")
         self.refused("transform", tmp_path / "x", corpus.path, "w", message="dnmf fit CORPUS")
 
     def test_not_images(self, tmp_path):
@@ -225,20 +225,6 @@ class TestRefusals:
         )
         assert existing.read_text() == "precious"
 
-    @pytest.mark.parametrize(
-        ("flag", "value", "message"),
-        [
-            ("-k", 0, "n_components is 0; it must be"),
-            ("--tol", -1, "tol is -1"),
-            ("--max-iter", 0, "max_iter is 0"),
-        ],
-    )
-    def test_parameters(self, corpus, tmp_path, flag, value, message):
-        arguments = {"-k": 2} | {flag: value}
-        flat = [x for pair in arguments.items() for x in pair]
-        self.refused("fit", corpus.path, tmp_path / "m", *flat, message=message)
-        assert not (tmp_path / "m").exists()
-
     def test_another_size_at_transform(self, fitted, tmp_path):
         np.save(tmp_path / "x.npy", np.ones((5, 4, 4), "u1"))
         other = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c")
@@ -250,10 +236,8 @@ class TestRefusals:
         )
 
     def test_rows_beyond_the_end(self, fitted, corpus, tmp_path):
-        self.refused(
-            *["reconstruct", fitted, corpus.path, "--png", tmp_path / "p", "--rows", "900:910"],
-            message="the corpus has 700",
-        )
+        line = ["reconstruct", fitted, corpus.path, "--png", tmp_path / "p", "--rows", "900:910"]
+        assert "the corpus has 700" in run(*line, status=2).stderr
 
     def test_a_damaged_block(self, corpus, fitted, tmp_path):
         import shutil
@@ -270,11 +254,6 @@ class TestRefusals:
         self.refused(
             *fit, "--scheduler-file", tmp_path / "none", message="dask scheduler --scheduler-file"
         )
-        self.refused(*fit, "--workers", 1, "--scheduler", "x", message="exclude each other")
-        self.refused(*fit, "--memory-limit", "1GB", message="give both")
-        for size in ("banana", "-5GB"):
-            message = f"--memory-limit is {size}"
-            self.refused(*fit, "--workers", 1, "--memory-limit", size, message=message)
         (tmp_path / "s.json").write_text('{"a": 1}')
         self.refused(*fit, "--scheduler-file", tmp_path / "s.json", message="holds no scheduler")
 
@@ -284,8 +263,7 @@ class TestRefusals:
 
     def test_a_negative_seed_keeps_the_old_model(self, corpus, tmp_path):
         run("fit", corpus.path, tmp_path / "m", "-k", 3)
-        fit = ["fit", corpus.path, tmp_path / "m", "-k", 3, "--force", "--seed", -1]
-        self.refused(*fit, message="random_state is -1")
+        run("fit", corpus.path, tmp_path / "m", "-k", 3, "--force", "--seed", -1, status=2)
         assert dnmf.load(tmp_path / "m").n_components_ == 3
 
     def test_force_never_replaces_the_input(self, corpus, fitted, tmp_path):
@@ -307,12 +285,17 @@ class TestRefusals:
         self.refused(*plot, message="fitted on 784")
 
     def test_nothing_there(self, tmp_path):
-        self.refused("info", tmp_path / "nothing", message="nothing is there")
+        self.refused(
+            "info",
+            tmp_path / "nothing",
+            message="nothing does not exist; PATH must be what dnmf has",
+        )
 
     @pytest.mark.parametrize(
         "arguments",
         [
             ["fit"],
+            ["ingest"],
             ["ingest", "x"],
             ["ingest", "a", "b", "--size", "9"],
             ["plant"],
@@ -346,16 +329,39 @@ def test_every_command_has_help():
                 assert option.help, f"{name} {option.name}"
 
 
-def test_starts_without_heavy_imports():
-    heavy = ["numpy", "sklearn", "numba", "dask", "zarr", "matplotlib", "distributed", "PIL"]
+HEAVY = ["numpy", "sklearn", "numba", "dask", "zarr", "matplotlib", "distributed", "PIL", "fsspec"]
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("--help", []),
+        ("fit --help", []),
+        ("fit nothing m -k 3", []),
+        ("fit . m -k 3", []),
+        ("fit nothing m -k 0", []),
+        ("fit nothing m -k 3 --tol nan", []),
+        ("fit", []),
+        ("fut", []),
+        ("rank nothing out -k 12-4", []),
+        ("transform m c w --json", []),
+        ("plot m --out p", []),
+        ("info nothing", []),
+        ("ingest nothing c", []),
+        ("ingest . c/d/e", ["numpy", "fsspec"]),
+        ("fit nothing m -k 3 --workers 1000", ["dask"]),
+    ],
+)
+def test_help_and_errors_need_no_heavy_imports(line, allowed):
     script = (
         "import sys, dnmf, dnmf.cli.main\n"
-        "try: dnmf.cli.main.main(['--help'])\n"
+        f"try: dnmf.cli.main.main({line.split()})\n"
         "except SystemExit: pass\n"
-        f"print('LOADED', [name for name in {heavy} if name in sys.modules])"
+        f"print('LOADED', [name for name in {HEAVY} if name in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert output.stdout.splitlines()[-1] == "LOADED []"
+    loaded = json.loads(output.stdout.splitlines()[-1].removeprefix("LOADED ").replace("'", '"'))
+    assert set(loaded) <= set(allowed)
 
 
 def test_runs_as_a_module():
@@ -405,7 +411,7 @@ class TestObjectives:
         for name, message in (
             ("small", "holds bool of shape (7, 784); a mask of this corpus is bool of shape (700"),
             ("int", "holds int64 of shape (700, 784)"),
-            ("nothing", "is no mask: it must be a Zarr array of booleans"),
+            ("nothing", "nothing does not exist"),
         ):
             line = ["fit", corpus.path, str(tmp_path / "m"), "-k", "3"]
             done = run(*line, "--mask", str(tmp_path / name), status=1)

@@ -1,0 +1,235 @@
+"""Paths that a person has typed: what is there, and what was meant if it is not what it must be.
+
+What a path holds is read here without Zarr, which takes long to import: an error comes at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnmf.errors import CheckpointError, CorpusError, DataError, IngestError, OutputExistsError
+from dnmf.storage.paths import is_url, normalize_path
+
+RECORD_BYTES = 2**22
+"""Largest ``zarr.json`` that is read."""
+
+SHOWN = 200
+"""Number of names in a folder that are looked through for what may have been meant."""
+
+MADE_BY = {
+    "corpus": "`dnmf ingest IMAGES NEW.zarr` makes one",
+    "model": "`dnmf fit CORPUS NEW.model -k 16` makes one",
+    "sweep": "`dnmf rank CORPUS NEW.sweep -k 9,25,49` makes one",
+    "weights": "`dnmf transform MODEL CORPUS NEW.zarr` makes them",
+}
+"""How each kind of store is made."""
+
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".npy", ".gz", ".gif", ".bmp",
+)  # fmt: skip
+"""Suffixes by which a folder or a file is taken for images."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument or option that is a path to something dnmf has written.
+
+    Attributes
+    ----------
+    name : str
+        As the help writes it, such as ``CORPUS``.
+    path : str
+        What was typed.
+    kinds : tuple of str
+        Kinds of store that it may be, of `MADE_BY`.
+    is_output : bool
+        Whether the command writes it, so that nothing need be there.
+    may_exist : bool
+        Whether such an output may be there already, to be replaced or continued.
+    """
+
+    name: str
+    path: str
+    kinds: tuple[str, ...]
+    is_output: bool = False
+    may_exist: bool = True
+
+
+def check_arguments(*arguments: Argument) -> None:
+    """Raise an error that says what to type, unless all inputs are what they must be.
+
+    Raises
+    ------
+    CorpusError, CheckpointError
+        An input is not there, or is something else.
+    OutputExistsError
+        The folder of an output is not there.
+    """
+    found = {argument: kind_at(argument.path) for argument in arguments}
+    for argument, kind in found.items():
+        if argument.is_output or kind in (*argument.kinds, "unknown"):
+            continue
+        error = CorpusError if "corpus" in argument.kinds else CheckpointError
+        for other in arguments:
+            if found[other] in argument.kinds and found[other] not in other.kinds:
+                raise error(_describe_swap(argument, kind, other, found[other]))
+        raise error(_describe_wrong(argument, kind))
+    for argument, kind in found.items():
+        if argument.is_output:
+            _check_output(argument, kind)
+
+
+def _check_output(argument: Argument, kind: str) -> None:
+    path = argument.path
+    if kind in ("nothing", "unknown"):
+        require_folder_of(path)
+    elif kind in argument.kinds and not argument.may_exist:
+        raise OutputExistsError(f"{path} already exists; choose another path or pass --force")
+    elif kind in MADE_BY and kind not in argument.kinds:
+        raise OutputExistsError(
+            f"{path} already exists and is {_a(kind)}, which is not replaced; choose another path"
+        )
+    elif kind == "file" or (kind == "folder" and any(_folder(path).iterdir())):
+        raise OutputExistsError(
+            f"{path} already exists and is a {kind} not written by dnmf; choose another path"
+        )
+
+
+def kind_at(path: str) -> str:
+    """Return what is at a path.
+
+    Returns
+    -------
+    str
+        A kind of store of `MADE_BY`; or ``"nothing"``, ``"file"``, ``"folder"``; or ``"unknown"``
+        for a URL and what cannot be read, of which the library will say more.
+    """
+    if is_url(location := normalize_path(path)):
+        return "unknown"
+    place = Path(location)
+    try:
+        if not place.is_dir():
+            return "file" if place.exists() else "nothing"
+        with (place / "zarr.json").open("rb") as file:
+            record = json.loads(file.read(RECORD_BYTES))["attributes"]["dnmf"]["format"]
+        kind = str(record).removeprefix("dnmf-")
+        return kind if kind in MADE_BY else "unknown"
+    except (FileNotFoundError, KeyError, TypeError):
+        return "folder"
+    except (OSError, ValueError, RecursionError):
+        return "unknown"
+
+
+def require_exists(name: str, path: str) -> None:
+    """Raise DataError unless something is at a path that an option names."""
+    if kind_at(path) == "nothing":
+        raise DataError(f"{name}: {_describe_absent(path)}")
+
+
+def require_folder_of(path: str) -> None:
+    """Raise OutputExistsError unless the folder that is to hold an output exists."""
+    from dnmf.storage.store import require_parent
+
+    require_parent(normalize_path(path))
+
+
+def check_sources(sources: Sequence[str], corpus: str) -> None:
+    """Raise IngestError or OutputExistsError unless `dnmf ingest` can have meant these paths."""
+    target = kind_at(corpus)
+    for source in sources:
+        kind = kind_at(source)
+        if kind == "nothing":
+            if target in ("folder", "file") and _holds_images(_folder(corpus)):
+                raise IngestError(
+                    f"{source} does not exist, and {corpus} holds images: the new corpus comes "
+                    f"last, `dnmf ingest {corpus} {source}`"
+                )
+            raise IngestError(_describe_absent(source))
+        if kind in MADE_BY:
+            raise IngestError(
+                f"{source} is {_a(kind)} already; give image files or folders of them"
+            )
+    if target in ("folder", "file") and _holds_images(_folder(corpus)):
+        raise OutputExistsError(
+            f"{corpus} holds images, and the last argument must be the new corpus: "
+            "`dnmf ingest IMAGES... NEW.zarr`"
+        )
+    require_folder_of(corpus)
+
+
+def _describe_swap(argument: Argument, kind: str, other: Argument, found: str) -> str:
+    what = "does not exist" if kind == "nothing" else f"is {_a(kind)}"
+    return (
+        f"{argument.name} is {argument.path}, which {what}, and {other.name} is {other.path}, "
+        f"{_a(found)}: swap the two"
+    )
+
+
+def _describe_wrong(argument: Argument, kind: str) -> str:
+    path, wanted = argument.path, " or ".join(_a(kind) for kind in argument.kinds)
+    if len(argument.kinds) > 2:
+        wanted = "what dnmf has written: a corpus, weights, a model or a sweep"
+    must_be = f"{argument.name} must be {wanted}"
+    if len(argument.kinds) == 1:
+        must_be += f": {MADE_BY[argument.kinds[0]]}"
+    if kind == "nothing":
+        absent = _describe_absent(path, argument.kinds)
+        return absent if absent.endswith("?") else f"{absent}; {must_be}"
+    if kind in MADE_BY:
+        return f"{path} is {_a(kind)}, and {must_be}"
+    inside = [
+        name for name in _names_in(_folder(path)) if kind_at(f"{path}/{name}") in argument.kinds
+    ]
+    if inside:
+        return f"{path} is a folder; did you mean {os.path.join(path, inside[0])}?"
+    if _holds_images(_folder(path)) and "corpus" in argument.kinds:
+        return (
+            f"{path} holds images and is no corpus: make one of them with "
+            f"`dnmf ingest {path} NEW.zarr`, then give that"
+        )
+    return f"{path} is a {kind} that dnmf has not written; {must_be}"
+
+
+def _describe_absent(path: str, kinds: tuple[str, ...] = ()) -> str:
+    """Say that nothing is at a path, with the nearest name in the folder that should hold it.
+
+    Of several that are near, one of these kinds comes first.
+    """
+    whole = place = Path(os.path.abspath(normalize_path(path)))
+    while not place.parent.is_dir():
+        place = place.parent
+    nearest = difflib.get_close_matches(place.name, _names_in(place.parent), n=9)
+    nearest.sort(key=lambda name: kind_at(str(place.parent / name)) not in kinds)
+    where = "" if place == whole else f": there is no folder {place}"
+    if not nearest:
+        return f"{path} does not exist{where}"
+    meant = str(place.parent / nearest[0] / whole.relative_to(place))
+    return (
+        f"{path} does not exist{where}; did you mean "
+        f"{meant if os.path.isabs(path) else os.path.relpath(meant)}?"
+    )
+
+
+def _folder(path: str) -> Path:
+    return Path(normalize_path(path))
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))[:SHOWN]
+    except OSError:
+        return []
+
+
+def _holds_images(place: Path) -> bool:
+    names = [place.name, *_names_in(place)]
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
+
+
+def _a(kind: str) -> str:
+    return kind if kind == "weights" else f"a {kind}"
