@@ -19,7 +19,7 @@ import numpy as np
 from common import about, best_of, load, pin, started
 from scipy.optimize import nnls
 
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.threads import one_blas_thread
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.block import Block, Strip
 from dnmf.numerics.objective import Quadratic

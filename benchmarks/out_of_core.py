@@ -36,7 +36,7 @@ import psutil
 from common import about, load
 
 import dnmf
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.estimators import nmf
 from dnmf.numerics.block import Block

@@ -20,7 +20,7 @@ import numpy as np
 from common import about, best_of, load
 
 import dnmf
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.threads import one_blas_thread
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MaskedQuadratic

@@ -15,6 +15,7 @@ import psutil
 from dask import config
 
 from dnmf.engine.retry import wait_for_workers
+from dnmf.engine.threads import thread_count
 from dnmf.errors import ClusterError, ParameterError
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def cluster(
     if memory_limit is not None:
         _check_memory_limit(memory_limit, workers)
     if not given:
-        from dask.system import CPU_COUNT
-
-        yield f"{CPU_COUNT} threads of this process"
+        yield f"{thread_count()} threads of this process"
         return
 
     from distributed import Client

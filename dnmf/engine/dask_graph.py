@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+from dask import config
 from dask.base import compute
 from dask.sizeof import sizeof
 from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
@@ -29,8 +30,9 @@ from dask.typing import Key
 from dnmf._typing import Array
 from dnmf.engine.blocks import BlockFunction, Finish, RawBlock, Result
 from dnmf.engine.chunks import Chunks, Recipe, cut, with_hidden
-from dnmf.engine.executors import active_client, map_on_threads, one_blas_thread
+from dnmf.engine.executors import active_client, map_on_threads
 from dnmf.engine.retry import GROUP, Kept, compute_with
+from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.engine.tree_reduce import Outcome, add, groups_of, run_blocks, tree_reduce
 from dnmf.errors import ClusterError
 from dnmf.numerics.block import DEFAULT_RULES, PixelRules, image_number
@@ -179,7 +181,9 @@ class DaskBlocks:
         graph = Graph()
         graph.ends = build(graph, *map(graph.put, objects))
         graph.require_all_nodes()
-        results: Sequence[Any] = compute(*graph.results())
+        chosen = config.get("num_workers", None) or config.get("pool", None)
+        threads = {} if chosen else {"num_workers": thread_count()}
+        results: Sequence[Any] = compute(*graph.results(), **threads)
         return results
 
 

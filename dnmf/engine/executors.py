@@ -1,84 +1,29 @@
-"""Where functions run: on threads, with one BLAS thread, on the active Dask client."""
+"""Where functions run: on threads, and on the active Dask client."""
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from contextvars import copy_context
-from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import threadpoolctl
-from dask.system import CPU_COUNT
-
 from dnmf.engine.retry import scatter, wait_for_workers
+from dnmf.engine.threads import thread_count
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["CPU_COUNT", "active_client", "each_block", "map_on_threads", "one_blas_thread"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_lock = threading.Lock()
-_depth = 0
-_limiter: Any = None
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread; may be nested, and entered from many threads at once.
-
-    Blocks are already spread over threads or processes, and a BLAS that splits a product over
-    threads rounds differently from one that does not. With one thread the bits do not depend on
-    the number of cores.
-
-    The limit belongs to the process, so the first to enter sets it and the last to leave restores
-    it: restoring it earlier would change the bits of those who are still inside.
-    """
-    global _depth, _limiter
-    with _lock:
-        if _depth == 0:
-            _take_control()
-            _limiter = _controller().limit(limits=1, user_api="blas")
-        _depth += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _depth -= 1
-            if _depth == 0:
-                _take_control()
-                _limiter.restore_original_limits()
-                _take_control()
-
-
-@cache
-def _controller() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()  # takes milliseconds: once per process
-
-
-def _take_control() -> None:
-    """Let this thread set the limit of OpenBLAS.
-
-    From threadpoolctl 3.8 on the first thread to set it keeps the right to, and what other threads
-    set is silently ignored: a task in a worker's thread would compute on all cores.
-    """
-    openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
-    if hasattr(openblas, "clear_controlling_thread"):
-        openblas.clear_controlling_thread(force=True)
 
 
 def map_on_threads(
     function: Callable[[Item], Result],
     items: Sequence[Item],
-    threads: int = CPU_COUNT,
+    threads: int | None = None,
     ahead: int | None = None,
 ) -> Iterator[Result]:
     """Return an iterator of ``function(item)`` for each item, in order, computed on threads.
@@ -90,13 +35,15 @@ def map_on_threads(
     ----------
     function : callable
     items : sequence
-    threads : int
+    threads : int, optional
+        Number of threads, by default as `thread_count` says.
     ahead : int, optional
         Number of items that are computed, or wait, while the caller uses a result; by default
         twice the number of threads.
     """
     if len(items) == 1:
         return map(function, items)
+    threads = thread_count() if threads is None else threads
     return _map_in_pool(function, items, threads, 2 * threads if ahead is None else ahead)
 
 
@@ -147,7 +94,7 @@ def each_block(
     client = active_client()
     pool: Executor
     if client is None:
-        pool = ThreadPoolExecutor(CPU_COUNT)
+        pool = ThreadPoolExecutor(thread_count())
     else:
         wait_for_workers(client)
         pool = client.get_executor(pure=False)
@@ -157,7 +104,7 @@ def each_block(
     with pool:
         try:
             while True:
-                threads = CPU_COUNT if client is None else sum(client.nthreads().values())
+                threads = thread_count() if client is None else sum(client.nthreads().values())
                 for number in islice(numbers, max(4 * threads - len(running), 0 if running else 4)):
                     running[pool.submit(function, shared, number)] = number
                 if not running:

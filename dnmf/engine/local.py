@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import BlockFunction, Finish, RawBlock, Result
-from dnmf.engine.executors import CPU_COUNT, map_on_threads, one_blas_thread
+from dnmf.engine.executors import map_on_threads
+from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.engine.tree_reduce import (
     Item,
     Mapped,
@@ -44,7 +45,7 @@ class LocalBlocks:
     weights: Array | None = None
     masks: Array | None = None
     rules: PixelRules = DEFAULT_RULES
-    threads: int = CPU_COUNT
+    threads: int = field(default_factory=thread_count)
 
     def __post_init__(self) -> None:
         n, p = self.array.shape

@@ -11,7 +11,7 @@ from dask.task_spec import DataNode, List, Task, TaskRef
 
 from dnmf._typing import Array
 from dnmf.engine.chunks import Recipe, cut, with_hidden
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.threads import one_blas_thread
 from dnmf.estimators.inputs import check_mask, checked, chunks_of, split_chunks
 from dnmf.numerics.block import Block, checked_block
 from dnmf.numerics.objective import Projection

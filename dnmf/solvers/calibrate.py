@@ -11,7 +11,7 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Objective

@@ -25,7 +25,8 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
-from dnmf.engine.executors import map_on_threads, one_blas_thread
+from dnmf.engine.executors import map_on_threads
+from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.errors import DataError
 from dnmf.numerics.block import Block

@@ -18,9 +18,10 @@ import psutil
 from dnmf._format import format_bytes
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.client import workers_of
-from dnmf.engine.executors import CPU_COUNT, active_client
+from dnmf.engine.executors import active_client
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.retry import wait_for_workers
+from dnmf.engine.threads import thread_count
 from dnmf.engine.tree_reduce import FAN_IN, blocks_per_task
 from dnmf.errors import CapacityError
 from dnmf.numerics.block import compute_dtype, strip_rows
@@ -250,7 +251,7 @@ class JointFitMemory:
         """Return the peak of the driver; see `FitMemory.driver`."""
         first = self.models[0]
         holdout = first.sample_rows * first.p * self.holdout_per_pixel
-        at_once = min(CPU_COUNT, len(self.models))
+        at_once = min(thread_count(), len(self.models))
         warm_up = holdout + at_once * max(model.warm_up for model in self.models)
         start = first.sample + max(first.sample_transfer, warm_up)
         passes = sum(model.passes for model in self.models)
@@ -297,7 +298,7 @@ class AvailableMemory:
         driver_limit = min(resident + psutil.virtual_memory().available, MEMORY_LIMIT)
         client = None if isinstance(blocks, LocalBlocks) else active_client()
         if client is None:
-            count = getattr(blocks, "threads", CPU_COUNT)
+            count = getattr(blocks, "threads", thread_count())
             return cls(0, count, count, 0.0, math.inf, resident, driver_limit)
         wait_for_workers(client)
         workers = workers_of(client)
@@ -365,7 +366,7 @@ def require_memory(blocks: Blocks, objective: Objective, n_components: int) -> N
 
     if isinstance(blocks, LocalBlocks):
         memory = FitMemory.from_blocks(blocks, objective, n_components)
-        if memory.driver(0, CPU_COUNT) < SMALL_FIT_BYTES:
+        if memory.driver(0, thread_count()) < SMALL_FIT_BYTES:
             return
     available = AvailableMemory.detect(blocks)
     if (lacking := shortage(n_components)) is None:
@@ -430,7 +431,7 @@ def groups_that_fit(blocks: Blocks, runs: Sequence[ModelRun]) -> list[slice]:
 
     everything = slice(0, len(runs))
     in_memory = isinstance(blocks, LocalBlocks)
-    if in_memory and joint_memory(everything).driver(0, CPU_COUNT) < SMALL_FIT_BYTES:
+    if in_memory and joint_memory(everything).driver(0, thread_count()) < SMALL_FIT_BYTES:
         return [everything]
     available, groups, first = AvailableMemory.detect(blocks), [], 0
 

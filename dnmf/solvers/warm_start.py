@@ -17,7 +17,8 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
-from dnmf.engine.executors import CPU_COUNT, map_on_threads, one_blas_thread
+from dnmf.engine.executors import map_on_threads
+from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
 from dnmf.numerics.objective import Objective, Quadratic
@@ -236,7 +237,7 @@ def online_round(
     dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
     steps = zip(batches[:updates], forget.tolist(), strict=True)
     return update_on_batches(
-        objective, OnlineState(H.astype(dtype)), sample, steps, CPU_COUNT
+        objective, OnlineState(H.astype(dtype)), sample, steps, thread_count()
     ).H.astype(np.float64)
 
 

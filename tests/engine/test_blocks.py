@@ -21,8 +21,8 @@ from runs import SQUARED
 
 import dnmf
 from dnmf.engine.dask_graph import DaskBlocks, Graph
-from dnmf.engine.executors import one_blas_thread
 from dnmf.engine.local import LocalBlocks
+from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import (
     FAN_IN,
     MOST_TASKS,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from processes import wait_until
 
-from dnmf.engine.executors import map_on_threads, one_blas_thread
+from dnmf.engine.executors import map_on_threads
+from dnmf.engine.threads import one_blas_thread
 
 
 def test_the_limit_is_restored_after_overlapping_use():

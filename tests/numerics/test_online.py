@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import unpickled
 from runs import SQUARED
 
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.threads import one_blas_thread
 from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block

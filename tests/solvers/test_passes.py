@@ -12,8 +12,8 @@ from reference import counted
 from runs import SQUARED, run_at, run_passes
 
 import dnmf.solvers.loop
-from dnmf.engine.executors import one_blas_thread
 from dnmf.engine.local import LocalBlocks
+from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import even_ranges
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of

@@ -9,7 +9,7 @@ from reference import loss, weights
 from runs import SQUARED
 from sklearn.decomposition._nmf import _initialize_nmf
 
-from dnmf.engine.executors import one_blas_thread
+from dnmf.engine.threads import one_blas_thread
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
@@ -148,7 +148,7 @@ class TestRounds:
         monkeypatch.setattr(online, "MIN_SPLIT_SIZE", 1)
         runs = []
         for threads in (1, 2):
-            monkeypatch.setattr(warm_start, "CPU_COUNT", threads)
+            monkeypatch.setenv("DNMF_NUM_THREADS", str(threads))
             runs.append(self.run(digits, 1e-2))
         assert (runs[0] == runs[1]).all()
 
