@@ -17,7 +17,7 @@ One pass of alternating updates as blockwise matrix products, with the module of
     H                       least squares, where the tree ends      `solvers.loop`
 
 Imports `numerics` and Dask; knows no file and no estimator. Start reading at `blocks`, the protocol
-of both engines. `chunks` makes and checks the chunks of Dask arrays, `threads` says how many threads
-there may be, `executors` holds functions on threads and the active client, `retry` what happens when
-workers die, `client` the cluster that flags ask for.
+of both engines. `chunks` makes and checks the chunks of Dask arrays, `threads` says how many
+threads there may be, `executors` holds functions on threads and the active client, `retry` what
+happens when workers die, `client` the cluster that flags ask for.
 """
