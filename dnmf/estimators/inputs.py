@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
 from dnmf.estimators.images import flatten_images, require_flat
 from dnmf.estimators.rows import Rows, is_outside_memory
+from dnmf.estimators.weights import in_range, weight_unit
 from dnmf.numerics.block import (
     ALL_WEIGHTS_ZERO,
     DEFAULT_RULES,
@@ -75,7 +77,10 @@ def blocks_of(
         X = _check_dask(X)
     weights, mask = check_weights(X, weights), check_mask(X, mask)
     if in_memory(X):
-        weights, mask = as_numpy("sample_weight", weights), as_numpy("mask", mask)
+        weights = check_weights(X, as_numpy("sample_weight", weights))
+        mask = as_numpy("mask", mask)
+    rules = replace(rules, weight_unit=weight_unit(weights))
+    if in_memory(X):
         return LocalBlocks(X, weights, mask, rules)
     if isinstance(X, Corpus):
         blocks = _blocks_of_corpus(X)
@@ -174,6 +179,14 @@ def check_weights(X: Any, weights: Any) -> Any:
     return weights
 
 
+def _read_weights(weights: Rows, ranges: Sequence[tuple[int, int]], number: int) -> Array:
+    return in_range(read_rows(weights, ranges, number), ranges[number][0])
+
+
+def _checked_weights(chunk: Array, block_info: Any = None) -> Array:
+    return in_range(chunk, block_info[0]["array-location"][0][0])
+
+
 def _require_shape(name: str, aligned: Any, shape: Any) -> None:
     if tuple(aligned.shape) != tuple(shape):
         raise DataError(
@@ -186,7 +199,15 @@ def _split_rows(name: str, aligned: Any, ranges: Sequence[tuple[int, int]]) -> B
     if aligned is None:
         return None
     if isinstance(aligned, Rows):
-        return partial(read_rows, aligned, ranges)
+        read = _read_weights if name == "sample_weight" else read_rows
+        return partial(read, aligned, ranges)
+    if is_dask(aligned) and name == "sample_weight":
+        import dask.array as da
+
+        meta = np.empty(0, aligned.dtype)
+        aligned = da.map_blocks(
+            _checked_weights, checked(name, aligned), dtype=meta.dtype, meta=meta
+        )
     return split_chunks(name, aligned, ranges)
 
 

@@ -30,6 +30,7 @@ from dnmf.estimators.parameters import (
     require,
     require_even_blocks,
 )
+from dnmf.estimators.weights import LAZY_WEIGHTS, require_range
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Objective
 from dnmf.numerics.online import OnlineState, update_on_block
@@ -237,8 +238,9 @@ class NMF(FittedNMF):
         W, H : array of shape (n, d) and (d, p), optional
             Start for ``init="custom"``. W is only checked, because it follows from X and H.
         sample_weight : array of shape (n,), optional
-            Weight of each image in the loss; 2 does what the image twice in X would. NumPy's,
-            Dask's or, best for many millions of images, Zarr's.
+            Weight of each image in the loss; 2 does what the image twice in X would. Their scale is
+            that of the losses, and changes nothing else. NumPy's, Dask's or, best for many millions
+            of images, Zarr's; outside memory they must be 0, or from 1e-15 to 1e15.
         mask : array of shape (n, p), bool, optional
             True where a pixel is to be ignored. NumPy's, Dask's or Zarr's; read in blocks with X.
             What X itself masks, as a NumPy masked array or a Dask array of them, is ignored, too.
@@ -339,6 +341,8 @@ class NMF(FittedNMF):
         X = validate_images(self, X, reset=not hasattr(self, "components_"))
         blocks = blocks_of(X, sample_weight, mask, self._rules())
         objective = self._objective(mask)
+        unit = self._unit_of_stream(blocks.rules.weight_unit)
+        blocks.rules = replace(blocks.rules, weight_unit=unit)
         spec, running = self._begin_stream(X, blocks, objective, H, W)
         n_updates = running.n_updates
         for i in range(len(blocks.ranges)):
@@ -353,7 +357,7 @@ class NMF(FittedNMF):
             running = blocks.map_sum(task, only=[i])
         n_steps = getattr(self, "n_steps_", 0) + running.n_updates - n_updates
         self._set_fitted(spec, State.at(running.H), "partial_fit")
-        self._running, self.n_steps_ = running, n_steps
+        self._running, self.n_steps_, self._weight_unit = running, n_steps, unit
         return self
 
     def plan(self, X: Any, mask: Any = None, *, trial: bool = True) -> Plan:
@@ -503,6 +507,19 @@ class NMF(FittedNMF):
         )
         return replace(_lowest([run.state for run in runs]), n_reads=n_reads)
 
+    def _unit_of_stream(self, unit: float) -> float:
+        """Return the unit of the weights in the running sums, that of the first call.
+
+        Raises
+        ------
+        DataError
+            Beside those weights, the weights of this call are too small or too large to add up.
+        """
+        first = getattr(self, "_weight_unit", 1.0) if hasattr(self, "components_") else unit
+        low, high = LAZY_WEIGHTS
+        require_range("the largest, to a factor of 4,", unit, (low * first, high * first))
+        return first
+
     def _begin_stream(
         self, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
     ) -> tuple[FitSpec, OnlineState]:
@@ -556,6 +573,7 @@ class NMF(FittedNMF):
         for name in (*OF_A_FIT, "n_steps_"):  # of an earlier fit, or stream
             self.__dict__.pop(name, None)
         self._spec, self._state, self._running = spec, state, None
+        self.__dict__.pop("_weight_unit", None)
         self.n_features_in_ = spec.X["shape"][1]
         self.image_shape_ = tuple(spec.X["image_shape"])
         self.components_ = state.H.astype(spec.X["compute_dtype"])

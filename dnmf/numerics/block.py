@@ -173,11 +173,15 @@ class PixelRules:
         Whether 0 is invalid, too: divergences with beta <= 0 are infinite there.
     check : bool
         Whether pixels are checked.
+    weight_unit : float
+        Power of four that weights of images are divided by. It changes no bit of H, and keeps sums
+        of very small and very large weights within the range of float32.
     """
 
     nan_is_missing: bool = False
     positive: bool = False
     check: bool = True
+    weight_unit: float = 1.0
 
 
 DEFAULT_RULES = PixelRules()
@@ -219,7 +223,9 @@ def assemble(
             X = np.where(observed, X, X.dtype.type(0))
     if rules.check and (invalid := find_invalid(X, start, observed, rules.positive)):
         return invalid
-    return Block(X, start, observed, None if weights is None else valid_weights(weights, start))
+    if weights is not None:
+        weights = valid_weights(weights, start) / rules.weight_unit
+    return Block(X, start, observed, weights)
 
 
 def checked_block(

@@ -87,6 +87,18 @@ class HUpdate:
     written: tuple[tuple[int, int], ...] = ()
     held_out: Array = field(default_factory=lambda: NO_HELD_OUT)
 
+    def for_weights_times(self, factor: float) -> HUpdate:
+        """Return the result for images whose weights are multiplied by a factor."""
+        return replace(
+            self,
+            divergence=factor * self.divergence,
+            loss=factor * self.loss,
+            total_weight=factor * self.total_weight,
+            xx=factor * self.xx,
+            energies=factor * self.energies,
+            held_out=factor * self.held_out,
+        )
+
 
 @dataclass(frozen=True)
 class Objective(ABC):

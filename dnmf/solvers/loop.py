@@ -177,7 +177,7 @@ def solve(
             updates = run_pass(blocks, active, sinks, task_blocks)
             for run, sink, update in zip(active, sinks, updates, strict=True):
                 _require_scale(update, run)
-                run.follow(update, sink)
+                run.follow(update.for_weights_times(blocks.rules.weight_unit), sink)
             on_pass()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -48,7 +49,8 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     n, p = blocks.shape
     wanted = sample_rows(n, p, blocks.dtype.itemsize)
     if wanted == n and isinstance(blocks, LocalBlocks) and blocks.is_plain:
-        whole = Block(blocks.array, 0, None, blocks.weights).with_row_numbers()
+        weights = None if blocks.weights is None else blocks.weights / blocks.rules.weight_unit
+        whole = Block(blocks.array, 0, None, weights).with_row_numbers()
         return _usable(whole, blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
     chosen = _choose_blocks(blocks.ranges, wanted, rng)
@@ -133,7 +135,8 @@ def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
     start, stop = blocks.ranges[0]
     sample = _join(blocks.map_blocks(pick, [0]), stop - start, blocks.shape[1])
     mask = None if sample.observed is None else ~sample.observed
-    return LocalBlocks(sample.X, sample.weights, mask, blocks.rules), sample
+    rules = replace(blocks.rules, weight_unit=1.0)  # of the sample, whose weights are divided
+    return LocalBlocks(sample.X, sample.weights, mask, rules), sample
 
 
 def mean_of(sample: Block) -> float:
