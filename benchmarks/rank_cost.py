@@ -3,8 +3,8 @@
     python benchmarks/rank_cost.py MNIST_FOLDER [--ranks 9 25 49 100] [--seeds 3] [--json FILE]
 
 All read the same corpus on disk, one after the other: `NMF`, one call for each number and seed;
-`rank_sweep` without hidden cells, which fits the same; and `rank_sweep` as it is by default, with
-as many models more that cells are hidden from. Then what hidden cells cost a pass.
+`rank_sweep` without held-out cells, which fits the same; and `rank_sweep` as it is by default, with
+as many models more that cells are held out from. Then what held-out cells cost a pass.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
             together(X, arguments.ranks, arguments.seeds, 0.0),
             together(X, arguments.ranks, arguments.seeds, 0.1),
         ]
-    print("\n| components | with hidden cells | without | times |\n|---|---|---|---|")
+    print("\n| components | with held-out cells | without | times |\n|---|---|---|---|")
     for k in arguments.ranks:
         hidden, whole = a_pass(load(arguments.folder)[:ROWS], k)
         print(f"| {k} | {1e3 * hidden:.0f} ms | {1e3 * whole:.0f} ms | {hidden / whole:.1f} |")
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def a_pass(pixels: np.ndarray, k: int) -> tuple[float, float]:
-    """Time the sums of a block with hidden cells, on one core, and without."""
+    """Time the sums of a block with held-out cells, on one core, and without."""
     H = dnmf.NMF(k, random_state=0, tol=1e-2, max_iter=1).fit(pixels).components_
     basis, block = Basis.for_pixels(H, pixels.dtype), Block(pixels)
     shown = Holdout(0, 0.1)(block)

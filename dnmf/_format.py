@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import html
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def format_bytes(n_bytes: float) -> str:
@@ -16,6 +17,37 @@ def format_bytes(n_bytes: float) -> str:
 def format_shape(shape: Iterable[int]) -> str:
     """Write the shape of an array, such as ``28 x 28``."""
     return " x ".join(map(str, shape))
+
+
+def format_html(facts: Mapping[str, str]) -> str:
+    """Write facts as an HTML table with a row for each, for notebooks."""
+    return _table([f"{_cell('th', name)}{_cell('td', fact)}" for name, fact in facts.items()])
+
+
+def format_html_rows(rows: Sequence[Sequence[str]], bold: int, text: str) -> str:
+    """Write rows of text as an HTML table, and a paragraph below it, for notebooks.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of str
+        The first is the head of the table.
+    bold : int
+        Number of the row to write in bold.
+    text : str
+    """
+    kinds = ["th" if number in (0, bold) else "td" for number in range(len(rows))]
+    lines = [
+        "".join(_cell(kind, fact) for fact in row) for kind, row in zip(kinds, rows, strict=True)
+    ]
+    return f"{_table(lines)}<p>{html.escape(text)}</p>"
+
+
+def _cell(kind: str, text: str) -> str:
+    return f"<{kind} style='text-align:left'>{html.escape(text)}</{kind}>"
+
+
+def _table(lines: Iterable[str]) -> str:
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
 def format_duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ def test_choosing_a_rank(mnist, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", script, *few], capture_output=True, text=True, check=True
     )
-    assert "\n7 components: their error on hidden cells is the lowest" in done.stdout
+    assert "\n7 components: their error on held-out cells is the lowest" in done.stdout
     assert "\nNo clear answer. 4 components" in done.stdout
     for name in ("selection", "components-0004", "reconstructions"):
         with Image.open(tmp_path / f"out/digits/{name}.png") as picture:

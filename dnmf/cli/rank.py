@@ -44,14 +44,14 @@ from dnmf.cli.signals import StopRequest
     type=AT_LEAST_1,
     default=3,
     show_default=True,
-    help="Starts, and hidden shares of the cells, for each number.",
+    help="Starts, and held-out shares of the cells, for each number.",
 )
 @click.option(
     "--holdout",
     type=Number(0, 1, max_open=True),
     default=0.1,
     show_default=True,
-    help="Share of the cells to hide from half of the models; 0 hides none.",
+    help="Share of the cells to hold out from half of the models; 0 holds out none.",
 )
 @fit_options
 @mask_option

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from dnmf._format import format_html_rows
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
 from dnmf.estimators.inputs import blocks_of, take_mask, validate_images
@@ -40,7 +41,7 @@ LEAST_IMAGES = 10
 """Least number of images: a bootstrap sample of so many is empty in one of 20,000 draws."""
 
 MAX_HOLDOUT = 0.5
-"""Largest share of the cells that may be hidden; models of fewer cells say little about X."""
+"""Largest share of the cells that may be held out; models of fewer cells say little about X."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class RankSweep:
             "table": list(self.table),
         }
 
+    def _repr_html_(self) -> str:
+        heads = [head for head, _ in COLUMNS.values()]
+        bold = 1 + [row["n_components"] for row in self.table].index(self.best_n_components_)
+        return format_html_rows([heads, *map(_cells, self.table)], bold, self.reason_)
+
     def __str__(self) -> str:
         return "\n".join([*_lines(self.table, self.best_n_components_), "", self.reason_])
 
@@ -115,7 +121,7 @@ def rank_sweep(
     """Fit models of several numbers of components in the same reads of X, and recommend one.
 
     For each number, `n_init` models are fitted to all cells, from seeds of their own; and, to be
-    scored, as many to a bootstrap sample of the images with a share of the cells hidden. All
+    scored, as many to a bootstrap sample of the images with a share of the cells held out. All
     advance together: a pass reads each block once for all of them. Models that have converged drop
     out. `docs/choosing-rank.md` has the method, its sources and its limits.
 
@@ -129,11 +135,11 @@ def rank_sweep(
         Loss, penalties, tolerance, passes, missing pixels and the first seed of all models; by
         default ``NMF(random_state=0)``. It is not changed, and its `n_components` does not count.
     n_init : int, default 3
-        Number of starts, and of hidden shares of the cells, for each number of components; their
+        Number of starts, and of held-out shares of the cells, for each number of components; their
         seeds are that of the estimator and those that follow it.
     holdout : float, default 0.1
-        Share of the cells that is hidden, up to a half, in steps of a twentieth; 0 hides none, and
-        leaves the choice to the stability of the components alone.
+        Share of the cells that is held out, up to a half, in steps of a twentieth; 0 holds out none
+        and leaves the choice to the stability of the components alone.
     sample_weight, mask
         As in `NMF.fit`.
     checkpoint : str, path or None, default None
@@ -274,13 +280,13 @@ def _check(n_init: Any, holdout: Any) -> None:
     valid = is_real(holdout) and (holdout == 0 or 1 / GROUPS <= holdout <= MAX_HOLDOUT)
     if is_real(holdout) and holdout >= 1:
         raise ParameterError(
-            f"holdout is {holdout}: as many hidden cells as cells, or more; it must be 0, or a "
+            f"holdout is {holdout}: as many held-out cells as cells, or more; it must be 0, or a "
             f"share from {1 / GROUPS} to {MAX_HOLDOUT}"
         )
     require(valid, "holdout", holdout, f"0, or a share from {1 / GROUPS} to {MAX_HOLDOUT}")
     if n_init == 1 and holdout == 0:
         raise ParameterError(
-            "n_init is 1 and holdout is 0: there is nothing to choose by; hide cells "
+            "n_init is 1 and holdout is 0: there is nothing to choose by; hold out cells "
             "(holdout=0.1), or take n_init=3 starts, which show whether components are stable"
         )
 
@@ -306,8 +312,8 @@ def _require_variation(blocks: Blocks, holdout: float) -> float:
     (n, p), (start, stop) = blocks.shape, blocks.ranges[0]
     if holdout and (n < LEAST_IMAGES or p < 2):
         raise DataError(
-            f"X has {n} images of {p} pixels; to hide cells and draw images again takes at least "
-            f"{LEAST_IMAGES} images of 2 pixels: holdout=0 hides none"
+            f"X has {n} images of {p} pixels; to hold out cells and draw images again takes at "
+            f"least {LEAST_IMAGES} images of 2 pixels: holdout=0 holds out none"
         )
     first = blocks.map_sum(_range_of, only=[0], check=False)
     if first.high > first.low or np.isnan(first.low):
@@ -329,7 +335,7 @@ def _require_variation(blocks: Blocks, holdout: float) -> float:
 def _runs(
     model: NMF, spec: FitSpec, mask: Any, ranks: list[int], n_init: int, holdout: float
 ) -> list[ModelRun]:
-    """Return a run for each number of components and seed, without and with hidden cells."""
+    """Return a run for each number of components and seed, without and with held-out cells."""
     seeds = [(spec.seed + i) % 2**32 for i in range(n_init)]
     objective, masked = model._objective(mask), model._objective(True)
 
@@ -360,7 +366,7 @@ def _result(runs: Sequence[ModelRun | Checkpoint], n_reads: float) -> RankSweep:
 
 
 def _is_full(run: ModelRun | Checkpoint) -> bool:
-    """Check whether no cells were hidden from a model."""
+    """Check whether a model was fitted to all cells."""
     return run.spec.parameters["hidden"] is None
 
 
@@ -369,32 +375,45 @@ def _fits(runs: Sequence[ModelRun | Checkpoint]) -> RankFits:
     full = {run.spec.seed: run.state for run in runs if _is_full(run)}
     with_holdout = {run.spec.seed: run.state for run in runs if not _is_full(run)}
     n, p = runs[0].spec.X["shape"]
-    # The number of observed cells, weights counted, follows from the number of hidden ones.
+    # The number of observed cells, weights counted, follows from that of held-out ones.
     cells = [
-        run.state.held_out[:, 1].sum() / _hidden_share(run.spec)
+        run.state.held_out[:, 1].sum() / _held_out_share(run.spec)
         for run in runs
         if not _is_full(run)
     ]
     return RankFits(full, with_holdout, float(np.mean(cells)) if cells else n * p)
 
 
-def _hidden_share(spec: FitSpec) -> float:
-    """Return the share of the cells that was hidden from a model."""
+def _held_out_share(spec: FitSpec) -> float:
+    """Return the share of the cells that a model was fitted without."""
     return Holdout(spec.seed, spec.parameters["hidden"]).n_hidden_groups / GROUPS
 
 
-def _lines(table: Sequence[dict[str, Any]], best: int) -> Iterator[str]:
+COLUMNS = {
+    "n_components": ("components", "7"),
+    "error": ("error", "11.6g"),
+    "error_per_cell": ("per cell", "8.4g"),
+    "held_out_error": ("held-out cells", "14.5g"),
+    "standard_error": ("(+- to lowest)", "14.2g"),
+    "stability": ("stability", "9.2f"),
+    "least_stable": ("least", "5.2f"),
+}
+"""Head and format of each column of the table as text."""
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """Format a row of the table, a text for each column."""
+    return [
+        "-" if row[name] is None else format(row[name], form).strip()
+        for name, (_, form) in COLUMNS.items()
+    ]
+
+
+def _lines(table: Sequence[Mapping[str, Any]], best: int) -> Iterator[str]:
     """Format the table as text, a line for each number of components."""
-    yield "components         error   per cell   hidden cells   (+- to lowest)   stability   least"
-    for row in table:
-        mark = "->" if row["n_components"] == best else "  "
-        hidden = f"{'-':>12}   {'':14}"
-        if row["held_out_error"] is not None:
-            hidden = f"{row['held_out_error']:12.5g}   {row['standard_error']:14.2g}"
-        stable = f"{'-':>9}   {'-':>5}"
-        if row["stability"] is not None:
-            stable = f"{row['stability']:9.2f}   {row['least_stable']:5.2f}"
-        yield (
-            f"{mark} {row['n_components']:7}   {row['error']:11.6g}   "
-            f"{row['error_per_cell']:8.4g}   {hidden}   {stable}"
-        )
+    heads = [head for head, _ in COLUMNS.values()]
+    widths = [max(len(head), int(form.partition(".")[0])) for head, form in COLUMNS.values()]
+    marked = [(row["n_components"] == best, _cells(row)) for row in table]
+    for is_best, cells in [(False, heads), *marked]:
+        line = "   ".join(f"{cell:>{n}}" for cell, n in zip(cells, widths, strict=True))
+        yield f"{'->' if is_best else '  '} {line}".rstrip()

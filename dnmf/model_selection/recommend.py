@@ -38,9 +38,9 @@ class Choice:
 def choose(scores: Sequence[Score], held_out: HeldOutErrors | None) -> Choice:
     """Recommend a number of components, with the reason.
 
-    With hidden cells, these are the fewest components whose held-out error is within one standard
+    With held-out cells, these are the fewest components whose held-out error is within one standard
     error of the lowest (the one-standard-error rule of Breiman et al., *Classification and
-    Regression Trees*, 1984). Without hidden cells, they are the most components that are all
+    Regression Trees*, 1984). Without held-out cells, they are the most components that are all
     stable, as in NMFk.
     """
     if held_out is None:
@@ -61,13 +61,13 @@ def _choice(chosen: Score, reason: str, doubts: Sequence[str], lowest: int | Non
 
 def _explain(scores: Sequence[Score], held_out: HeldOutErrors) -> str:
     chosen, lowest = held_out.chosen, held_out.lowest
-    subject = f"{'its' if scores[chosen].n_components == 1 else 'their'} error on hidden cells is"
+    subject = f"{'its' if scores[chosen].n_components == 1 else 'their'} error on held-out cells is"
     if len(scores) == 1:
         return f"{subject} {scores[0].held_out_error:.3g}"
     why, reference = f"{subject} the lowest", "that"
     if chosen != lowest:
         why = (
-            "the fewest whose error on hidden cells is within one standard error of the lowest, "
+            "the fewest whose error on held-out cells is within one standard error of the lowest, "
             f"which is that of {scores[lowest].n_components:,}"
         )
         reference = "the error"
@@ -150,7 +150,7 @@ def _by_stability(scores: Sequence[Score]) -> Choice:
         )
         if chosen is scores[-1]:
             doubts = [f"{chosen.n_components:,} is the largest number tried: try larger ones"]
-    reason = f"{_components(chosen)}: {why}. No cells were hidden to ask about."
+    reason = f"{_components(chosen)}: {why}. No cells were held out to ask about."
     return _choice(chosen, reason, doubts, None)
 
 

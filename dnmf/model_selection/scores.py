@@ -1,4 +1,4 @@
-"""Scores of each number of components: error, error on hidden cells, stability."""
+"""Scores of each number of components: error, error on held-out cells, stability."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Score:
     error_per_cell : float
         Root mean square, ``sqrt(2 D / (n p))``, comparable with `held_out_error`.
     held_out_error : float or None
-        Root mean square on the cells that were hidden from the model; None if none were hidden.
+        Root mean square on the cells that were held out; None if none were.
     standard_error : float or None
         Standard error of the difference between this held-out error and the lowest of all ranks.
     stability, least_stable : float or None
@@ -55,17 +55,17 @@ class Score:
 
 @dataclass(frozen=True)
 class HeldOutErrors:
-    """Errors on hidden cells of all ranks.
+    """Errors on held-out cells of all ranks.
 
     The standard error is that of the difference to the lowest, which is far smaller than that of
-    the error itself, because the hidden cells are the same for all ranks. It adds up two variances:
-    that over images (estimated from buckets of images), and that over folds, which differ in their
-    hidden cells, starts and bootstrap samples.
+    the error itself, because the held-out cells are the same for all ranks. It adds up two
+    variances: that over images (estimated from buckets of images), and that over folds, which
+    differ in their held-out cells, starts and bootstrap samples.
 
     Attributes
     ----------
     means : ndarray of shape (ranks,)
-        Mean divergence per hidden cell.
+        Mean divergence per held-out cell.
     standard_errors : ndarray of shape (ranks,)
         Standard error of the difference to the lowest mean.
     """
@@ -80,7 +80,7 @@ class HeldOutErrors:
         Parameters
         ----------
         sums : ndarray of shape (ranks, folds, buckets, 2)
-            Divergence and number of the hidden cells of each bucket of images.
+            Divergence and number of the held-out cells of each bucket of images.
         """
         totals = sums.sum(axis=2)
         folds = totals[..., 0] / totals[..., 1]
@@ -114,7 +114,7 @@ class RankFits:
     full : dict of int to State
         Last states of the fits to all cells, by their seeds.
     with_holdout : dict of int to State
-        Last states of the fits from which cells were hidden, by their seeds.
+        Last states of the fits without the held-out cells, by their seeds.
     n_cells : float
         Number of observed cells of X, those of each image multiplied by its weight.
     """
@@ -130,7 +130,7 @@ class RankFits:
 
 
 def held_out_errors(fits: Sequence[RankFits]) -> HeldOutErrors | None:
-    """Estimate the errors on the hidden cells that all ranks have in common.
+    """Estimate the errors on the held-out cells that all ranks have in common.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def held_out_errors(fits: Sequence[RankFits]) -> HeldOutErrors | None:
     Returns
     -------
     HeldOutErrors or None
-        None if the ranks have no hidden cells in common.
+        None if the ranks have no held-out cells in common.
     """
     folds = sorted(set.intersection(*(set(rank_fits.with_holdout) for rank_fits in fits)))
     if not folds:

@@ -10,16 +10,33 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dnmf._typing import Array
 from dnmf.errors import ParameterError
-from dnmf.plot.images import drawable_shape, example_images, image_rows, relative_error
-from dnmf.plot.style import BLUE, set_title, style_axes, write_figures
+from dnmf.plot.images import (
+    N_EXAMPLES,
+    choose_images,
+    drawable_shape,
+    image_rows,
+    relative_error,
+    relative_errors,
+)
+from dnmf.plot.style import (
+    BLUE,
+    GREY,
+    LABEL_HEIGHT,
+    count_components,
+    set_title,
+    style_axes,
+    wrap,
+    write_figures,
+)
 
 if TYPE_CHECKING:
     from dnmf.estimators.nmf import NMF
@@ -31,15 +48,16 @@ COMPONENTS_CMAP = "magma"
 MAX_COMPONENTS = 100
 """Largest number of components that are drawn."""
 
-LABEL_HEIGHT = 0.14
-"""Height of a label under an image, in inches."""
+LEAST_RANGE = 0.02
+"""Least range of a loss curve, as a share of its end: smaller changes look as small as they are."""
 
 
 def components(model: NMF, *, columns: int | None = None) -> Figure:
     """Draw the components as images, each on a scale from zero to its own maximum.
 
-    Components are sorted by their shares of the reconstruction, in descending order, with the share
-    of each under its image. Without shares, after `partial_fit` alone, they keep their order.
+    Under each image are its number j, by which its weights are found in column j of W, and its
+    share of the reconstruction, by which the images are sorted, in descending order. Without
+    shares, after `partial_fit` alone, they keep their order.
 
     Parameters
     ----------
@@ -58,8 +76,7 @@ def components(model: NMF, *, columns: int | None = None) -> Figure:
     shape = drawable_shape(model.image_shape_)
     order, shares = _order_by_share(model)
     width = max(0.9, 3.6 / columns)  # of an image, in inches
-    label_height = 0.0 if shares is None else LABEL_HEIGHT
-    height = rows * (width * shape[0] / shape[1] + label_height) + label_height + 0.4
+    height = rows * (width * shape[0] / shape[1] + LABEL_HEIGHT) + 3 * LABEL_HEIGHT + 0.4
     figure = Figure(figsize=(columns * width, height))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -70,46 +87,77 @@ def components(model: NMF, *, columns: int | None = None) -> Figure:
         axes.imshow(
             image / top if image.ndim == 3 else image, cmap=COMPONENTS_CMAP, vmin=0, vmax=top
         )
-        if shares is not None:
-            axes.set_xlabel(_format_share(shares[j]), fontsize=7, labelpad=2)
+        label = f"{j}" if shares is None else f"{j} · {_format_share(shares[j])}"
+        axes.set_xlabel(label, fontsize=7, labelpad=2)
+    note = "number j of each component, as in W[:, j]"
     if shares is not None:
         whole = "reconstruction's energy" if is_squared_error(model) else "reconstruction"
-        figure.supxlabel(f"sorted by share of the {whole}", fontsize=8)
+        note = f"{note}; sorted by share of the {whole}"
+    figure.supxlabel(wrap(figure, note, 8), fontsize=8)
     note = f" (first {shown})" if shown < model.n_components_ else ""
-    set_title(figure, f"{model.n_components_} components{note}")
+    set_title(figure, f"{count_components(model.n_components_)}{note}")
     return figure
 
 
-def reconstructions(model: NMF, images: Array, *, labels: Sequence[str] | None = None) -> Figure:
-    """Draw originals over their reconstructions on one grey scale, with zero black.
+def reconstructions(
+    model: NMF,
+    images: Any,
+    *,
+    rows: slice | Sequence[int] | None = None,
+    labels: Sequence[str] | None = None,
+    scale: str = "image",
+) -> Figure:
+    """Draw originals over their reconstructions, and the difference of the two.
 
     Parameters
     ----------
     model : NMF
         Fitted model.
-    images : ndarray of shape (m, ...)
-        Original images, flat or in the model's image shape.
+    images : Corpus or array-like of shape (m, ...)
+        Images, flat or in the model's image shape.
+    rows : slice or sequence of int, optional
+        Which of them to draw; by default all of an array of up to 24 images, else 12 at even
+        distances.
     labels : sequence of str, optional
-        Labels under the columns.
+        Labels under the columns, instead of the rows and the ids of a corpus. The relative error of
+        each image is added.
+    scale : "image" or "common", default "image"
+        Whether each original and its reconstruction are drawn on a grey scale from zero to the
+        maximum of the original, or all on that of the brightest.
 
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    ParameterError
+        `rows` or `scale` is out of its range.
+    DataError (a ValueError)
+        The images have another number of pixels than the model, or cannot be drawn.
     """
-    flat = np.asarray(images).reshape(len(images), -1)
+    flat, names = choose_images(images, rows)
     reconstructed = model.inverse_transform(model.transform(flat))
-    rows = {"original": flat, "reconstruction": reconstructed}
-    figure = image_rows(rows, model.image_shape_, labels)
-    error = relative_error(flat, reconstructed)
-    set_title(
-        figure,
-        f"{model.n_components_} components, relative error of these images {100 * error:.1f} %",
+    errors = relative_errors(flat, reconstructed)
+    captions = names if labels is None else labels
+    figure = image_rows(
+        {"original": flat, "reconstruction": reconstructed},
+        model.image_shape_,
+        [f"{name}\n{100 * e:.1f} %" for name, e in zip(captions, errors, strict=False)],
+        scale=scale,
+        residual=True,
     )
+    error = relative_error(flat, reconstructed)
+    counted = count_components(model.n_components_)
+    set_title(figure, f"{counted}, relative error of these images {100 * error:.1f} %")
     return figure
 
 
 def loss_curve(model: NMF) -> Figure:
     """Draw the error after each pass: the square root of twice the loss, penalties included.
+
+    Errors are drawn over the reads of X that they took. A band shows the reads of the warm start,
+    whose error is not known. The axis of errors spans at least 2 % of the last.
 
     Parameters
     ----------
@@ -123,32 +171,52 @@ def loss_curve(model: NMF) -> Figure:
     Raises
     ------
     ParameterError
-        The model is from `partial_fit` alone, which records no losses.
+        The model has no losses: it is from `partial_fit` alone, or its components were edited.
     """
     if not hasattr(model, "loss_history_"):
-        raise ParameterError("a model from partial_fit has no losses of passes to draw")
+        raise ParameterError(
+            "the model has no losses of passes to draw: it is from partial_fit, or was saved with "
+            "components that were not those of its fit"
+        )
     errors = np.sqrt(2 * model.loss_history_)
+    start = max(0.0, model.n_reads_ - model.n_iter_)
     figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
-    axes.plot(np.arange(1, len(errors) + 1), errors, marker="o", markersize=3.5, color=BLUE)
-    axes.set(xlabel="pass over the corpus", ylabel=_error_label(model))
+    axes.axvspan(0, start, color=GREY, alpha=0.25, linewidth=0, label="warm start, on a sample")
+    reads = start + np.arange(1, len(errors) + 1)
+    axes.plot(reads, errors, marker="o", markersize=3.5, color=BLUE, label="after each pass")
+    axes.set(xlabel="reads of the corpus", ylabel=_error_label(model), xlim=(0, reads[-1] + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    low, high = axes.get_ylim()
-    decimals = max(0, math.ceil(1 - math.log10(high - low)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.{decimals}f}")
+    _set_error_range(axes, errors)
+    axes.legend(fontsize=8, frameon=False)
     style_axes(axes)
     ends = {"converged": "converged", "max_iter": "stopped at max_iter"}
     set_title(
         figure,
-        f"{model.n_components_} components: {errors[-1]:,.8g} after {model.n_iter_} passes "
+        f"{count_components(model.n_components_)}: {errors[-1]:,.8g} after {model.n_iter_} passes "
         f"({model.n_reads_:.3g} reads), {ends.get(model.stop_reason_, 'unfinished')}",
         size=10,
     )
     return figure
 
 
+def _set_error_range(axes: Axes, errors: Array) -> None:
+    """Set the range of the axis of errors, and as many decimals as its ticks need."""
+    low, high = float(errors.min()), float(errors.max())
+    spare = max(0.05 * (high - low), (LEAST_RANGE * high - (high - low)) / 2) or 0.5
+    axes.set_ylim(max(0.0, low - spare), high + spare)
+    low, high = axes.get_ylim()
+    decimals = max(0, math.ceil(1 - math.log10(high - low)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.{decimals}f}")
+
+
 def write_plots(
-    model: NMF, folder: str | os.PathLike[str], corpus: Corpus | None = None, *, n_images: int = 12
+    model: NMF,
+    folder: str | os.PathLike[str],
+    corpus: Corpus | None = None,
+    *,
+    n_images: int = N_EXAMPLES,
+    rows: slice | Sequence[int] | None = None,
 ) -> list[Path]:
     """Write all figures of a model as PNG files, replacing those that dnmf wrote before.
 
@@ -163,6 +231,8 @@ def write_plots(
         left out.
     n_images : int, default 12
         Number of images to draw, at even distances in the corpus.
+    rows : slice or sequence of int, optional
+        Rows of the images to draw instead.
 
     Returns
     -------
@@ -184,8 +254,10 @@ def write_plots(
     if hasattr(model, "loss_history_"):
         figures["loss"] = partial(loss_curve, model)
     if corpus is not None:
-        images, labels = example_images(corpus, n_images)
-        figures["reconstructions"] = partial(reconstructions, model, images, labels=labels)
+        images, labels = choose_images(corpus, rows, n_images)
+        figures["reconstructions"] = partial(
+            reconstructions, model, images, rows=slice(None), labels=labels
+        )
     return write_figures(figures, folder)
 
 

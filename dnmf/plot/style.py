@@ -23,8 +23,16 @@ Ito, Color universal design, 2008)."""
 GREY = "#767676"
 """Colour of a secondary curve."""
 
+LABEL_HEIGHT = 0.14
+"""Height of a line of a label under an image, in inches."""
+
 CHARACTERS_PER_INCH = 120
 """Characters in an inch of text at a font size of one point, rather too few than too many."""
+
+
+def count_components(n_components: int) -> str:
+    """Write a number of components, as in ``1 component``."""
+    return f"{n_components} component{'s' * (n_components != 1)}"
 
 
 def style_axes(axes: Axes) -> None:

@@ -17,9 +17,18 @@ from matplotlib.figure import Figure
 
 from dnmf._typing import Array
 from dnmf.model_selection.recommend import STABLE
-from dnmf.plot.images import example_images, image_rows, relative_error
+from dnmf.plot.images import N_EXAMPLES, choose_images, image_rows, relative_error
 from dnmf.plot.model import components, is_squared_error
-from dnmf.plot.style import BLUE, GREY, ORANGE, set_title, style_axes, wrap, write_figures
+from dnmf.plot.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    count_components,
+    set_title,
+    style_axes,
+    wrap,
+    write_figures,
+)
 
 if TYPE_CHECKING:
     from dnmf.model_selection.rank_sweep import RankSweep
@@ -42,7 +51,7 @@ LOG_SCALE_RATIO = 10
 def selection(sweep: RankSweep) -> Figure:
     """Draw errors and stability against the number of components, and mark the recommended one.
 
-    The upper diagram shows the error per cell of the best fit to all cells, and that of hidden
+    The upper diagram shows the error per cell of the best fit to all cells, and that of held-out
     cells with the standard error of its difference to the lowest: a bar that reaches the dotted
     line is within one standard error. The lower one shows the stability of the components over all
     fits. Curves that the sweep has no scores for are left out.
@@ -74,35 +83,41 @@ def selection(sweep: RankSweep) -> Figure:
     _set_ticks(diagrams[-1], _ranks(sweep), best)
     diagrams[-1].set_xlabel("number of components")
     figure.supxlabel(wrap(figure, sweep.reason_, 8), fontsize=8, x=0.02, horizontalalignment="left")
-    note = "" if sweep.clear_ else " (no clear answer)"
-    set_title(figure, f"recommended: {best} component{'s' * (best != 1)}{note}")
+    doubt = "" if sweep.clear_ else "no clear answer; "
+    set_title(figure, f"{doubt}recommended: {count_components(best)}")
     return figure
 
 
 def reconstruction_sheet(
-    sweep: RankSweep, images: Array, labels: Sequence[str] | None = None
+    sweep: RankSweep,
+    images: Any,
+    labels: Sequence[str] | None = None,
+    *,
+    rows: slice | Sequence[int] | None = None,
+    scale: str = "image",
 ) -> Figure:
-    """Draw originals over their reconstructions for each number of components, on one grey scale.
+    """Draw originals over their reconstructions for each number of components.
 
     Each row is labelled with the relative error of these images, the recommended one in bold.
 
     Parameters
     ----------
     sweep : RankSweep
-    images, labels
+    images, labels, rows, scale
         As in `dnmf.plot.reconstructions`.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    flat = np.asarray(images).reshape(len(images), -1)
-    rows, bold = {"original": flat}, 0
+    flat, names = choose_images(images, rows)
+    drawn, bold = {"original": flat}, 0
     for d, model in sweep.models_.items():
         reconstructed = model.inverse_transform(model.transform(flat))
-        bold = len(rows) if d == sweep.best_n_components_ else bold
-        rows[f"d = {d}\n{100 * relative_error(flat, reconstructed):.1f} %"] = reconstructed
-    figure = image_rows(rows, sweep.best_model_.image_shape_, labels)
+        bold = len(drawn) if d == sweep.best_n_components_ else bold
+        drawn[f"d = {d}\n{100 * relative_error(flat, reconstructed):.1f} %"] = reconstructed
+    captions = names if labels is None else labels
+    figure = image_rows(drawn, sweep.best_model_.image_shape_, captions, scale=scale)
     figure.axes[bold * len(flat)].yaxis.label.set_fontweight("bold")
     set_title(
         figure, "reconstructions from d components, with their relative error; recommended in bold"
@@ -115,14 +130,15 @@ def write_sweep_plots(
     folder: str | os.PathLike[str],
     corpus: Corpus | None = None,
     *,
-    n_images: int = 12,
+    n_images: int = N_EXAMPLES,
+    rows: slice | Sequence[int] | None = None,
 ) -> list[Path]:
     """Write all figures of a sweep as PNG files, replacing those that dnmf wrote before.
 
     Parameters
     ----------
     sweep : RankSweep
-    folder, corpus, n_images
+    folder, corpus, n_images, rows
         As in `dnmf.plot.write_plots`; errors, too.
 
     Returns
@@ -137,8 +153,10 @@ def write_sweep_plots(
     for d, model in sweep.models_.items():
         figures[f"components-{d:04}"] = partial(components, model)
     if corpus is not None:
-        examples = example_images(corpus, n_images)
-        figures["reconstructions"] = partial(reconstruction_sheet, sweep, *examples)
+        examples = choose_images(corpus, rows, n_images)
+        figures["reconstructions"] = partial(
+            reconstruction_sheet, sweep, *examples, rows=slice(None)
+        )
     return write_figures(figures, folder)
 
 

@@ -10,7 +10,8 @@ it rises, the pass is thrown away: the next starts from the best Z without extra
 smaller beta (Ang and Gillis, Neural Computation 2019, algorithm 3, with rejection). So the loss of
 successive states never rises.
 
-A pass evaluates any number of models in one read of X: those of other ranks, seeds or hidden cells.
+A pass evaluates any number of models in one read of X: those of other ranks, seeds or
+held-out cells.
 A single fit is a list of one.
 """
 
@@ -290,7 +291,7 @@ class Evaluation:
 
 
 def evaluate_block(block: Block, *, models: Sequence[Evaluation]) -> StatsPerModel:
-    """Return the sums of a block for each model; models with the same hidden cells share them."""
+    """Return the sums of a block for each model; models with the same held-out cells share them."""
     stats: dict[int, SufficientStats] = {}
     for holdout in dict.fromkeys(model.holdout for model in models):
         shown = None  # frees the previous one before the next is made

@@ -229,7 +229,7 @@ class JointFitMemory:
 
     @property
     def holdout_per_pixel(self) -> int:
-        """Bytes per pixel of images with hidden cells: sorted, without these cells, and masks."""
+        """Bytes per pixel of images with held-out cells: sorted, without these cells, and masks."""
         return (2 * self.models[0].pixel_bytes + 2) * self.has_holdout
 
     @property

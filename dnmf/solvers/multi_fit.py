@@ -1,4 +1,4 @@
-"""Models of several ranks, seeds or hidden cells that are fitted in the reads of one fit."""
+"""Models of several ranks, seeds or held-out cells that are fitted in the reads of one fit."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dnmf._format import format_bytes, format_duration
+from dnmf._format import format_bytes, format_duration, format_html
 from dnmf.engine.blocks import Blocks
 from dnmf.numerics.objective import Objective
 from dnmf.solvers.calibrate import Trial, try_fit
@@ -78,6 +78,9 @@ class Plan:
 
     def __str__(self) -> str:
         return "\n".join(f"{name:8}{text}" for name, text in _lines(self))
+
+    def _repr_html_(self) -> str:
+        return format_html(dict(_lines(self)))
 
 
 def plan_fit(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dnmf._format import format_bytes, format_shape
+from dnmf._format import format_bytes, format_html, format_shape
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CorpusError
 from dnmf.storage.atomic import RECORD
@@ -161,18 +160,14 @@ class Corpus(VerifiedMatrix):
         )
 
     def _repr_html_(self) -> str:
-        rows = {
-            "Corpus": self.path,
-            "Images": f"{len(self):,} of {format_shape(self.image_shape)} {self.dtype}",
-            "Pixels": f"{format_bytes(self.nbytes)} ({format_bytes(self.stored_bytes)} stored)",
-            "Blocks": f"{self.n_blocks} of up to {self.block_rows:,} images",
-        }
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in rows.items()
+        return format_html(
+            {
+                "Corpus": self.path,
+                "Images": f"{len(self):,} of {format_shape(self.image_shape)} {self.dtype}",
+                "Pixels": self._bytes_for_people,
+                "Blocks": self._blocks_for_people,
+            }
         )
-        return f"<table>{cells}</table>"
 
     def check_block(self, index: int) -> list[BlockError]:
         """Read the pixels and the ids of a block, and return the errors that this raises."""

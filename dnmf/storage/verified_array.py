@@ -299,6 +299,14 @@ class VerifiedMatrix(ABC):
         """Number of bytes of the matrix in the store, compressed."""
         return int(self._manifest[:, 1].sum())
 
+    @property
+    def _bytes_for_people(self) -> str:
+        return f"{format_bytes(self.nbytes)} ({format_bytes(self.stored_bytes)} stored)"
+
+    @property
+    def _blocks_for_people(self) -> str:
+        return f"{self.n_blocks} of up to {self.block_rows:,} images"
+
     def block_range(self, index: int) -> tuple[int, int]:
         """Return the first image of a block and the one after its last."""
         return self._array.block_range(index)

@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from dnmf._format import format_bytes, format_html
 from dnmf._typing import Array
 from dnmf.errors import CorpusError
 from dnmf.storage.atomic import RECORD, read_record, unfinished
@@ -73,6 +74,24 @@ class Weights(VerifiedMatrix):
     def __init__(self, array: VerifiedArray, record: dict[str, Any]) -> None:
         super().__init__(array, 3, record["manifest_crc32c"])
         self.corpus_fingerprint: int = record["corpus_fingerprint"]
+
+    def __repr__(self) -> str:
+        n, d = self.shape
+        return (
+            f"<Weights {self.path}: {n:,} images, {d} components, {self.dtype}, "
+            f"{format_bytes(self.nbytes)} in {self.n_blocks} blocks>"
+        )
+
+    def _repr_html_(self) -> str:
+        n, d = self.shape
+        return format_html(
+            {
+                "Weights": self.path,
+                "Shape": f"{n:,} images, {d} components, {self.dtype}",
+                "Numbers": self._bytes_for_people,
+                "Blocks": self._blocks_for_people,
+            }
+        )
 
     @classmethod
     def _open(cls, path: str, storage_options: StorageOptions = None) -> Weights:

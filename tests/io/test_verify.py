@@ -100,3 +100,10 @@ def test_a_path_without_a_store_of_dnmf_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match="neither a corpus nor weights, a model or a sweep"):
         verify(tmp_path)
     assert "is a folder that dnmf has not written" in run(tmp_path, status=1).stderr
+
+
+def test_weights_say_what_they_are(made):
+    W = dnmf.open_weights(made / "w")
+    for text in (repr(W), W._repr_html_()):
+        assert str(made / "w") in text
+        assert "700 images, 4 components, float32" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -312,7 +313,7 @@ class TestCheckpoints:
         ("change", "words"),
         [
             ({"random_state": 7}, None),
-            ({"holdout": 0.2}, "hidden was 0.1, is 0.2"),
+            ({"holdout": 0.2}, "holdout was 0.1, is 0.2"),
             ({"alpha_W": 0.1}, "alpha_W was 0.0, is 0.1"),
         ],
     )
@@ -401,7 +402,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("parameters", "words"),
         [
-            ({"holdout": 1.5}, "holdout is 1.5: as many hidden cells as cells, or more"),
+            ({"holdout": 1.5}, "holdout is 1.5: as many held-out cells as cells, or more"),
             ({"holdout": 0.7}, "holdout is 0.7; it must be 0, or a share from 0.05 to 0.5"),
             ({"holdout": -0.1}, "holdout is -0.1"),
             ({"n_init": 0}, "n_init is 0; it must be an int >= 1"),
@@ -504,3 +505,19 @@ class TestStartsOfOneFit:
     def test_no_starts_at_all(self, X):
         with pytest.raises(ParameterError, match="n_init is 0; it must be an int >= 1"):
             dnmf.NMF(2, n_init=0).fit(X)
+
+
+def test_a_notebook_shows_the_table(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.gamma(1, size=(60, 3)) @ rng.gamma(0.2, size=(3, 20))
+    rough = dnmf.NMF(random_state=0, tol=0.1, max_iter=3)
+    for options in ({}, {"holdout": 0, "n_init": 2}):
+        sweep = dnmf.rank_sweep(X, [2, 3], rough, **{"n_init": 1} | options)
+        page = sweep._repr_html_()
+        assert page.count("<tr>") == 3
+        assert page.count("<td") == 7, "the recommended one is in bold"
+        assert "held-out cells" in page
+        assert page.endswith(f"<p>{html.escape(sweep.reason_)}</p>")
+        first, *lines = str(sweep).splitlines()
+        assert "held-out cells" in first
+        assert [line.split()[0] for line in lines[:2]].count("->") == 1

@@ -21,7 +21,7 @@ from dnmf.numerics.state import State
 
 
 def sums_of(rng, ranks=4, folds=3, buckets=BUCKETS):
-    """Return divergences and numbers of hidden cells; the latter are equal for all ranks."""
+    """Return divergences and numbers of held-out cells; the latter are equal for all ranks."""
     cells = rng.integers(50, 100, (folds, buckets)).astype(float)
     errors = rng.gamma(5, size=(ranks, folds, buckets)) * cells
     return np.stack([errors, np.broadcast_to(cells, errors.shape)], axis=-1)
@@ -170,7 +170,7 @@ class TestChoice:
             3,
             3,
             True,
-            "3 components: their error on hidden cells is the lowest; that of 2 is 3.0 standard "
+            "3 components: their error on held-out cells is the lowest; that of 2 is 3.0 standard "
             "errors above it. From other starts and samples all components come out the same "
             "(stability 0.95, of the least stable 0.90).",
         )
@@ -181,7 +181,7 @@ class TestChoice:
             1,
             1,
             True,
-            "1 component: its error on hidden cells is the lowest. From other starts and samples "
+            "1 component: its error on held-out cells is the lowest. From other starts and samples "
             "it comes out the same (stability 0.97).",
         )
 
@@ -191,7 +191,8 @@ class TestChoice:
             3,
             4,
             True,
-            "3 components: the fewest whose error on hidden cells is within one standard error of "
+            "3 components: the fewest whose error on held-out cells is within one standard "
+            "error of "
             "the lowest, which is that of 4; the error of 2 is 3.0 standard errors above it. From "
             "other starts and samples most components come out the same (stability 0.95, of the "
             "least stable 0.60).",
@@ -216,7 +217,7 @@ class TestChoice:
             5,
             5,
             False,
-            "No clear answer. 5 components: their error on hidden cells is the lowest; that of 4 "
+            "No clear answer. 5 components: their error on held-out cells is the lowest; that of 4 "
             "is 2.0 standard errors above it. But the error still falls at 5, the largest number "
             "tried: try larger ones; where it falls on and on, the number is a trade-off between "
             "error and cost.",
@@ -228,7 +229,7 @@ class TestChoice:
             3,
             5,
             False,
-            "No clear answer. 3 components: the fewest whose error on hidden cells is within one "
+            "No clear answer. 3 components: the fewest whose error on held-out cells is within one "
             "standard error of the lowest, which is that of 5; the error of 2 is 6.0 standard "
             "errors above it. But the lowest is that of the largest number tried: try larger ones.",
         )
@@ -247,7 +248,8 @@ class TestChoice:
             4,
             4,
             False,
-            "No clear answer. 4 components: their error on hidden cells is 0.5. But no other number"
+            "No clear answer. 4 components: their error on held-out cells is 0.5. But no "
+            "other number"
             " was tried.",
         )
 
@@ -257,7 +259,8 @@ class TestChoice:
             3,
             3,
             False,
-            "No clear answer. 3 components: their error on hidden cells is the lowest; that of 2 is"
+            "No clear answer. 3 components: their error on held-out cells is the lowest; "
+            "that of 2 is"
             " 3.0 standard errors above it. But the components differ from fit to fit (stability "
             "0.31): take them as a basis, not as parts of the images.",
         )
@@ -290,7 +293,7 @@ class TestChoiceByStability:
             None,
             True,
             "4 components: the most that all come out the same from every start (stability of the "
-            "least stable 0.90). No cells were hidden to ask about.",
+            "least stable 0.90). No cells were held out to ask about.",
         )
 
     def test_the_largest_tried(self):
@@ -300,7 +303,8 @@ class TestChoiceByStability:
             None,
             False,
             "No clear answer. 5 components: the most that all come out the same from every start "
-            "(stability of the least stable 0.90). No cells were hidden to ask about. But 5 is the "
+            "(stability of the least stable 0.90). No cells were held out to ask about. But "
+            "5 is the "
             "largest number tried: try larger ones.",
         )
 
@@ -310,7 +314,8 @@ class TestChoiceByStability:
             3,
             None,
             False,
-            "No clear answer. 3 components: the highest mean stability, 0.61. No cells were hidden "
+            "No clear answer. 3 components: the highest mean stability, 0.61. No cells were "
+            "held out "
             "to ask about. But whatever the number, some components differ from start to start.",
         )
 
@@ -322,5 +327,5 @@ class TestChoiceByStability:
             None,
             False,
             f"No clear answer. 4 components: stability 0.95, of the least stable {least:.2f}. No "
-            "cells were hidden to ask about. But no other number was tried.",
+            "cells were held out to ask about. But no other number was tried.",
         )

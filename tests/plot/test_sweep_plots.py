@@ -130,9 +130,9 @@ class TestSelection:
     def test_an_unclear_choice_is_in_the_title(self, sweep):
         choice = replace(sweep.choice_, n_components=2, clear=False, reason="No clear answer.")
         figure = sweep_plots.selection(replace(sweep, choice_=choice))
-        assert figure.get_suptitle() == "recommended: 2 components (no clear answer)"
+        assert figure.get_suptitle() == "no clear answer; recommended: 2 components"
 
-    def test_without_hidden_cells(self, sweep_of_all_cells):
+    def test_without_held_out_cells(self, sweep_of_all_cells):
         figure = sweep_plots.selection(sweep_of_all_cells)
         above, below = figure.axes
         best = sweep_of_all_cells.best_n_components_
@@ -207,7 +207,7 @@ class TestTicks:
 class TestReconstructionSheet:
     def test_rows(self, sweep, corpus):
         images = corpus.images([0, 7, 20])
-        figure = sweep_plots.reconstruction_sheet(sweep, images, labels=list("abc"))
+        figure = sweep_plots.reconstruction_sheet(sweep, images, labels=list("abc"), scale="common")
         rows = np.array([axis.images[0].get_array() for axis in figure.axes]).reshape(5, 3, 12, 12)
         top = images.max()
         assert np.allclose(rows[0], images / top)
@@ -247,12 +247,16 @@ class TestWriteSweepPlots:
         calls = []
         real = sweep_plots.reconstruction_sheet
         monkeypatch.setattr(
-            sweep_plots, "reconstruction_sheet", lambda *args: calls.append(args) or real(*args)
+            sweep_plots,
+            "reconstruction_sheet",
+            lambda *args, **rows: calls.append(args) or real(*args, **rows),
         )
         sweep_plots.write_sweep_plots(sweep, tmp_path, corpus, n_images=3)
         ((_, images, names),) = calls
-        assert names == ["0", "149", "299"]
-        assert (images == corpus.images([0, 149, 299])).all()
+        assert names == ["0\nblobs:0", "149\nblobs:149", "299\nblobs:299"]
+        assert (images == corpus.images([0, 149, 299]).reshape(3, -1)).all()
+        sweep_plots.write_sweep_plots(sweep, tmp_path, corpus, rows=slice(4, 6))
+        assert calls[1][2] == ["4\nblobs:4", "5\nblobs:5"]
 
     def test_a_corpus_of_other_images_raises_an_error(self, sweep, tmp_path):
         np.save(tmp_path / "x.npy", np.ones((5, 6, 6), np.uint8))

@@ -206,3 +206,11 @@ class TestPlan:
     @given(st.integers(0, 10**6), st.integers(1, 10**6))
     def test_the_largest_number_that_fits(self, limit, more):
         assert largest_fitting(lambda d: d <= limit, limit + more) == limit
+
+
+def test_a_notebook_shows_a_table():
+    plan = dnmf.NMF(2).plan(np.ones((20, 9)), trial=False)
+    page = plan._repr_html_()
+    assert page.startswith("<table>")
+    assert page.count("<tr>") == len(str(plan).splitlines())
+    assert "20 images of 9 pixels" in page

@@ -68,4 +68,7 @@ class FitSpec:
         before, after = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
         groups = ("X", "parameters", "settings", "feature_names")
         names = [name for name in before if name not in groups and before[name] != after.get(name)]
-        return [f"{name} was {before[name]}, is {after.get(name)}" for name in names]
+        said = {"hidden": "holdout"}  # in a record, and as a parameter
+        return [
+            f"{said.get(name, name)} was {before[name]}, is {after.get(name)}" for name in names
+        ]
