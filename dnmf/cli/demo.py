@@ -26,7 +26,7 @@ DIGITS = "t10k-images-idx3-ubyte.gz"
 """File in ``dnmf/data``: the test images of MNIST."""
 
 
-@click.command()
+@click.command(short_help="Run the whole flow on bundled digits.")
 @click.option(
     "--out",
     type=PATH,

@@ -35,7 +35,7 @@ from dnmf.cli.signals import StopRequest
 INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
 
 
-@click.command()
+@click.command(short_help="Factorise a corpus into a model.")
 @click.argument("corpus", type=PATH)
 @click.argument("model", type=PATH)
 @components_option

@@ -34,7 +34,7 @@ def info(path: str, as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' '):{width}}  {_format_fact(value)}")
 
 
-@click.command()
+@click.command(short_help="Check every block of what dnmf has written.")
 @click.argument("path", type=PATH)
 @json_option
 @cluster_options

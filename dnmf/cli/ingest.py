@@ -51,7 +51,7 @@ def ingest(
         raise click.UsageError(
             f"give the images and, after them, the new corpus: `dnmf ingest {corpus} NEW.zarr`"
         )
-    check_sources(source, corpus)
+    check_sources(source, corpus, force=force)
     print_line(f"looking for images in {', '.join(source[:3])}{' ...' * (len(source) > 3)}")
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster

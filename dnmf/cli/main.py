@@ -74,12 +74,14 @@ class _CommandGroup(click.Group):
         except BrokenPipeError:
             raise  # click ends without a word: the reader of a pipe has read enough
         except ParameterError as error:
-            raise self._usage_error(ctx, str(error)) from error
+            command = self._command_of(ctx)
+            used = click.Context(command, parent=ctx, info_name=command.name)
+            raise click.UsageError(self._in_flags(ctx, error), used) from error
         except BadImagesError as error:
             more = "\npass --skip-bad to leave them out" * (len(error.errors) > 1)
             raise _Failure(f"{error}{more}", type(error).__name__) from error
         except (DnmfError, OSError) as error:
-            raise _Failure(" ".join(str(error).split()), type(error).__name__) from error
+            raise _Failure(self._in_flags(ctx, error), type(error).__name__) from error
         except MemoryError as error:
             raise _Failure(
                 f"not enough memory ({error}); use fewer components or blocks of fewer images",
@@ -92,15 +94,17 @@ class _CommandGroup(click.Group):
                 raise
             raise _Failure("interrupted", "KeyboardInterrupt", 130) from error
 
-    def _usage_error(self, ctx: click.Context, message: str) -> click.UsageError:
-        """Return a parameter's error as one of usage, in the words of the flags."""
-        command = self.commands[ctx.invoked_subcommand or ""]
-        for option in command.params:
-            flag = max(option.opts, key=len) if isinstance(option, click.Option) else None
-            if flag is not None:
-                message = re.sub(rf"\b{option.name}(?= is |=)", flag, message)
-        used = click.Context(command, parent=ctx, info_name=command.name)
-        return click.UsageError(" ".join(message.split()), used)
+    def _command_of(self, ctx: click.Context) -> click.Command:
+        return self.commands[ctx.invoked_subcommand or ""]
+
+    def _in_flags(self, ctx: click.Context, error: Exception) -> str:
+        """Return an error's message as one line, in which parameters have the names of flags."""
+        message = " ".join(str(error).split())
+        for option in self._command_of(ctx).params:
+            if isinstance(option, click.Option):
+                flag = max(option.opts, key=len)
+                message = re.sub(rf"(?<![-\w]){option.name}(?= is | was |=)", flag, message)
+        return message
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -220,7 +220,7 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--workers",
             type=Workers(min=1),
-            help="Number of local worker processes to start.",
+            help="Number of local worker processes to start, at most two for each core.",
         ),
         click.option(
             "--memory-limit",
@@ -243,7 +243,7 @@ force_option = click.option(
 
 grace_option = click.option(
     "--grace",
-    type=Number(0, 1e7),
+    type=Number(min=0),
     default=20.0,
     show_default=True,
     help="Seconds that a pass may still take after SIGTERM or SIGUSR1.",

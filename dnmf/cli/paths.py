@@ -138,8 +138,16 @@ def require_folder_of(path: str) -> None:
     require_parent(normalize_path(path))
 
 
-def check_sources(sources: Sequence[str], corpus: str) -> None:
-    """Raise IngestError or OutputExistsError unless `dnmf ingest` can have meant these paths."""
+def check_sources(sources: Sequence[str], corpus: str, *, force: bool) -> None:
+    """Raise IngestError or OutputExistsError unless `dnmf ingest` can have meant these paths.
+
+    Parameters
+    ----------
+    sources, corpus : sequence of str, str
+        Paths as they were typed.
+    force : bool
+        Whether a corpus may be there already.
+    """
     target = kind_at(corpus)
     for source in sources:
         kind = kind_at(source)
@@ -159,7 +167,7 @@ def check_sources(sources: Sequence[str], corpus: str) -> None:
             f"{corpus} holds images, and the last argument must be the new corpus: "
             "`dnmf ingest IMAGES... NEW.zarr`"
         )
-    require_folder_of(corpus)
+    _check_output(Argument("CORPUS", corpus, ("corpus",), is_output=True, may_exist=force), target)
 
 
 def _describe_swap(argument: Argument, kind: str, other: Argument, found: str) -> str:
@@ -182,6 +190,8 @@ def _describe_wrong(argument: Argument, kind: str) -> str:
         return absent if absent.endswith("?") else f"{absent}; {must_be}"
     if kind in MADE_BY:
         return f"{path} is {_a(kind)}, and {must_be}"
+    if kind_at(above := os.path.dirname(path) or ".") in argument.kinds:
+        return f"{path} is a part of {above}; did you mean that?"
     inside = [
         name for name in _names_in(_folder(path)) if kind_at(f"{path}/{name}") in argument.kinds
     ]

@@ -23,7 +23,7 @@ from dnmf.cli.paths import Argument, check_arguments
 from dnmf.cli.progress import print_line
 
 
-@click.command()
+@click.command(short_help="Estimate what a fit takes: memory, reads and time.")
 @click.argument("corpus", type=PATH)
 @components_option
 @tol_option

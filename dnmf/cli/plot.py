@@ -12,7 +12,7 @@ from dnmf.cli.paths import Argument, check_arguments, require_folder_of
 from dnmf.cli.progress import print_line
 
 
-@click.command()
+@click.command(short_help="Draw a model or a sweep.")
 @click.argument("model", type=PATH)
 @click.option(
     "--corpus",

@@ -27,7 +27,7 @@ from dnmf.cli.progress import SweepProgress, end_live_line, explain_resume, prin
 from dnmf.cli.signals import StopRequest
 
 
-@click.command()
+@click.command(short_help="Compare numbers of components, and recommend one.")
 @click.argument("corpus", type=PATH)
 @click.argument("out", type=PATH)
 @click.option(

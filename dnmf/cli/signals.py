@@ -21,6 +21,10 @@ EXIT_STATUS = 75
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
+LONGEST = 1e7
+"""Longest grace period in seconds: a timer takes no more, and nothing waits four months."""
+
+
 class StoppedBySignal(KeyboardInterrupt):
     """A signal has stopped a fit; like Ctrl-C, not an `Exception`."""
 
@@ -81,7 +85,7 @@ class StopRequest:
             self._abandon(number, frame)
             return
         self.is_requested = True
-        signal.setitimer(signal.ITIMER_REAL, max(self.grace, 1e-3))
+        signal.setitimer(signal.ITIMER_REAL, min(max(self.grace, 1e-3), LONGEST))
         name = signal.Signals(number).name
         # Not through sys.stderr: the signal may have come while that writes a line.
         line = (

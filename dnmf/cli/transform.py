@@ -21,7 +21,7 @@ from dnmf.cli.paths import Argument, check_arguments, require_folder_of
 from dnmf.cli.progress import print_line
 
 
-@click.command()
+@click.command(short_help="Compute the weights of a corpus.")
 @click.argument("model", type=PATH)
 @click.argument("corpus", type=PATH)
 @click.argument("weights", type=PATH)
@@ -60,7 +60,7 @@ def transform(
     click.echo(f"{weights}: weights of {n_images:,} images, {fitted.n_components_} components")
 
 
-@click.command()
+@click.command(short_help="Reconstruct a corpus from a model.")
 @click.argument("model", type=PATH)
 @click.argument("corpus", type=PATH)
 @click.argument("out", type=PATH, required=False)

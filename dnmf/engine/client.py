@@ -127,7 +127,8 @@ def _address_in(scheduler_file: str) -> str:
         return str(json.loads(Path(scheduler_file).expanduser().read_text())["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClusterError(
-            f"{scheduler_file} holds no scheduler's address ({error!r}); start "
+            f"{scheduler_file} holds no scheduler's address "
+            f"({getattr(error, 'strerror', None) or repr(error)}); start "
             f"`dask scheduler --scheduler-file {scheduler_file}` first"
         ) from error
 

@@ -153,9 +153,8 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         # Squared error is the cheap way from a poor H to a fair one.
         plain = Quadratic() if sample.observed is None else MaskedQuadratic()
         for stage in (plain, objective):
-            log.info(
-                "warm start on %s images, %d components", f"{len(sample):,}", len(H), extra=LIVE
-            )
+            what = "squared error" if stage is plain else "the loss itself"
+            log.info("warm start: %s, %d components", what, len(H), extra=LIVE)
             updates = _short_round(stage, len(H), len(sample))
             H = objective.raise_zeros(online_round(stage, H, sample, rng, updates))
         return H

@@ -85,6 +85,8 @@ class TestPaths:
         assert error_of("info", "data/digit.zarr").endswith("did you mean data/digits.zarr?")
         message = error_of("info", "dat/digits.zarr")
         assert f"there is no folder {tmp_path}/dat; did you mean data/digits.zarr?" in message
+        message = error_of("plan", "data/digits.zarr/pixels", "-k", 3)
+        assert "is a part of data/digits.zarr; did you mean that?" in message
         assert error_of("info", "data").endswith("data is a folder; did you mean data/digits.zarr?")
 
     def test_a_folder_that_is_no_store_is_never_to_be_written_to(
@@ -180,6 +182,11 @@ USAGE = {
 def test_bad_values_are_wrong_usage_in_the_words_of_the_flags(flag):
     message = error_of(*USAGE[flag].split(), status=2)
     assert flag.split()[0] in message
+
+
+def test_another_fit_is_told_in_the_words_of_the_flags(corpus, model):
+    message = error_of("fit", corpus.path, model, "-k", 4)
+    assert "belongs to another fit: --components was 3, is 4" in message
 
 
 def test_what_the_library_refuses_is_wrong_usage_too(corpus, tmp_path):

@@ -215,6 +215,10 @@ REFUSED = {
         lambda p: tiff(p / "a.tif", DEEP, t270=b'{"shape": [7, 12, 10], "truncated": true}\0'),
         "stack of 7 images in one TIFF directory",
     ),
+    "a MetaMorph stack": (
+        lambda p: tiff(p / "a.tif", DEEP, t33629=(1, 2, 3)),
+        "stack of 3 images in one TIFF directory",
+    ),
     "a volume": (lambda p: tiff(p / "a.tif", GRAY, t32997=5), "stack of 5 images"),
     "pages": (pages, "holds 4 images"),
     "an animation": (animated, "holds 3 images"),
@@ -362,6 +366,15 @@ def test_white_is_zero_whatever_the_compression(tmp_path, dtype, compression):
     assert n == 1
     path.write_bytes(changed)
     assert (read_image(path, None, None) == np.iinfo(dtype).max - pixels).all()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["u2", "f4", "i2"])
+def test_numbers_of_either_byte_order_are_averaged(tmp_path, order, dtype):
+    pixels = np.kron(np.array([[0, 1000], [30_000, 7]]), np.ones((4, 4))).astype(order + dtype)
+    found = read_image(tiff(tmp_path / "a.tif", pixels, order), (2, 2), "gray")
+    assert found.tolist() == [[0, 1000], [30_000, 7]]
+    assert found.dtype == ("f4" if dtype == "f4" else "u2")
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)

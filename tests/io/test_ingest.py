@@ -83,7 +83,19 @@ def as_zarr(images):
     return zarr.array(images, chunks=(9, 6, 4, 3))
 
 
+class OnDisk:
+    """An array that is read by slices of rows, as a dataset of HDF5 is."""
+
+    def __init__(self, images):
+        self.images, self.shape, self.dtype = images, images.shape, images.dtype
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        return self.images[rows]
+
+
 ARRAYS = {
+    "read by slices": OnDisk,
     "ndarray": lambda images: images,
     "list of arrays": list,
     "list of lists": lambda images: images.tolist(),
