@@ -82,6 +82,9 @@ def blocks_of(
     rules = replace(rules, weight_unit=weight_unit(weights))
     if in_memory(X):
         return LocalBlocks(X, weights, mask, rules)
+    for name, array in (("X", X), ("sample_weight", weights), ("mask", mask)):
+        if isinstance(array, Rows):
+            array.require_sendable(name)
     if isinstance(X, Corpus):
         blocks = _blocks_of_corpus(X)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from dask.utils import SerializableLock
 from scipy.sparse import issparse
 
 from dnmf._typing import Array
+from dnmf.engine.executors import active_client
 from dnmf.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,6 +60,27 @@ class Rows:
             part = _dense(self._array[rows])
         return part[(slice(None), *columns)]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how a worker makes the array: it opens the file of an HDF5 dataset by its name."""
+        filename = getattr(getattr(self._array, "file", None), "filename", None)
+        if filename is not None and hasattr(self._array, "name"):
+            return _open_hdf5, (os.path.abspath(filename), self._array.name)
+        return Rows, (self._array,)
+
+    def require_sendable(self, name: str) -> None:
+        """Raise DataError if there is a cluster and the array cannot be sent to its workers."""
+        if active_client() is None:
+            return
+        from distributed.protocol.serialize import serialize
+
+        try:
+            serialize(self, serializers=("pickle",), on_error="raise")
+        except Exception as error:  # of whatever kind the array raises
+            raise DataError(
+                f"{name} cannot be sent to workers ({error}): fit without a cluster, or copy it "
+                "into a Zarr array or a corpus"
+            ) from error
+
     def to_dask(self, chunks: Any) -> da.Array:
         """Return the array as a Dask array in chunks of whole rows."""
         import dask.array as da
@@ -87,6 +110,12 @@ def is_outside_memory(X: Any) -> bool:
         with ONE_READ:
             return X.ndim > 0 and not np.shares_memory(np.asarray(X[:1]), np.asarray(X[:1]))
     return not any(hasattr(X, name) for name in IN_MEMORY)
+
+
+def _open_hdf5(path: str, name: str) -> Rows:
+    import h5py
+
+    return Rows(h5py.File(path, "r")[name])
 
 
 def _chunk_rows(array: Any) -> int:

@@ -177,6 +177,29 @@ def test_rows_may_be_sent_to_workers(images):
     assert (rows[10:20, 3:] == images[10:20, 3:]).all()
 
 
+class Bound(Dataset):
+    """Belongs to this process, as an open file does."""
+
+    def __reduce__(self):
+        raise TypeError("a file cannot be pickled")
+
+
+@pytest.mark.parametrize("name", ["X", "mask", "sample_weight"])
+def test_what_cannot_be_sent_to_workers_is_refused_before_it_is_read(images, mask, name, client):
+    arrays = {"X": images, "mask": mask, "sample_weight": np.ones(N)}
+    given = {key: Dataset(array) for key, array in arrays.items()}
+    given[name] = Bound(arrays[name])
+    with pytest.raises(ValueError, match=f"{name} cannot be sent to workers"):
+        dnmf.NMF(3).fit(**given)
+    assert not any(array.reads for array in given.values())
+
+
+def test_on_a_cluster(images, client):
+    model = dnmf.NMF(3, random_state=0, tol=1e-2)
+    here = model.fit(Dataset(np.tile(images, (50, 1)), 100)).components_
+    assert (here == model.fit(da.from_array(np.tile(images, (50, 1)), chunks=-1)).components_).all()
+
+
 class Netcdf(Dataset):
     """Gives masked arrays, as netCDF4 does."""
 
@@ -216,4 +239,6 @@ def test_hdf5(images, expected, tmp_path):
             X = file.create_dataset(name, data=images, **options)
             assert isinstance(expected.transform(X), da.Array)
             np.testing.assert_array_equal(expected.transform(X), expected.transform(images))
+            rows = pickle.loads(pickle.dumps(Rows(X)))  # opens the file again
+            assert (rows[10:20] == images[10:20]).all()
             assert fit_of(X, 3).components_.shape == (3, 12)
