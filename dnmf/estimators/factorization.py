@@ -105,6 +105,6 @@ shuffle
     X, mask = take_mask(X, None)
     X = validate_images(model, X, reset=True)
     d = resolve_count(n_components, H, X.shape[1])
-    check_factor("H", H, (d, X.shape[1]), X.dtype, may_be_zero=True)  # as penalties leave some
+    check_factor("H", H, (d, X.shape[1]), X.dtype, fixed=True)
     model.components_ = np.asarray(H)
     return model.transform(X, mask), model.components_, 1

@@ -244,7 +244,7 @@ def check_factor(
     shape: tuple[int, int],
     dtype: np.dtype[Any],
     *,
-    may_be_zero: bool = False,
+    fixed: bool = False,
 ) -> None:
     """Check a W or an H that a caller gives, in words that callers of scikit-learn look for.
 
@@ -257,8 +257,8 @@ def check_factor(
         Shape that it must have.
     dtype : dtype
         Dtype of X, which they must have if it is a floating-point one.
-    may_be_zero : bool
-        Whether all entries may be zero: a fit cannot start from that.
+    fixed : bool
+        Whether it is not to be fitted: then all entries may be zero, from which no fit can start.
 
     Raises
     ------
@@ -276,12 +276,12 @@ def check_factor(
             )
     if not (A.dtype.kind in "uif" and np.isfinite(A).all() and A.min(initial=0) >= 0):
         raise DataError(f"Negative values in data passed to {where}, or not finite numbers")
-    if not (may_be_zero or A.any()):
+    if not (fixed or A.any()):
         raise DataError(f"Array passed to {where} is full of zeros.")
     if dtype.kind == "f" and A.dtype != dtype:
         raise DtypeError(
-            f"H and W should have the same dtype as X. Got {name}.dtype = {A.dtype}, and X has "
-            f"{dtype}: convert one of them"
+            f"{'H' if fixed else 'H and W'} should have the same dtype as X. Got {name}.dtype = "
+            f"{A.dtype}, and X has {dtype}: convert one of them"
         )
 
 

@@ -58,6 +58,14 @@ class Rows:
         rows, *columns = key if isinstance(key, tuple) else (key,)
         with self._lock:
             part = _dense(self._array[rows])
+        start, stop, _ = rows.indices(len(self))
+        promised = (max(stop - start, 0), *self.shape[1:])
+        if part.shape != promised or part.dtype.newbyteorder("=") != self.dtype.newbyteorder("="):
+            raise DataError(
+                f"rows {start} to {stop - 1} of a {type(self._array).__name__} have shape "
+                f"{part.shape} and dtype {part.dtype}, but its shape and dtype promise {promised} "
+                f"and {self.dtype}"
+            )
         return part[(slice(None), *columns)]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -636,6 +636,8 @@ def test_start_of_another_dtype(X):
     W, H = np.ones((60, 3), np.float32), np.ones((3, 24), np.float32)
     with pytest.raises(TypeError, match=r"H and W should have the same dtype as X\. Got H\.dtype"):
         NMF(3, init="custom").fit(X, W=W, H=H)
+    with pytest.raises(TypeError, match=r"^H should have the same dtype as X\. Got H\.dtype"):
+        dnmf.non_negative_factorization(X, H=H, update_H=False)
     with pytest.raises(TypeError, match=r"Got W\.dtype"):
         NMF(3, init="custom").fit(X, W=W, H=H.astype(float))
 

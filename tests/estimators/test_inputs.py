@@ -200,6 +200,29 @@ def test_on_a_cluster(images, client):
     assert (here == model.fit(da.from_array(np.tile(images, (50, 1)), chunks=-1)).components_).all()
 
 
+class Changed(Dataset):
+    """Does not give what it promises."""
+
+    change = staticmethod(lambda part: part)
+
+    def __getitem__(self, rows):
+        return self.change(super().__getitem__(rows))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda rows: rows[:-1], lambda rows: rows[:, 1:], np.ravel, lambda rows: rows.astype(float)],
+)
+def test_rows_that_are_not_what_was_promised_are_refused(images, change):
+    X = Changed(images)
+    assert (fit_of(X, 3).components_ == fit_of(Dataset(images), 3).components_).all()
+    X.change = change
+    model = fit_of(images, 3)
+    for method in (dnmf.NMF(3).fit, lambda X: model.transform(X).compute(), model.score):
+        with pytest.raises(ValueError, match="rows 0 to 299 of a Changed have shape"):
+            method(X)
+
+
 class Netcdf(Dataset):
     """Gives masked arrays, as netCDF4 does."""
 
