@@ -320,6 +320,15 @@ class TestSkipBad:
         corpus = dnmf.ingest(images, tmp_path / "c", skip_bad=True)
         assert list(corpus.skipped) == ["f0.png"]
 
+    def test_many_bad_ones_may_come_first(self, tmp_path):
+        for i in range(300):
+            if i < 120:
+                (tmp_path / f"f{i}.png").write_bytes(b"")
+            else:
+                Image.new("L", (2, 2)).save(tmp_path / f"f{i}.png")
+        corpus = dnmf.ingest(tmp_path, tmp_path / "c", skip_bad=True)
+        assert (len(corpus), len(corpus.skipped)) == (180, 120)
+
     def test_nothing_bad(self, images, tmp_path):
         run("ingest", images, tmp_path / "c", "--skip-bad")
         assert dnmf.open_corpus(tmp_path / "c").skipped == {}

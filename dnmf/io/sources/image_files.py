@@ -28,7 +28,7 @@ Size = tuple[int, int]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm")
 """Suffixes of the files that are read from folders."""
 
-MAX_TRIED = 100
+MAX_TRIED = 1000
 """Number of files tried in search of a readable one, which says what the others must be like."""
 
 
