@@ -45,6 +45,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 RECORD = "dnmf"
 """Name of the attribute that holds the record: format and version of the store, and more."""
 
+READ_AGAIN = "see to the disk or the network and to your rights, then run the same again"
+"""What the user can do about something that cannot be read now, for error messages."""
+
 MEMBERS = {
     "dnmf-corpus": r"pixels|ids|manifest",
     "dnmf-weights": r"c|manifest",
@@ -71,7 +74,7 @@ def read_record(
     except InvalidObjectError as found:
         advice = "restore it from a copy"
         if disk_error(found) is not None:
-            advice = "see to the disk or the network and to your rights, then run the same again"
+            advice = READ_AGAIN
         raise error(f"{path}: {found}: {advice}; nothing was changed") from found
     record = metadata.get("attributes", {}).get(RECORD)
     return record if isinstance(record, dict) else None

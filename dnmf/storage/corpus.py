@@ -15,7 +15,7 @@ import numpy as np
 from dnmf._format import format_bytes, format_html, format_shape
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CorpusError
-from dnmf.storage.atomic import RECORD
+from dnmf.storage.atomic import READ_AGAIN, RECORD
 from dnmf.storage.corpus_writer import FORMAT, VERSION
 from dnmf.storage.metadata import (
     DTYPES,
@@ -25,7 +25,7 @@ from dnmf.storage.metadata import (
     read_metadata,
 )
 from dnmf.storage.paths import normalize_path
-from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions
+from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions, disk_error
 from dnmf.storage.verified_array import VerifiedArray, VerifiedMatrix, open_matrix
 
 ADVICE = "ingest again"
@@ -106,6 +106,8 @@ class Corpus(VerifiedMatrix):
         try:
             metadata = read_metadata(store)
         except (FileNotFoundError, InvalidObjectError) as error:
+            if isinstance(error, InvalidObjectError) and disk_error(error) is not None:
+                raise CorpusError(f"{path}: {error}: {READ_AGAIN}") from error
             found = error if isinstance(error, InvalidObjectError) else "no Zarr v3 group is there"
             raise CorpusError(
                 f"{path} is not a corpus: {found}; make one with `dnmf ingest SOURCE NEW.zarr`"

@@ -413,3 +413,26 @@ class TestPictures:
         for force in ([], ["--force"]):
             command_line.run("demo", "--out", tmp_path / "photos", *force, status=1)
         assert content(str(tmp_path / "photos")) == before
+
+
+@pytest.mark.parametrize("fault", ["403", "503"])
+def test_what_cannot_be_opened_for_a_moment_is_not_called_another_thing(
+    made, tmp_path, unreliable, fault
+):
+    path = f"unreliable://{tmp_path.name}/"
+    WRITERS["ingest"](*made, f"{path}c", False)
+    WRITERS["transform"](*made, f"{path}w", False)
+    WRITERS["save"](*made, f"{path}m", False)
+    WRITERS["rank"](*made, f"{path}s", False)
+    openers = {
+        "c": dnmf.open_corpus,
+        "w": dnmf.open_weights,
+        "m": dnmf.load,
+        "s": dnmf.load_sweep,
+    }
+    unreliable(fault)
+    for name, opener in openers.items():
+        for act in (opener, dnmf.verify):
+            with pytest.raises(DnmfError, match="run the same again") as error:
+                act(f"{path}{name}")
+            assert "ingest" not in str(error.value)
