@@ -41,6 +41,7 @@ def sweep_and_draw(X: np.ndarray, ranks: list[int], out: Path) -> None:
     sweep = rank_sweep(X, ranks)
     print(f"\n{len(X):,} images of {X.shape[1]} pixels\n\n{sweep}\n")
     print(f"{sweep.n_reads_:.3g} reads of X, {time.perf_counter() - began:.1f} s")
+    out.mkdir(parents=True, exist_ok=True)
     written = write_sweep_plots(sweep, out)
     rows = np.linspace(0, len(X) - 1, 12).astype(int)
     written.append(out / "reconstructions.png")
