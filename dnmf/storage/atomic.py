@@ -133,8 +133,8 @@ def new_store(path: str, kind: str, *, force: bool = False) -> Iterator[str]:
     """Yield a temporary path to build a store at, and move the store to `path` at the end.
 
     If the block raises, the temporary store is removed and what was at `path` stays. At a URL the
-    store is built in place, since object stores cannot rename: there its creation begins with the
-    record `unfinished`, which the record of the finished store replaces.
+    store is built in place, since object stores cannot rename: there its creation begins with
+    `clear_place` and the record `unfinished`, which the record of the finished store replaces.
 
     Parameters
     ----------
@@ -153,7 +153,6 @@ def new_store(path: str, kind: str, *, force: bool = False) -> Iterator[str]:
     """
     check_free(path, kind, force=force)
     if is_url(path):
-        _remove_objects(path, kind)
         yield path
         return
     require_parent(path)
@@ -166,6 +165,15 @@ def new_store(path: str, kind: str, *, force: bool = False) -> Iterator[str]:
     except BaseException:
         _remove(building)
         raise
+
+
+def clear_place(path: str, kind: str) -> None:
+    """Remove what a store that is built in place replaces; see `new_store`.
+
+    Not before the new one can be written: what it is made from has been checked by then.
+    """
+    if is_url(path):
+        _remove_objects(path, kind)
 
 
 def check_free(path: str, kind: str, *, force: bool) -> None:

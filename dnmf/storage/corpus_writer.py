@@ -25,7 +25,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import CorpusError, ParameterError
-from dnmf.storage.atomic import RECORD, unfinished
+from dnmf.storage.atomic import RECORD, clear_place, unfinished
 from dnmf.storage.metadata import CHUNK_BYTES
 from dnmf.storage.paths import for_zarr
 from dnmf.storage.store import ObjectStore, crc32c
@@ -95,6 +95,7 @@ def create_corpus(path: str, layout: Layout) -> None:
             f"{format_bytes(block_bytes)}; at most 2 GiB are possible: use fewer images per block "
             "(--block-rows, block_rows)"
         )
+    clear_place(path, FORMAT)
     group = zarr.create_group(
         for_zarr(path), zarr_format=3, attributes={RECORD: unfinished(FORMAT)}
     )

@@ -21,7 +21,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from dnmf._format import format_bytes, format_html
 from dnmf._typing import Array
 from dnmf.errors import CorpusError
-from dnmf.storage.atomic import RECORD, read_record, unfinished
+from dnmf.storage.atomic import RECORD, clear_place, read_record, unfinished
 from dnmf.storage.corpus_writer import write_manifest, write_rows
 from dnmf.storage.metadata import check_format, is_checksum
 from dnmf.storage.paths import for_zarr, normalize_path
@@ -119,6 +119,7 @@ class Weights(VerifiedMatrix):
 
 def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: Any) -> None:
     """Create the empty array of weights; without `commit_weights` they are unfinished."""
+    clear_place(path, FORMAT)
     zarr.create_array(
         for_zarr(path),
         shape=shape,

@@ -436,3 +436,18 @@ def test_what_cannot_be_opened_for_a_moment_is_not_called_another_thing(
             with pytest.raises(DnmfError, match="run the same again") as error:
                 act(f"{path}{name}")
             assert "ingest" not in str(error.value)
+
+
+def test_force_at_a_url_keeps_the_old_store_until_the_new_one_can_be_written(made, tmp_path):
+    corpus, model = made
+    path = f"memory://{tmp_path.name}"
+    for writer in ("ingest", "transform"):
+        WRITERS[writer](corpus, model, f"{path}/{writer}", False)
+    before = content(path)
+    with pytest.raises(DnmfError):
+        dnmf.ingest(tmp_path / "a slip of the keyboard", f"{path}/ingest", force=True)
+    narrow = dnmf.NMF(2, max_iter=1, tol=0).fit(np.ones((4, 9)))
+    for write, name in ((write_weights, "transform"), (write_reconstruction, "ingest")):
+        with pytest.raises(DnmfError, match="pixels"):
+            write(narrow, corpus, f"{path}/{name}", force=True)
+    assert content(path) == before

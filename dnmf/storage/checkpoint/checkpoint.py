@@ -28,7 +28,7 @@ from dnmf._typing import Array
 from dnmf._version import __version__
 from dnmf.errors import CheckpointError
 from dnmf.numerics.state import State, WeightSink, Written
-from dnmf.storage.atomic import new_store, remove_partial_stores, unfinished
+from dnmf.storage.atomic import clear_place, new_store, remove_partial_stores, unfinished
 from dnmf.storage.checkpoint.commit import (
     FORMAT,
     KEEP,
@@ -284,6 +284,7 @@ def _write_model(
 ) -> Checkpoint:
     with translate_write_errors(path, "a model"):
         if is_url(path):
+            clear_place(path, FORMAT)
             ObjectStore(path).set(METADATA, group_json(unfinished(FORMAT)))
         if spec.feature_names is not None:
             write_array(ObjectStore(path), NAMES, spec.encode_names())
