@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 
 from dnmf.errors import ParameterError
 from dnmf.estimators.inputs import take_mask, validate_images
@@ -91,7 +92,8 @@ shuffle
     )
     require(isinstance(update_H, (bool, np.bool_)), "update_H", update_H, "True or False")
     if update_H:
-        weights = model.fit_transform(X, W=W, H=H)
+        with config_context(transform_output="default"):  # arrays, as from scikit-learn's function
+            weights = model.fit_transform(X, W=W, H=H)
         return weights, model.components_, model.n_iter_
     model.check_parameters()
     if W is not None:
@@ -107,4 +109,5 @@ shuffle
     d = resolve_count(n_components, H, X.shape[1])
     check_factor("H", H, (d, X.shape[1]), X.dtype, fixed=True)
     model.components_ = np.asarray(H)
-    return model.transform(X, mask), model.components_, 1
+    with config_context(transform_output="default"):
+        return model.transform(X, mask), model.components_, 1

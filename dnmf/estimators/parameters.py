@@ -55,6 +55,9 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     alpha_H: float | str
     l1_ratio: float
     missing: str
+    verbose: int
+    shuffle: bool
+    warm_start: bool
     checkpoint: str | os.PathLike[str] | None
     on_pass: Callable[..., None] | None
     resume_from: int | None
@@ -83,6 +86,12 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         for name, values in choices.items():
             value = getattr(self, name)
             require(_is_among(value, values), name, value, _listed(values))
+        for name in ("shuffle", "warm_start"):
+            value = getattr(self, name)
+            require(isinstance(value, (bool, np.bool_)), name, value, "True or False")
+        level = self.verbose
+        valid = isinstance(level, (bool, np.bool_)) or (is_int(level) and level >= 0)
+        require(valid, "verbose", level, "an int >= 0, True or False")
         beta = self.beta_loss
         valid = (is_real(beta) and np.isfinite(beta)) or _is_among(beta, tuple(BETAS))
         require(valid, "beta_loss", beta, f"a number or {_listed(tuple(BETAS))}")

@@ -679,6 +679,9 @@ def test_start_without_custom_is_ignored(X):
         {"alpha_H": "spam"},
         {"l1_ratio": 2},
         {"random_state": "dice"},
+        {"verbose": -1},
+        {"verbose": "much"},
+        {"shuffle": "yes"},
     ],
     ids=str,
 )

@@ -9,8 +9,9 @@ import inspect
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
-from sklearn import decomposition
+from sklearn import config_context, decomposition
 
 import dnmf
 
@@ -74,6 +75,17 @@ def _expect_what_cannot_hold(request):
     for name in (request.node.name, request.node.name.partition("[")[0]):
         if name in CANNOT_HOLD:
             request.applymarker(pytest.mark.xfail(reason=CANNOT_HOLD[name], strict=False))
+
+
+@pytest.mark.parametrize("update_H", [True, False])
+def test_the_function_returns_arrays_whatever_the_output_of_transform(update_H):
+    X, H = np.random.default_rng(0).random((20, 6)), np.ones((2, 6))
+    start = {"H": H, "update_H": False} if not update_H else {}
+    with config_context(transform_output="pandas"):
+        for function in (dnmf.non_negative_factorization, decomposition.non_negative_factorization):
+            W, components, n_iter = function(X, n_components=2, **start)
+            assert type(W) is type(components) is np.ndarray
+            assert isinstance(n_iter, int)
 
 
 def test_signatures_of_the_function_are_equal():
