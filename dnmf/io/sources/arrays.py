@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from dask.base import is_dask_collection
 
 from dnmf._typing import Array
 from dnmf.errors import IngestError
+from dnmf.estimators.rows import Rows, is_outside_memory
 from dnmf.io.sources.image_files import Size, convert_array
 
 
@@ -102,6 +104,9 @@ def open_array(array: Any, size: Size | None, color: str | None) -> ArrayImages:
             f"{name} is persisted on a cluster; give it as it was before persist(), or write it "
             "with its to_zarr() and ingest zarr.open_array() of that"
         )
+    if not is_dask_collection(array) and is_outside_memory(array):
+        array = Rows(array)  # one thread at a time, and workers open an HDF5 file themselves
+        array.require_sendable(name)
     return images_of(array, partial(_rows_of, array), name, "image", size, color)
 
 
