@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import psutil
 
 from dnmf._format import format_bytes
@@ -65,6 +66,8 @@ class FitMemory:
         Number of arrays of the size of H among the sums of a pass.
     batch_rows, probe_rows : int
         Numbers of images in a batch of the warm-up, and of those that its loss is computed on.
+    copies : int
+        Number of times that a task holds its block in the stored dtype.
     masked : bool
         Whether pixels may be missing.
     in_memory : bool
@@ -83,6 +86,7 @@ class FitMemory:
     stats_arrays: int
     batch_rows: int
     probe_rows: int
+    copies: int
     masked: bool
     in_memory: bool
 
@@ -105,17 +109,15 @@ class FitMemory:
             1 if isinstance(objective, Quadratic) else 2,
             objective.warm_up_batch_size(n_components),
             PROBE_ROWS if isinstance(objective, Quadratic) else 0,
+            _copies(blocks),
             blocks.masks is not None or blocks.rules.nan_is_missing,
             isinstance(blocks, LocalBlocks),
         )
 
     @property
-    def driver_copies(self) -> int:
-        """Number of copies of what arrives at the driver.
-
-        From a cluster: message and array, and both again on a scheduler in the same process.
-        """
-        return 1 if self.in_memory else 4
+    def n_blocks(self) -> int:
+        """Number of blocks, if all are as large as the largest."""
+        return -(-self.n // self.block_rows)
 
     @property
     def stats(self) -> int:
@@ -133,15 +135,18 @@ class FitMemory:
         return self.float_bytes * rows * self.p * (1 + self.solve_arrays)
 
     @property
+    def blocks(self) -> int:
+        """Bytes of the blocks of a task, with mask and a copy without what it hides."""
+        pixel = self.copies * self.pixel_bytes + (self.pixel_bytes + 3) * self.masked
+        return self.block_rows * self.p * pixel
+
+    @property
     def task(self) -> int:
         """Bytes of a running task: blocks, a strip and its weights, sums."""
-        # A block exists in use, as read and as decoded; in memory it is a view of the array.
-        pixel = (0 if self.in_memory else 3 * self.pixel_bytes) + 4 * self.masked
-        blocks = self.block_rows * self.p * pixel
         weights = self.float_bytes * self.d * (6 * strip_rows(self.p) + 2 * self.block_rows)
         # The sums so far and those of the current block.
         stats = 2 * self.stats + self.float_bytes * self.d * self.p
-        return blocks + self.strip(self.block_rows) + weights + stats
+        return self.blocks + self.strip(self.block_rows) + weights + stats
 
     def worker(self, resident: float, n_threads: int = 1) -> int:
         """Return the peak of a worker: its tasks, H, and sums that wait to be added up.
@@ -154,7 +159,7 @@ class FitMemory:
             Number of its threads.
         """
         waiting = (FAN_IN + 3) * self.stats  # one level of the tree, and the beginning of others
-        used = n_threads * self.task + self.basis + waiting
+        used = min(n_threads, self.n_tasks) * self.task + self.basis + waiting
         return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
 
     @property
@@ -165,18 +170,30 @@ class FitMemory:
     @property
     def sample(self) -> int:
         """Bytes of the sample; 0 where it is a view of X."""
-        if self.in_memory and self.sample_rows == self.n and not self.masked:
+        if self.copies == 0 and self.sample_rows == self.n and not self.masked:
             return 0
         return self.sample_rows * self.p * (self.pixel_bytes + self.masked)
 
-    @property
-    def sample_transfer(self) -> int:
-        """Bytes of those parts of the sample that are on their way to the driver at a time."""
-        rows = self.sample_rows
-        parts = max(-(-rows // self.block_rows), min(SAMPLE_BLOCKS, -(-self.n // self.block_rows)))
+    def sampling(self, n_threads: int) -> int:
+        """Return the bytes of the driver while it takes the sample.
+
+        Parameters
+        ----------
+        n_threads : int
+            Number of its threads that read blocks; 0 if workers read them.
+        """
+        if not self.sample:
+            return 0
+        parts = max(-(-self.sample_rows // self.block_rows), min(SAMPLE_BLOCKS, self.n_blocks))
         image = self.p * (self.pixel_bytes + self.masked)
-        at_once = SAMPLE_AT_ONCE * (rows // parts + 1) * image
-        return self.driver_copies * at_once if self.sample else 0
+        at_once = min(SAMPLE_AT_ONCE, parts)
+        arriving = (
+            _copies_of_arrivals(n_threads) * at_once * (self.sample_rows // parts + 1) * image
+        )
+        reading = min(n_threads, at_once) * self.blocks
+        if parts <= SAMPLE_AT_ONCE:  # all are read before the sample is put together
+            return arriving + max(reading, self.sample)
+        return arriving + reading + self.sample
 
     @property
     def warm_up(self) -> int:
@@ -187,15 +204,17 @@ class FitMemory:
         probe = min(self.sample_rows, self.probe_rows)
         return probe * image + self.strip(probe) + updates
 
-    @property
-    def start(self) -> int:
-        """Bytes of the driver before the first pass: the sample, its transfer or the warm-up."""
-        return self.sample + max(self.sample_transfer, self.warm_up)
+    def start(self, n_threads: int) -> int:
+        """Return the bytes of the driver before the first pass."""
+        return max(self.sampling(n_threads), self.sample + self.warm_up)
 
-    @property
-    def passes(self) -> int:
-        """Bytes of the driver during passes: the last, this and the next H, and the sums."""
-        return 12 * 8 * self.d * self.p + self.driver_copies * (self.stats + self.basis)
+    def passes(self, n_threads: int) -> int:
+        """Return the bytes of the driver during passes, without tasks.
+
+        These are the last, this and the next H, and the sums.
+        """
+        arriving = _copies_of_arrivals(n_threads) * (self.stats + self.basis)
+        return 12 * 8 * self.d * self.p + arriving
 
     def driver(self, resident: float, n_threads: int = 0) -> int:
         """Return the peak of the driver.
@@ -207,9 +226,24 @@ class FitMemory:
         n_threads : int
             Number of its threads that run tasks; 0 if workers run them.
         """
-        tasks = n_threads * self.task + (FAN_IN if n_threads else 0) * self.stats
-        used = max(self.start, self.passes + tasks)
+        tasks = min(n_threads, self.n_tasks) * self.task + bool(n_threads) * FAN_IN * self.stats
+        used = max(self.start(n_threads), self.passes(n_threads) + tasks)
         return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
+
+
+def _copies(blocks: Blocks) -> int:
+    """Return the number of times that a task holds its block in the stored dtype."""
+    if not isinstance(blocks, LocalBlocks):
+        return 3  # in use, as read and as decoded, or what a Dask array computes it from
+    return 0 if isinstance(blocks.array, np.ndarray) else 1  # sparse rows are made dense
+
+
+def _copies_of_arrivals(n_threads: int) -> int:
+    """Return the number of copies of what arrives at the driver.
+
+    From a cluster: message and array, and both again on a scheduler in the same process.
+    """
+    return 1 if n_threads else 4
 
 
 @dataclass(frozen=True)
@@ -244,7 +278,7 @@ class JointFitMemory:
         """Return the peak of a worker; see `FitMemory.worker`."""
         waiting = (FAN_IN + 3) * sum(model.stats for model in self.models)
         basis = sum(model.basis for model in self.models)
-        used = n_threads * self.task + basis + waiting
+        used = min(n_threads, self.models[0].n_blocks) * self.task + basis + waiting
         return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
 
     def driver(self, resident: float, n_threads: int = 0) -> int:
@@ -253,10 +287,10 @@ class JointFitMemory:
         holdout = first.sample_rows * first.p * self.holdout_per_pixel
         at_once = min(thread_count(), len(self.models))
         warm_up = holdout + at_once * max(model.warm_up for model in self.models)
-        start = first.sample + max(first.sample_transfer, warm_up)
-        passes = sum(model.passes for model in self.models)
+        start = max(first.sampling(n_threads), first.sample + warm_up)
+        passes = sum(model.passes(n_threads) for model in self.models)
         stats = sum(model.stats for model in self.models)
-        tasks = n_threads * self.task + (FAN_IN if n_threads else 0) * stats
+        tasks = min(n_threads, first.n_blocks) * self.task + bool(n_threads) * FAN_IN * stats
         used = max(start, passes + tasks)
         return int(resident + UNLOADED_BYTES + ALLOCATOR_FACTOR * used)
 

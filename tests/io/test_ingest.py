@@ -79,6 +79,12 @@ def as_dask(images):
     return da.from_array(images, chunks=(7, -1, -1, -1))
 
 
+def broken(change):
+    """Return a Dask array whose chunks are something else than it promises."""
+    meta = np.empty((0, 0, 0, 0), IMAGES.dtype)
+    return as_dask(IMAGES).map_blocks(change, dtype=IMAGES.dtype, meta=meta)
+
+
 def as_zarr(images):
     return zarr.array(images, chunks=(9, 6, 4, 3))
 
@@ -139,6 +145,8 @@ class TestArrays:
         [
             (lambda: np.ma.masked_less(IMAGES, 9), "would lose its mask.*array.data"),
             (lambda: da.ma.masked_less(as_dask(IMAGES), 9), "masked array, whose mask"),
+            (lambda: broken(lambda rows: rows[1:]), r"of shape \(4, 6, 4, 3\), but .* promises"),
+            (lambda: broken(lambda rows: rows.astype("f4") + 300), "came as float32 .* uint8"),
             (lambda: np.ones((3, 2), complex), "holds complex128"),
             (lambda: np.ones(3), r"shape \(3,\)"),
             (lambda: np.ones((0, 2, 2)), "no images"),

@@ -6,6 +6,7 @@ import sys
 import threading
 from dataclasses import replace
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import dnmf
 from dnmf.cli.main import main
 from dnmf.errors import CapacityError
-from dnmf.solvers.memory_model import FitMemory, largest_fitting
+from dnmf.solvers.memory_model import FitMemory, largest_fitting, resident_bytes
 
 PEAKS = """
 import json, os, sys, warnings
@@ -98,6 +99,61 @@ class TestMemory:
         assert len(rows) == 1 + workers
         for predicted, peak in rows:
             assert 0.75 * predicted <= peak <= predicted, rows
+
+
+OF_ARRAYS = """
+import json, os, sys, warnings
+import dask.array as da, numpy as np, scipy.sparse as sp
+import dnmf
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+warnings.simplefilter("ignore")
+n, p, rows, dtype, kind, loss = json.loads(sys.argv[1])
+X, mask = da.random.default_rng(0).random((n, p), chunks=(rows, p)), None
+if kind == "mask":
+    mask = X < 0.1
+X = (255 * X if dtype == "u1" else X).astype(dtype)
+if kind == "sparse":
+    X = (X * (X > 0.9)).map_blocks(sp.csr_matrix)
+if kind == "memory":
+    X = np.random.default_rng(0).random((n, p), dtype=dtype)
+if kind == "sparse in memory":
+    X = sp.random(n, p, 0.1, "csr", np.float32, 0)
+solver = "cd" if loss == 2 else "mu"
+options = {"solver": solver, "beta_loss": loss, "random_state": 0, "max_iter": 2, "tol": 0}
+model = dnmf.NMF(4, **options)
+predicted = model.plan(X, mask, trial=False).driver_memory
+model.fit(X, mask=mask)
+print(json.dumps([predicted, peak()]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads peaks from /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("n", "p", "rows", "dtype", "kind", "loss"),
+    [
+        (40_000, 1000, 40_000, "f4", "one block", 2),
+        (40_000, 1000, 10_000, "f4", "few blocks", 2),
+        (40_000, 1000, 40_000, "f8", "one block", 2),
+        (40_000, 1000, 40_000, "f4", "mask", 2),
+        (40_000, 1000, 40_000, "f4", "sparse", 2),
+        (20_000, 1000, 20_000, "f4", "one block", 1),
+        (400, 200_000, 400, "f4", "wide", 2),
+        (400, 200_000, 100, "f4", "wide", 2),
+        (40_000, 1000, 0, "f4", "memory", 2),
+        (40_000, 1000, 0, "f4", "sparse in memory", 2),
+    ],
+)
+def test_peaks_of_arrays_are_near_the_prediction(tmp_path, n, p, rows, dtype, kind, loss):
+    (tmp_path / "fit.py").write_text(OF_ARRAYS)
+    line = [sys.executable, tmp_path / "fit.py", json.dumps([n, p, rows, dtype, kind, loss])]
+    ran = subprocess.run(line, capture_output=True, text=True, check=True)
+    predicted, peak = json.loads(ran.stdout)
+    assert predicted / 2.5 < peak <= predicted
 
 
 class TestRefusal:
@@ -188,7 +244,7 @@ class TestPlan:
 
         from dnmf.estimators.inputs import blocks_of
 
-        memory = FitMemory.from_blocks(blocks_of(digits), SQUARED, 8)
+        memory = replace(FitMemory.from_blocks(blocks_of(digits), SQUARED, 8), n_tasks=4)
         for name in (
             "p",
             "d",
@@ -202,6 +258,13 @@ class TestPlan:
             assert more.task >= memory.task
             assert more.worker(0, 2) > memory.worker(0, 1)
             assert more.driver(0, 1) >= memory.driver(0, 1)
+
+    @pytest.mark.parametrize("threads", ["1", "8", "64"])
+    def test_one_large_block_is_in_one_task_at_a_time(self, monkeypatch, threads):
+        monkeypatch.setenv("DNMF_NUM_THREADS", threads)
+        X = da.zeros((40_000, 1000), chunks=-1, dtype="f4")  # 160 MB
+        needed = dnmf.NMF(4).plan(X, trial=False).driver_memory - resident_bytes()
+        assert 3 * X.nbytes < needed < 6 * X.nbytes
 
     @given(st.integers(0, 10**6), st.integers(1, 10**6))
     def test_the_largest_number_that_fits(self, limit, more):

@@ -165,4 +165,13 @@ def _rows_of(array: Any, start: int, stop: int) -> Array:
             f"images {start} to {stop - 1} are a masked array, whose mask would be lost: ingest "
             "its data, and give the mask to fit"
         )
-    return np.asarray(rows.todense() if hasattr(rows, "todense") else rows)
+    rows = np.asarray(rows.todense() if hasattr(rows, "todense") else rows)
+    expected = (stop - start, *array.shape[1:])
+    dtype = np.dtype(array.dtype)
+    if rows.shape != expected or rows.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        raise IngestError(
+            f"images {start} to {stop - 1} came as {rows.dtype} of shape {rows.shape}, but the "
+            f"{type(array).__name__} promises {dtype} of {expected}: correct the chunks, the "
+            "dtype or the meta that it was made with"
+        )
+    return rows
