@@ -11,7 +11,7 @@ import dnmf
 from dnmf import NMF
 
 LOSSES = pytest.mark.parametrize("beta_loss", ["frobenius", "kullback-leibler"])
-POWERS = (-300, -40, -2, 2, 60, 400)
+POWERS = (-300, 2, 400)
 N, P = 120, 16
 
 
@@ -46,7 +46,7 @@ def test_powers_of_four_change_no_bit(X, weights, power, beta_loss, options):
     assert other.score(X, sample_weight=unit * weights) == one.score(X, sample_weight=weights)
 
 
-@pytest.mark.parametrize("scale", [1e-100, 1e-40, 3e-7, 1e10, 1e40, 1e150])
+@pytest.mark.parametrize("scale", [1e-100, 3e-7, 1e40])
 @pytest.mark.parametrize("source", ["memory", "dask"])
 def test_any_scale_finds_the_same(X, scale, source):
     images = X if source == "memory" else da.from_array(X, chunks=(30, P))
@@ -91,7 +91,7 @@ def test_checkpoints_keep_the_scale_of_the_user(X, weights, tmp_path):
         NMF(3, **options).fit(X, sample_weight=weights)
 
 
-@pytest.mark.parametrize("power", [-300, 4, 400])
+@pytest.mark.parametrize("power", [-300, 4])
 def test_sweeps(weights, power):
     rng = np.random.default_rng(0)
     X = rng.random((N, 2)) @ rng.random((2, P)) + 0.01 * rng.random((N, P))
