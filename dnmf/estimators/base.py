@@ -30,7 +30,6 @@ from dnmf.estimators.parameters import NMFParameters, require
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Projection
 from dnmf.numerics.state import State, WeightSink
-from dnmf.numerics.statistics import Basis
 from dnmf.storage.checkpoint.checkpoint import save_model
 from dnmf.storage.checkpoint.spec import FitSpec
 from dnmf.storage.corpus import Corpus
@@ -202,7 +201,7 @@ class FittedNMF(NMFParameters):
         """Return the projection onto the components, for pixels of a dtype."""
         H = self._known_components()
         dtype = np.result_type(compute_dtype(dtype), H)
-        return Projection(self._objective(mask), Basis.from_H(H, dtype), self._rules())
+        return self._objective(mask).project_onto(H, dtype, self._rules())
 
     def _validate(self, X: Any) -> Any:
         """Check that the model is fitted and that X has its pixels; return X as blocks need it."""

@@ -21,9 +21,8 @@ from dnmf.numerics.objective import (
 )
 from dnmf.numerics.statistics import Basis, SufficientStats
 
-TOLERANCE, SWEEPS = 1e-4, 100
-"""Relative change of an image in a sweep over its weights below which it has converged, and largest
-number of sweeps."""
+SWEEPS = 1000
+"""Largest number of sweeps over the weights of an image; a few are usual."""
 
 LIFT = 1e-4
 """Least entry of H after an online update, relative to the mean of H: multiplicative steps cannot
@@ -37,6 +36,8 @@ class BetaDivergence(Objective):
     The H update is multiplicative, which minimises an upper bound (Fevotte and Idier, Neural
     Computation 2011).
     """
+
+    W_tolerance: float = 1e-4
 
     extrapolation_floor: ClassVar[float] = 0.2
     default_batch_size: ClassVar[int] = 64
@@ -52,17 +53,18 @@ class BetaDivergence(Objective):
     def solve_W(self, strip: Strip, basis: Basis) -> Array:
         """Solve for the weights by coordinate descent from the least-squares solution."""
         if self.beta == 2:
-            return MaskedQuadratic(2.0, self.l1_W, self.l2_W).solve_W(strip, basis)
+            plain = MaskedQuadratic(2.0, self.l1_W, self.l2_W, W_tolerance=0.1 * self.W_tolerance)
+            return plain.solve_W(strip, basis)
         W, H = np.ascontiguousarray(Quadratic().solve_W(strip, basis)), basis.H
         least = floors(strip)
         if self.beta == 1:
             linear = self._kl_linear_terms(strip, H)
-            solve_kl(strip.X, H, linear, self.l2_W, least, W, TOLERANCE, SWEEPS)
+            solve_kl(strip.X, H, linear, self.l2_W, least, W, self.W_tolerance, SWEEPS)
             return W
         dtype = self._dtype_of_powers(H.dtype)
         X, H, W = (A.astype(dtype) for A in (strip.X, H, W))
         observed = strip.observed_mask
-        solve_beta(X, H, observed, self.beta, self.l1_W, self.l2_W, least, W, TOLERANCE, SWEEPS)
+        solve_beta(X, H, observed, self.beta, self.l1_W, self.l2_W, least, W, self.W_tolerance, SWEEPS)
         return W.astype(basis.H.dtype)
 
     def strip_sums(

@@ -15,7 +15,14 @@ from dnmf._typing import Array
 from dnmf.numerics.block import Strip, equal_mask_slices
 from dnmf.numerics.compiled import compiled
 from dnmf.numerics.nnls import MIN_OBSERVED_ENERGY, solve_nnls_masked
-from dnmf.numerics.objective import W_TOLERANCE, Quadratic, weighted_gram, weighted_sum
+from dnmf.numerics.objective import (
+    Quadratic,
+    is_resolved,
+    product_in_float64,
+    sums_in_float64,
+    weighted_gram,
+    weighted_sum,
+)
 from dnmf.numerics.statistics import Basis, gram
 
 MIN_IMAGES_PER_MASK = 8
@@ -40,10 +47,11 @@ class MaskedQuadratic(Quadratic):
         runs = equal_mask_slices(strip.observed)
         if len(strip.X) >= MIN_IMAGES_PER_MASK * len(runs):
             return self._solve_runs(strip, strip.observed, basis, runs)
-        A = (strip.X @ basis.H.T).astype(np.float64) - self.l1_W
+        A = product_in_float64(strip.X, basis.H) - self.l1_W
         H, W = basis.H.astype(np.float64), np.zeros_like(A)
         energy = 0.5 * strip.norms
-        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, W_TOLERANCE, self.max_sweeps)
+        tolerance, sweeps = self.W_tolerance, self.max_sweeps
+        solve_nnls_masked(A, H, strip.observed, energy, self.l2_W, W, tolerance, sweeps)
         return W.astype(basis.H.dtype)
 
     def _solve_runs(self, strip: Strip, observed: Array, basis: Basis, runs: list[slice]) -> Array:
@@ -51,11 +59,13 @@ class MaskedQuadratic(Quadratic):
         A = self.linear_terms(strip, basis)
         W = np.empty((len(strip.X), len(basis.H)), basis.H.dtype)
         for rows in runs:
-            G = gram(np.ascontiguousarray(basis.H[:, observed[rows.start]]))
+            H = np.ascontiguousarray(basis.H[:, observed[rows.start]])
+            G = gram(H)
             unseen = G.diagonal() <= MIN_OBSERVED_ENERGY * basis.G.diagonal()
-            G[unseen], G[:, unseen] = 0, 0
+            H[unseen], G[unseen], G[:, unseen] = 0, 0, 0
             A_run = np.ascontiguousarray(A[:, rows])
-            W[rows] = self.solve(A_run, G, strip.norms[rows], basis.ridge_inverse).T
+            X = strip.X[rows][:, observed[rows.start]]
+            W[rows] = self.solve(A_run, G, strip.norms[rows], basis.ridge_inverse, X, H).T
             W[rows, unseen] = 0
         return W
 
@@ -64,8 +74,10 @@ class MaskedQuadratic(Quadratic):
     ) -> tuple[Array, Array, float]:
         """Form ``W^T W``, ``W^T X`` with W H where X is missing, and the divergence."""
         Y = np.ascontiguousarray(W @ basis.H)
-        losses = fill_in(strip.X, strip.observed_mask, Y)
-        return weighted_gram(strip, W), V.T @ Y, weighted_sum(losses, strip.weights)
+        divergence = weighted_sum(fill_in(strip.X, strip.observed_mask, Y), strip.weights)
+        if is_resolved(strip, W, 2 * divergence):
+            return weighted_gram(strip, W), V.T @ Y, divergence
+        return *sums_in_float64(W, strip.weights, Y), divergence
 
 
 @compiled(nogil=True, fastmath={"reassoc", "contract", "nsz"})

@@ -16,8 +16,12 @@ import scipy.linalg.cython_blas  # noqa: F401
 
 from dnmf.numerics.compiled import compiled
 
-ROUNDING = 1e-7
-"""Fraction of ``||x||^2`` below which a loss is indistinguishable from float32 rounding."""
+ROUNDING = 0.5
+"""Fraction of ``||x||^2``, in units of the spacing of the numbers near 1, below which a loss is
+indistinguishable from rounding."""
+
+CERTAIN = 1e-3
+"""Fraction of the tolerance below which the gain of a sweep alone ends the solve of an image."""
 
 MIN_OBSERVED_ENERGY = 1e-9
 """Least fraction of a component's energy in the observed pixels of an image for which the component
@@ -46,8 +50,11 @@ def sweep_group(g, G, w, active, relax, steps, gains):  # type: ignore[no-untype
     zero, half, over = number(0), number(0.5), number(relax)
     for j in range(len(w)):
         curve, weight, descent, step = G[j, j], w[j], g[j], steps[j]
-        if curve <= 0:
-            step[:] = zero
+        if curve <= 0:  # the objective is linear in this weight: a penalty takes it to 0
+            for i in range(len(active)):
+                step[i] = -active[i] * weight[i] if descent[i] < zero else zero
+                gains[i] += step[i] * descent[i]
+                weight[i] += step[i]
             continue
         rate, half_curve = over / curve, half * curve
         for i in range(len(active)):
@@ -80,9 +87,24 @@ def apply_steps(g, G, steps):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def sweep(a, G, energy, w, active, tolerance, relax, from_zero):  # type: ignore[no-untyped-def]
-    """Sweep over all components once, and deactivate the lanes that gained too little."""
+def has_converged(gain, before, least):  # type: ignore[no-untyped-def]
+    """Check whether all further sweeps together are expected to gain less than `least`.
+
+    Gains of successive sweeps shrink by a nearly constant factor, the ratio of the last two, so
+    those to come add up to a geometric series (Aitken, 1926). Where they shrink slowly, the gain of
+    a sweep says little about the distance from the minimum.
+    """
+    return gain * gain <= least * max(before - gain, 0.0) or gain <= CERTAIN * least
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def sweep(a, G, energy, w, active, before, losses, tolerance, relax, from_zero):  # type: ignore[no-untyped-def]
+    """Sweep over all components once, and deactivate the lanes that have converged.
+
+    The gains of the previous sweep, ``before``, and the losses are replaced by those of this one.
+    """
     d, lanes = w.shape
+    rounding = ROUNDING * np.finfo(a.dtype).eps
     steps = np.empty((GROUP, lanes), a.dtype)
     gains, overlaps = np.zeros(lanes, a.dtype), np.zeros(lanes, a.dtype)
     for low in range(0, d, PANEL):
@@ -106,34 +128,38 @@ def sweep(a, G, energy, w, active, tolerance, relax, from_zero):  # type: ignore
     for i in range(lanes):
         # The loss during the sweep, approximately: w moves less and less. At the level of rounding
         # it may come out negative; gains there are noise.
-        loss = energy[i] - 0.5 * overlaps[i]
-        if gains[i] <= tolerance * max(loss, ROUNDING * energy[i]):
+        gain, losses[i] = np.float64(gains[i]), energy[i] - 0.5 * overlaps[i]
+        least = tolerance * max(losses[i], rounding * energy[i])
+        if has_converged(gain, before[i], least):
             active[i] = 0
+        before[i] = gain
 
 
 # The next two use loops because indexing with an array of lanes takes seconds to compile.
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def store(w, lanes, W):  # type: ignore[no-untyped-def]
-    """Store the weights of lanes in the columns of their images: ``W[:, lanes] = w``."""
+def store(w, loss, lanes, W, losses):  # type: ignore[no-untyped-def]
+    """Store the weights and losses of lanes in the columns of their images."""
+    for i in range(len(lanes)):
+        losses[lanes[i]] = loss[i]
     for j in range(len(W)):
         for i in range(len(lanes)):
             W[j, lanes[i]] = w[j, i]
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def compact(w, a, e, lanes, active):  # type: ignore[no-untyped-def]
+def compact(w, a, e, before, lanes, active):  # type: ignore[no-untyped-def]
     """Move the active lanes to the front, in place."""
     i = 0
     for k in range(len(lanes)):
         if active[k] != 0:
-            lanes[i], e[i], active[i] = lanes[k], e[k], active[k]
+            lanes[i], e[i], before[i], active[i] = lanes[k], e[k], before[k], active[k]
             for j in range(len(w)):
                 w[j, i], a[j, i] = w[j, k], a[j, k]
             i += 1
 
 
 @compiled(nogil=True, fastmath=True)
-def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[no-untyped-def]
+def solve_nnls(A, G, energy, W, losses, tolerance, max_sweeps, relax):  # type: ignore[no-untyped-def]
     """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every column of A, in place in W.
 
     The method is cyclic coordinate descent, which on all images at once is HALS (Cichocki and Phan,
@@ -151,8 +177,11 @@ def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[n
         ``1/2 ||x||^2``. With it the objective is the loss, to which the tolerance is relative.
     W : ndarray of shape (d, n)
         Initial weights on entry, solution on exit; of the dtype of A and G.
+    losses : ndarray of shape (n,), float64
+        Objective of each image on exit, as in its last sweep, so a little above that of W.
     tolerance : float
-        Relative decrease of the loss in a sweep below which an image has converged.
+        Relative decrease of the loss to be expected of all further sweeps below which an image has
+        converged.
     max_sweeps : int
         Largest number of sweeps over an image.
     relax : float
@@ -163,20 +192,21 @@ def solve_nnls(A, G, energy, W, tolerance, max_sweeps, relax):  # type: ignore[n
         lanes = np.arange(first, min(first + LANES, A.shape[1]))
         w, a = W[:, first : first + LANES].copy(), A[:, first : first + LANES].copy()
         e, active = energy[first : first + LANES].copy(), np.ones(len(lanes), a.dtype)
+        before, loss = np.zeros(len(lanes)), np.zeros(len(lanes))
         from_zero = not w.any()
         for s in range(max_sweeps):
-            sweep(a, G, e, w, active, tolerance, relax, from_zero and s == 0)
+            sweep(a, G, e, w, active, before, loss, tolerance, relax, from_zero and s == 0)
             left = 0
             for i in range(len(lanes)):
                 left += active[i] != 0
             if left == 0:
                 break
             if COMPACTION_RATIO * left <= len(lanes):
-                store(w, lanes, W)
-                compact(w, a, e, lanes, active)
+                store(w, loss, lanes, W, losses)
+                compact(w, a, e, before, lanes, active)
                 w, a, e = w[:, :left].copy(), a[:, :left].copy(), e[:left]
-                lanes, active = lanes[:left], active[:left]
-        store(w, lanes, W)
+                before, loss, lanes, active = before[:left], loss[:left], lanes[:left], active[:left]
+        store(w, loss, lanes, W, losses)
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
@@ -187,7 +217,7 @@ def solve_one(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untype
     section 3).
     """
     d = len(a)
-    gradient, loss = a.copy(), energy
+    gradient, loss, before = a.copy(), energy, 0.0
     w[:] = 0
     for _ in range(max_sweeps):
         gain = 0.0
@@ -201,8 +231,10 @@ def solve_one(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untype
                 for m in range(d):
                     gradient[m] -= step * G[j, m]
         loss -= gain
-        if gain <= tolerance * max(loss, ROUNDING * energy):
+        least = tolerance * max(loss, ROUNDING * np.finfo(np.float64).eps * energy)
+        if has_converged(gain, before, least):
             break
+        before = gain
 
 
 @compiled(nogil=True, fastmath=True)

@@ -41,18 +41,25 @@ OVERFLOW = (
 )
 """Message of the error for a loss or weights that are not finite."""
 
-W_SWEEPS = 50
-"""Largest number of sweeps over the weights of an image; three or four are usual."""
+W_SWEEPS = 500
+"""Largest number of sweeps over the weights of an image; four or five are usual."""
 
 H_SWEEPS = 10
 """Largest number of sweeps over H in the H update of a pass."""
 
-W_TOLERANCE, H_TOLERANCE = 3e-4, 1e-6
-"""Relative decrease of the loss in a sweep below which an image has converged, in the update of W,
-and below which a pixel has, in that of H."""
+W_TOLERANCE, H_TOLERANCE = 1e-5, 1e-6
+"""Relative decrease of the loss to be expected of further sweeps below which an image has
+converged, in the update of W, and below which a pixel has, in that of H."""
+
+RESOLVED = 1e-4
+"""Share of ``||x||^2`` that a squared error must have to be computed in float32. Below it, at an
+error of 1 %, the differences of products that it and its gradients are get lost in rounding."""
 
 W_RELAXATION = 1.1
 """Relaxation factor of the steps on W, which saves one sweep in four."""
+
+CONVERTED = 1024
+"""Number of columns of two matrices that are converted to float64 at a time for their product."""
 
 WARM_UP_BATCH_SIZE = 192
 """Images of a batch in the warm-up of a fit: the fewest for which matrix products are fast."""
@@ -114,6 +121,8 @@ class Objective(ABC):
         Penalties on H per image.
     max_sweeps : int
         Largest number of sweeps over the weights of an image, for squared error.
+    W_tolerance : float
+        Relative decrease of the loss that may be left when the solve for weights ends.
     """
 
     beta: float = 2.0
@@ -122,6 +131,7 @@ class Objective(ABC):
     l1_H: float = 0.0
     l2_H: float = 0.0
     max_sweeps: int = W_SWEEPS
+    W_tolerance: float = W_TOLERANCE
 
     exact: ClassVar[bool] = False
     """Whether the sums of a pass determine the loss of the H that is made from them."""
@@ -204,6 +214,11 @@ class Objective(ABC):
         ndarray of shape (d,), float64
         """
         return np.asarray(np.einsum("jp,jp->j", stats.S @ H, H))
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the scales of W and H matter, and not only their product."""
+        return bool(self.l1_W or self.l2_W or self.l1_H or self.l2_H)
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of the sums of online updates, given that of the computation."""
@@ -377,9 +392,8 @@ class Quadratic(Objective):
 
     def solve_W(self, strip: Strip, basis: Basis) -> Array:
         """Solve the non-negative least-squares problems of a strip."""
-        return self.solve(
-            self.linear_terms(strip, basis), basis.G, strip.norms, basis.ridge_inverse
-        ).T
+        A = self.linear_terms(strip, basis)
+        return self.solve(A, basis.G, strip.norms, basis.ridge_inverse, strip.X, basis.H).T
 
     def linear_terms(self, strip: Strip, basis: Basis) -> Array:
         """Form the linear terms of a strip's problems, an ndarray of shape (d, b)."""
@@ -388,8 +402,12 @@ class Quadratic(Objective):
             A -= basis.H.dtype.type(self.l1_W)
         return A
 
-    def solve(self, A: Array, G: Array, norms: Array, ridge_inverse: Array | None) -> Array:
+    def solve(
+        self, A: Array, G: Array, norms: Array, ridge_inverse: Array | None, X: Array, H: Array
+    ) -> Array:
         """Solve problems that share a Gram matrix.
+
+        Images that the components reproduce too well for float32 are solved again in float64.
 
         Parameters
         ----------
@@ -401,6 +419,10 @@ class Quadratic(Objective):
             ``||x||^2`` of each image.
         ridge_inverse : ndarray of shape (d, d), or None
             As in `Basis`.
+        X : ndarray of shape (b, p)
+            Images, 0 where not observed.
+        H : ndarray of shape (d, p)
+            Components.
 
         Returns
         -------
@@ -408,9 +430,21 @@ class Quadratic(Objective):
             Transposed weights.
         """
         W: Array = np.zeros_like(A) if ridge_inverse is None else np.maximum(ridge_inverse @ A, 0)
-        G = _add_ridge(G, self.l2_W)
-        solve_nnls(A, G, 0.5 * norms, W, W_TOLERANCE, self.max_sweeps, W_RELAXATION)
+        losses = self._descend(A, G, norms, W)
+        if W.dtype == np.float32 and (again := losses < 0.5 * RESOLVED * norms).any():
+            exact = W[:, again].astype(np.float64)
+            A = product_in_float64(H, X[again]) - self.l1_W
+            self._descend(A, product_in_float64(H, H), norms[again], exact)
+            W[:, again] = exact
         return W
+
+    def _descend(self, A: Array, G: Array, norms: Array, W: Array) -> Array:
+        """Solve problems from the weights in W, in place, and return the loss of each image."""
+        losses = np.empty(len(norms))
+        G = _add_ridge(G, self.l2_W)
+        tolerance, sweeps = self.W_tolerance, self.max_sweeps
+        solve_nnls(A, G, 0.5 * norms, W, losses, tolerance, sweeps, W_RELAXATION)
+        return losses
 
     def normalize_components(self, H: Array, stats: SufficientStats) -> Array:
         """Scale the components to length 1, and the sums in place, where there are no penalties.
@@ -422,8 +456,8 @@ class Quadratic(Objective):
         DataError
             The scaled sums overflow their dtype.
         """
-        if self.l1_W or self.l2_W or self.l1_H or self.l2_H:
-            return H  # penalties determine the scales
+        if self.has_penalties:
+            return H  # they determine the scales
         sizes = np.sqrt(np.einsum("jp,jp->j", H, H, dtype=np.float64))
         sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
         with np.errstate(over="ignore"):  # checked below
@@ -438,7 +472,11 @@ class Quadratic(Objective):
         self, strip: Strip, W: Array, V: Array, basis: Basis
     ) -> tuple[Array, Array, float]:
         """Form ``W^T W`` and ``W^T X``; the divergence is left to `known_loss`."""
-        return weighted_gram(strip, W), V.T @ strip.X, 0.0
+        S, T = weighted_gram(strip, W), V.T @ strip.X
+        error = float(strip.pixel_norms.sum() - 2 * np.vdot(T, basis.H) + np.vdot(S, basis.G))
+        if not is_resolved(strip, W, error):
+            S, T = sums_in_float64(W, strip.weights, strip.X)
+        return S, T, 0.0
 
     def warm_up_batch_size(self, n_components: int) -> int:
         """Choose the number of images of a batch in the warm-up: more than in a stream."""
@@ -455,7 +493,8 @@ class Quadratic(Objective):
         A = np.ascontiguousarray(stats.T)
         if self.l1_H:
             A = A - A.dtype.type(stats.total_weight * self.l1_H)
-        solve_nnls(A, S, 0.5 * stats.xx, improved, H_TOLERANCE, sweeps, 1.0)
+        losses = np.empty(A.shape[1])
+        solve_nnls(A, S, 0.5 * stats.xx, improved, losses, H_TOLERANCE, sweeps, 1.0)
         return improved
 
     def _known_divergence(self, stats: SufficientStats, H: Array) -> float:
@@ -476,6 +515,37 @@ def weighted_gram(strip: Strip, W: Array) -> Array:
     """Form ``W^T W`` with the weights of the images."""
     V = W if strip.weights is None else weight_rows(W, np.sqrt(strip.weights))
     return gram(np.ascontiguousarray(V.T))
+
+
+def is_resolved(strip: Strip, W: Array, error: float) -> bool:
+    """Check whether sums of the dtype of W resolve the squared error of a strip."""
+    return W.dtype == np.float64 or error >= RESOLVED * float(strip.pixel_norms.sum())
+
+
+def sums_in_float64(W: Array, weights: Array | None, X: Array) -> tuple[Array, Array]:
+    """Form ``W^T W`` and ``W^T X`` in float64, with the weights of the images."""
+    W = W.astype(np.float64)
+    V = W if weights is None else weights[:, None] * W
+    return W.T @ V, product_in_float64(V.T, X.T)
+
+
+def product_in_float64(A: Array, B: Array) -> Array:
+    """Compute ``A B^T`` in float64, converting `CONVERTED` columns of both at a time.
+
+    Parameters
+    ----------
+    A : ndarray of shape (a, n)
+    B : ndarray of shape (b, n)
+
+    Returns
+    -------
+    ndarray of shape (a, b), float64
+    """
+    product = np.zeros((len(A), len(B)))
+    for first in range(0, A.shape[1], CONVERTED):
+        part = np.s_[:, first : first + CONVERTED]
+        product += A[part].astype(np.float64) @ B[part].astype(np.float64).T
+    return product
 
 
 def _add_ridge(G: Array, l2: float) -> Array:

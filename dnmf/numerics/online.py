@@ -27,6 +27,10 @@ REFRESH = 4
 """Number of updates between two normalisations of the components, and between two computations of
 `Basis.ridge_inverse`."""
 
+MAX_SQUARE = 1e6
+"""Greatest square of the length of a component, and the inverse of the least, that does not wait
+for the next normalisation: the weights of a component that shrinks grow until they overflow."""
+
 PARTS, MIN_SPLIT_SIZE = 2, 2**16
 """Number of parts into which a batch, and the pixels of H, are split for threads, and the number of
 entries of H from which they are. They do not depend on the number of threads, as sums of other
@@ -70,6 +74,7 @@ def update_on_batches(
     block: Block,
     batches: Iterable[tuple[Array, float]],
     threads: int = 1,
+    dtype: np.dtype[Any] | None = None,
 ) -> OnlineState:
     """Update H and the running sums with the batches of a block, one after the other.
 
@@ -83,13 +88,15 @@ def update_on_batches(
         Rows of the block, and the factor for the running sums when those of the batch are added.
     threads : int
         Largest number of threads for a batch; the result does not depend on it.
+    dtype : dtype, optional
+        Dtype to compute in; by default that for the pixels of the block.
 
     Returns
     -------
     OnlineState
         State after the block; its arrays are new.
     """
-    dtype = compute_dtype(block.X.dtype)
+    dtype = compute_dtype(block.X.dtype) if dtype is None else dtype
     # Copies: arrays that came in a message may be unaligned, which rounds differently, or shared.
     H, total, n_updates = state.H.copy(order="C"), copy.deepcopy(state.stats), state.n_updates
     G: Array | None = None
@@ -99,7 +106,7 @@ def update_on_batches(
     with ThreadPoolExecutor(1) as pool:
         run_all = partial(_run_on_two_threads, pool) if parts > 1 and threads > 1 else _run_in_turn
         for rows, keep in batches:
-            refresh = n_updates % REFRESH == 0
+            refresh = n_updates % REFRESH == 0 or (G is not None and not _is_even(G))
             if total is not None and refresh:
                 H, G = objective.normalize_components(H, total), None
             basis = Basis.from_H(H, dtype) if G is None else Basis(H.astype(dtype, copy=False), G)
@@ -108,7 +115,7 @@ def update_on_batches(
             basis = replace(basis, ridge_inverse=ridge_inverse)
             task = partial(_batch_stats, objective, block, basis, H.dtype)
             new = run_all(task, [rows[a:b] for a, b in _even_bounds(len(rows), parts)])
-            if not any(part.T.any() for part in new):
+            if not any(part.xx.any() for part in new):
                 continue  # all pixels are dark or missing
             if total is None:
                 total, new, keep = new[0].scale_and_add(1, new[1:]), [], 1.0
@@ -120,6 +127,13 @@ def update_on_batches(
             G = sum(grams[1:], grams[0]) if H is updated else None
             n_updates += 1
     return replace(state, H=H, stats=total, n_updates=n_updates, objective=objective)
+
+
+def _is_even(G: Array) -> bool:
+    """Check whether the components are of similar lengths, or zero, given their Gram matrix."""
+    squares = G.diagonal()
+    squares = squares[squares > 0]
+    return bool((squares > 1 / MAX_SQUARE).all() and (squares < MAX_SQUARE).all())
 
 
 def _run_in_turn(task: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:

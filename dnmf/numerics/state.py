@@ -26,6 +26,9 @@ BETA = 0.8
 BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
 """Growth of beta, growth of its bound, and its decay after a rejected pass."""
 
+LEAST_W_TOLERANCE = 1e-12
+"""Least tolerance of the weights of a pass, next to the rounding of float64."""
+
 CONVERGED, MAX_ITER = "converged", "max_iter"
 """Reasons to stop."""
 
@@ -94,6 +97,23 @@ class State:
     def relative_error(self) -> float:
         """Error as a share of ``||X||``; 0 where X is 0."""
         return self.error / float(np.sqrt(self.xx)) if self.xx else 0.0
+
+
+def required_W_tolerance(objective: Objective, state: State) -> float:
+    """Return the tolerance of the weights of the next pass.
+
+    The error of the weights must be small beside what passes gain, or good updates of H look like
+    bad ones: it may be a tenth of the last gain, and a tenth of that after each pass in a row that
+    was rejected.
+    """
+    losses, rejected = state.losses, 0
+    while rejected + 1 < len(losses) and losses[-2 - rejected] == losses[-1]:
+        rejected += 1
+    tolerance = objective.W_tolerance
+    if len(losses) >= rejected + 2 and losses[-1] > 0:
+        gain = losses[-2 - rejected] / losses[-1] - 1
+        tolerance = min(tolerance, 0.1 * gain)
+    return max(tolerance * 0.1**rejected, LEAST_W_TOLERANCE)
 
 
 def stop_reason(state: State, tol: float, max_iter: int) -> str | None:

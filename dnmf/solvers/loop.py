@@ -38,6 +38,7 @@ from dnmf.numerics.state import (
     WeightSink,
     Written,
     advance,
+    required_W_tolerance,
     stop_reason,
 )
 from dnmf.numerics.statistics import StatsPerModel, SufficientStats
@@ -109,6 +110,12 @@ class ModelRun:
     weights_every: int = 1
     stop_reason: str | None = None
     state: State = field(init=False, repr=False)
+
+    @property
+    def pass_objective(self) -> Objective:
+        """Objective with the tolerance of the weights that the next pass needs."""
+        tolerance = required_W_tolerance(self.objective, self.state)
+        return replace(self.objective, W_tolerance=tolerance)
 
     def due_sink(self) -> WeightSink | None:
         """Return a sink for the weights of the next pass, or None if they are not to be kept."""
@@ -214,7 +221,7 @@ def run_pass(
     evaluate = partial(
         evaluate_block,
         models=[
-            Evaluation(run.objective.project_onto(run.state.Y, blocks.dtype), run.holdout, sink)
+            Evaluation(run.pass_objective.project_onto(run.state.Y, blocks.dtype), run.holdout, sink)
             for run, sink in zip(runs, sinks, strict=True)
         ],
     )

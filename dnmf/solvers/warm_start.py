@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from dnmf.engine.executors import map_on_threads
 from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
-from dnmf.numerics.objective import Objective, Quadratic
+from dnmf.numerics.objective import RESOLVED, Objective, Quadratic, reconstruct
 from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
 from dnmf.numerics.state import State
 from dnmf.solvers.loop import ModelRun
@@ -62,6 +63,14 @@ More is left to the passes, which have a cluster. Ten sweeps over d weights take
 PROBE_ROWS = 8192
 """Number of images of the sample on which the loss after a round is computed."""
 
+LIKE_MEAN = 1e-2
+"""Share of ``||X||^2`` that the squared differences of images from the mean image must have for the
+first round to compute in float32: fits get down to a hundredth of it, `RESOLVED`."""
+
+DEAD, REVIVAL_ROWS = 1e-12, 1024
+"""Length of a component, relative to the longest, up to which it is taken to be zero, and number of
+images from which components are drawn that replace those."""
+
 SHORT = 256
 """Least number of updates for losses other than squared error: these updates, or an epoch if that
 is more, on squared error, then as many on the loss itself. Updates for these losses are dearer."""
@@ -101,9 +110,14 @@ def start(
 def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: ModelRun) -> State:
     spec = run.spec
     H, more = initial_H(blocks, sample, spec.n_components, spec.seed, spec.parameters["init"])
-    if len(sample):
+    if len(sample) and not is_one_batch(run.objective, spec.n_components, blocks.shape[0]):
         H = warm_up(run.objective, H, sample, spec.seed, tol)
     return State.at(H, reads + more)
+
+
+def is_one_batch(objective: Objective, d: int, n: int) -> bool:
+    """Check whether n images are one batch: then passes do as much as updates, and extrapolate."""
+    return objective.exact and n <= objective.warm_up_batch_size(d)
 
 
 def random_H(sample: Block, n_components: int, seed: int) -> Array:
@@ -128,6 +142,16 @@ def initial_H(
     if init == "random" or not len(sample):
         return random_H(sample, n_components, seed), 0
     return nndsvd_H(blocks, sample, n_components, seed, init), 3
+
+
+def without_zeros(
+    blocks: Blocks, objective: Objective, H: Array, seed: int
+) -> tuple[Array, float]:
+    """Replace the components of a given H that are zero, and return the reads of X that it took."""
+    if H.any(axis=1).all():
+        return H, 0.0
+    sample, reads = take_sample(blocks, seed)
+    return revive(objective, H, sample, np.random.default_rng([seed, 3])), reads
 
 
 def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float) -> Array:
@@ -158,12 +182,12 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
             updates = _short_round(stage, len(H), len(sample))
             H = objective.raise_zeros(online_round(stage, H, sample, rng, updates))
         return H
-    probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     d, p = H.shape
+    probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     bounded = replace(objective, max_sweeps=min(objective.max_sweeps, max(ROUND_STEPS // d, 1)))
     max_rounds, updates = _rounds(objective, d, p, tol)
     patience = _patience(tol)
-    best, lowest, idle = H, np.inf, 0
+    best, lowest, idle, dtype = H, np.inf, 0, _dtype_for(probe)
     for number in range(max_rounds):
         log.info(
             "warm start: round %d of at most %d on %s images, %d components",
@@ -173,21 +197,86 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
             d,
             extra=LIVE,
         )
-        H = online_round(bounded, H, sample, rng, updates)
+        H = online_round(bounded, H, sample, rng, updates, dtype)
         if max_rounds == 1:
             return H
-        loss = loss_of(objective, H, probe)
+        loss, share = loss_of(objective, H, probe)
         idle = idle + 1 if loss >= (1 - ROUND_GAIN * max(tol, LEAST_TOL)) * lowest else 0
         if loss < lowest:
             best, lowest = H, loss
         if idle == patience:
             break
+        if share < RESOLVED:
+            dtype = np.dtype(np.float64)
+        H = revive(objective, H, sample, rng)
     return best
+
+
+def _dtype_for(probe: Block) -> np.dtype[Any]:
+    """Return the dtype of the first round: float64 for images that differ little from their mean.
+
+    The components of images on a bright background are much alike, and float32 cannot tell them
+    apart.
+    """
+    dtype = compute_dtype(probe.X.dtype)
+    xx, sums, counts = np.zeros((3, probe.X.shape[1]))
+    for _, strip in probe.strips(dtype):
+        weights = np.ones(len(strip.X)) if strip.weights is None else strip.weights
+        xx += strip.pixel_norms
+        sums += weights @ strip.X
+        counts += weights @ strip.observed_mask
+    of_mean = np.divide(sums**2, counts, out=np.zeros_like(xx), where=counts > 0)
+    like_mean = xx.sum() - of_mean.sum() < LIKE_MEAN * xx.sum()
+    return np.dtype(np.float64) if like_mean else dtype
+
+
+def revive(objective: Objective, H: Array, sample: Block, rng: np.random.Generator) -> Array:
+    """Replace components that are zero by what the others do not reproduce of random images.
+
+    Neither the weights of such a component nor its pixels would change again. Images are drawn in
+    proportion to their squared errors, as k-means++ draws its centers (Arthur and Vassilvitskii,
+    2007).
+
+    Parameters
+    ----------
+    objective : Objective
+    H : ndarray of shape (d, p), float64
+    sample : Block
+    rng : Generator
+
+    Returns
+    -------
+    ndarray of shape (d, p), float64
+        H itself where no component is zero, or all are.
+    """
+    sizes = np.sqrt(np.einsum("jp,jp->j", H, H))
+    dead = np.flatnonzero(sizes <= DEAD * sizes.max())
+    if not 0 < len(dead) < len(H):
+        return H
+    images = sample.take(np.sort(rng.permutation(len(sample))[:REVIVAL_ROWS]))
+    basis = objective.project_onto(H, images.X.dtype).basis
+    residuals = np.concatenate(
+        [
+            np.maximum(strip.X - reconstruct(strip, objective.solve_W(strip, basis), basis.H), 0)
+            for _, strip in images.strips(basis.H.dtype)
+        ]
+    ).astype(np.float64)
+    squares = np.einsum("ip,ip->i", residuals, residuals)
+    count = min(len(dead), int(np.count_nonzero(squares)))
+    if not count:
+        return H
+    chosen = rng.choice(len(squares), count, replace=False, p=squares / squares.sum())
+    H = H.copy()
+    lengths = np.sqrt(squares[chosen])[:, None]
+    H[dead[:count]] = residuals[chosen] * (np.median(sizes[sizes > 0]) / lengths)
+    return H
 
 
 def warm_up_updates(objective: Objective, d: int, blocks: Blocks, tol: float) -> tuple[int, int]:
     """Return the least and the greatest number of updates of H that a warm-up makes."""
     n, p = blocks.shape
+    if is_one_batch(objective, d, n):
+        return 0, 0
     if not isinstance(objective, Quadratic):
         # The updates on squared error cost next to nothing compared with those on the objective.
         return (_short_round(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
@@ -213,15 +302,21 @@ def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]
     return min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1)), ROUND
 
 
-def loss_of(objective: Objective, H: Array, block: Block) -> float:
-    """Compute the loss of a block for the best weights given H."""
+def loss_of(objective: Objective, H: Array, block: Block) -> tuple[float, float]:
+    """Return the loss of a block for the best weights given H, and the error's share of ||X||^2."""
     basis = objective.project_onto(H, block.X.dtype).basis
     stats, _ = objective.block_stats(block, basis, weights=False)
-    return objective.known_loss(stats, H, H)[2]
+    _, divergence, loss = objective.known_loss(stats, H, H)
+    return loss, 2 * divergence / (float(stats.xx.sum()) or 1.0)
 
 
 def online_round(
-    objective: Objective, H: Array, sample: Block, rng: np.random.Generator, updates: int
+    objective: Objective,
+    H: Array,
+    sample: Block,
+    rng: np.random.Generator,
+    updates: int,
+    dtype: np.dtype[Any] | None = None,
 ) -> Array:
     """Improve H by small batches, one sweep over H per batch, on running sums that forget.
 
@@ -233,11 +328,11 @@ def online_round(
     while len(batches) < updates:
         batches += _shuffled(groups, size, rng)
     forget = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
-    dtype = objective.running_dtype(compute_dtype(sample.X.dtype))
+    dtype = compute_dtype(sample.X.dtype) if dtype is None else dtype
+    state = OnlineState(H.astype(objective.running_dtype(dtype)))
     steps = zip(batches[:updates], forget.tolist(), strict=True)
-    return update_on_batches(
-        objective, OnlineState(H.astype(dtype)), sample, steps, thread_count()
-    ).H.astype(np.float64)
+    updated = update_on_batches(objective, state, sample, steps, thread_count(), dtype)
+    return updated.H.astype(np.float64)
 
 
 def _share_masks(sample: Block) -> list[Array]:

@@ -39,7 +39,8 @@ problems = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(5, 12)).
 def test_many_sweeps_reach_the_minimum(problem):
     X, H = problem
     A, W = H @ X.T, np.zeros((len(H), len(X)))
-    solve_nnls(A, gram(H), 0.5 * (X**2).sum(axis=1), W, 1e-14, 200_000, W_RELAXATION)
+    energy = 0.5 * (X**2).sum(axis=1)
+    solve_nnls(A, gram(H), energy, W, np.empty(len(X)), 1e-14, 200_000, W_RELAXATION)
     scale = loss(X, 0 * W.T, H)
     assert (W >= 0).all()
     assert loss(X, W.T, H) <= loss(X, weights(X, H), H) + 1e-5 * scale

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from dnmf.numerics import masked, objective
+from dnmf.numerics import masked
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
@@ -19,15 +19,6 @@ from dnmf.solvers.warm_start import _share_masks, _shuffled
 P = 30
 
 seeds = st.integers(0, 10**6)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _solve_exactly():
-    """Solve to a small tolerance, so that weights can be compared."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (masked, objective):
-            patch.setattr(module, "W_TOLERANCE", 1e-13)
-        yield
 
 
 def groups_of_images(seed, n_groups=3, rows=10):
@@ -58,7 +49,7 @@ def weights_of(X, seen, H, make_basis=Basis.for_pixels, in_runs=True, **penaltie
             patch.setattr(masked, "MIN_IMAGES_PER_MASK", 10**9)
         basis = make_basis(H, X.dtype)
         block = Block(X * seen, 0, seen)
-        W = Projection(Recorded(max_sweeps=20_000, **penalties), basis).weights(block)
+        W = Projection(Recorded(max_sweeps=20_000, W_tolerance=1e-13, **penalties), basis).weights(block)
     assert bool(calls) == in_runs
     return W
 
