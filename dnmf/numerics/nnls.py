@@ -48,9 +48,10 @@ def sweep_group(g, G, w, active, relax, steps, gains):  # type: ignore[no-untype
     """
     number = g.dtype.type  # a float64 constant would make everything here float64
     zero, half, over = number(0), number(0.5), number(relax)
+    least = number(1e3 * np.finfo(g.dtype).tiny)  # with less, the step would overflow
     for j in range(len(w)):
         curve, weight, descent, step = G[j, j], w[j], g[j], steps[j]
-        if curve <= 0:  # the objective is linear in this weight: a penalty takes it to 0
+        if curve <= least:  # the objective is linear in this weight: a penalty takes it to 0
             for i in range(len(active)):
                 step[i] = -active[i] * weight[i] if descent[i] < zero else zero
                 gains[i] += step[i] * descent[i]

@@ -284,7 +284,7 @@ class Objective(ABC):
         xx = np.zeros(p)
         W = np.empty((len(block), d), basis.H.dtype) if weights else None
         divergence = penalty = 0.0
-        with np.errstate(over="ignore", invalid="ignore"):  # the loss is checked after the pass
+        with np.errstate(all="ignore"):  # the loss is checked after the pass
             for rows, strip in block.strips(basis.H.dtype):
                 part = self.solve_W(strip, basis)
                 if W is not None:
@@ -326,9 +326,9 @@ class Objective(ABC):
         """
         # Arrays from a message may be unaligned, and those round differently.
         Y = np.require(Y, requirements=["C", "A", "W"])
-        H = self.update_H(Y, stats)
-        known, divergence, loss = self.known_loss(stats, Y, H)
-        with np.errstate(over="ignore", invalid="ignore"):  # the loss does, too, and raises later
+        with np.errstate(all="ignore"):  # the loss is checked later
+            H = self.update_H(Y, stats)
+            known, divergence, loss = self.known_loss(stats, Y, H)
             energies = self.energies(stats, known)
         xx = float(stats.xx.sum())
         return HUpdate(
@@ -460,7 +460,7 @@ class Quadratic(Objective):
             return H  # they determine the scales
         sizes = np.sqrt(np.einsum("jp,jp->j", H, H, dtype=np.float64))
         sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
-        with np.errstate(over="ignore"):  # checked below
+        with np.errstate(all="ignore"):  # checked below
             stats.T[:] *= sizes[:, None]
             stats.S[:] *= sizes[:, None] * sizes
         if not np.isfinite(stats.S).all():
@@ -630,7 +630,7 @@ class Projection:
             Weights overflow the dtype of the computation.
         """
         W = np.empty((len(block), len(self.basis.H)), self.basis.H.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        with np.errstate(all="ignore"):  # checked below
             for rows, strip in block.strips(self.basis.H.dtype):
                 W[rows] = self.objective.solve_W(strip, self.basis)
         if not np.isfinite(W).all():
@@ -646,8 +646,9 @@ class Projection:
             As of `Objective.divergence`.
         """
         images, pixels = np.empty(len(block)), np.zeros(self.basis.H.shape[1])
-        for rows, strip in block.strips(self.basis.H.dtype):
-            W = self.objective.solve_W(strip, self.basis)
-            images[rows], strip_pixels = self.objective.divergence(strip, W, self.basis.H)
-            pixels += strip_pixels
+        with np.errstate(all="ignore"):
+            for rows, strip in block.strips(self.basis.H.dtype):
+                W = self.objective.solve_W(strip, self.basis)
+                images[rows], strip_pixels = self.objective.divergence(strip, W, self.basis.H)
+                pixels += strip_pixels
         return images, pixels

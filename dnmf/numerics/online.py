@@ -27,9 +27,9 @@ REFRESH = 4
 """Number of updates between two normalisations of the components, and between two computations of
 `Basis.ridge_inverse`."""
 
-MAX_SQUARE = 1e6
-"""Greatest square of the length of a component, and the inverse of the least, that does not wait
-for the next normalisation: the weights of a component that shrinks grow until they overflow."""
+MAX_RATIO = 1e6
+"""Greatest ratio of the squared lengths of two components that waits for the next normalisation:
+the weights of a component that shrinks grow until they overflow."""
 
 PARTS, MIN_SPLIT_SIZE = 2, 2**16
 """Number of parts into which a batch, and the pixels of H, are split for threads, and the number of
@@ -103,7 +103,7 @@ def update_on_batches(
     ridge_inverse: Array | None = None
     parts = PARTS if H.size >= MIN_SPLIT_SIZE else 1
     pixels = [slice(*bounds) for bounds in _even_bounds(H.shape[1], parts)]
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, np.errstate(all="ignore"):  # the loss is checked later
         run_all = partial(_run_on_two_threads, pool) if parts > 1 and threads > 1 else _run_in_turn
         for rows, keep in batches:
             refresh = n_updates % REFRESH == 0 or (G is not None and not _is_even(G))
@@ -133,7 +133,7 @@ def _is_even(G: Array) -> bool:
     """Check whether the components are of similar lengths, or zero, given their Gram matrix."""
     squares = G.diagonal()
     squares = squares[squares > 0]
-    return bool((squares > 1 / MAX_SQUARE).all() and (squares < MAX_SQUARE).all())
+    return bool(squares.max(initial=0) <= MAX_RATIO * squares.min(initial=np.inf))
 
 
 def _run_in_turn(task: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
