@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 
 from dnmf.io.sources.source import open_source
 from dnmf.numerics.block import compute_dtype
-from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.warm_start import start
 from dnmf.storage.checkpoint.spec import FitSpec

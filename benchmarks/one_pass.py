@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from dnmf.engine.threads import one_blas_thread
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.block import Block, Strip
-from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.loop import measure
 

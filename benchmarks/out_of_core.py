@@ -40,7 +40,8 @@ from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.estimators import nmf
 from dnmf.numerics.block import Block
-from dnmf.numerics.objective import Basis, Quadratic
+from dnmf.numerics.objective import Basis
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.storage.atomic import new_store
 from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
 

@@ -24,7 +24,7 @@ from dnmf.engine.threads import one_blas_thread
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import Basis
 
 ROWS = 20_480

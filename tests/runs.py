@@ -10,7 +10,8 @@ import numpy as np
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.numerics.block import compute_dtype
 from dnmf.numerics.holdout import Holdout
-from dnmf.numerics.objective import HUpdate, Objective, Quadratic
+from dnmf.numerics.objective import HUpdate, Objective
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import State
 from dnmf.solvers import loop, warm_start
 from dnmf.solvers.loop import ModelRun

@@ -11,14 +11,8 @@ from dnmf._typing import Array
 from dnmf.numerics.beta import divergences, solve_beta, solve_kl
 from dnmf.numerics.block import Strip
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import (
-    H_SWEEPS,
-    Objective,
-    Quadratic,
-    floors,
-    reconstruct,
-    weighted_sum,
-)
+from dnmf.numerics.objective import H_SWEEPS, Objective, floors, reconstruct
+from dnmf.numerics.quadratic import Quadratic, weighted_sum
 from dnmf.numerics.statistics import Basis, SufficientStats
 
 SWEEPS = 1000
@@ -64,7 +58,8 @@ class BetaDivergence(Objective):
         dtype = self._dtype_of_powers(H.dtype)
         X, H, W = (A.astype(dtype) for A in (strip.X, H, W))
         observed = strip.observed_mask
-        solve_beta(X, H, observed, self.beta, self.l1_W, self.l2_W, least, W, self.W_tolerance, SWEEPS)
+        penalties, ends = (self.l1_W, self.l2_W), (self.W_tolerance, SWEEPS)
+        solve_beta(X, H, observed, self.beta, *penalties, least, W, *ends)
         return W.astype(basis.H.dtype)
 
     def strip_sums(

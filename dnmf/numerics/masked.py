@@ -15,7 +15,7 @@ from dnmf._typing import Array
 from dnmf.numerics.block import Strip, equal_mask_slices
 from dnmf.numerics.compiled import compiled
 from dnmf.numerics.nnls import MIN_OBSERVED_ENERGY, solve_nnls_masked
-from dnmf.numerics.objective import (
+from dnmf.numerics.quadratic import (
     Quadratic,
     is_resolved,
     product_in_float64,

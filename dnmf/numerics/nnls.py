@@ -206,7 +206,8 @@ def solve_nnls(A, G, energy, W, losses, tolerance, max_sweeps, relax):  # type: 
                 store(w, loss, lanes, W, losses)
                 compact(w, a, e, before, lanes, active)
                 w, a, e = w[:, :left].copy(), a[:, :left].copy(), e[:left]
-                before, loss, lanes, active = before[:left], loss[:left], lanes[:left], active[:left]
+                before, loss = before[:left], loss[:left]
+                lanes, active = lanes[:left], active[:left]
         store(w, loss, lanes, W, losses)
 
 

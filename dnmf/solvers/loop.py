@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -111,11 +111,10 @@ class ModelRun:
     stop_reason: str | None = None
     state: State = field(init=False, repr=False)
 
-    @property
-    def pass_objective(self) -> Objective:
-        """Objective with the tolerance of the weights that the next pass needs."""
+    def projection(self, dtype: np.dtype[Any]) -> Projection:
+        """Return the projection of the next pass, with the tolerance that its weights need."""
         tolerance = required_W_tolerance(self.objective, self.state)
-        return replace(self.objective, W_tolerance=tolerance)
+        return replace(self.objective, W_tolerance=tolerance).project_onto(self.state.Y, dtype)
 
     def due_sink(self) -> WeightSink | None:
         """Return a sink for the weights of the next pass, or None if they are not to be kept."""
@@ -221,7 +220,7 @@ def run_pass(
     evaluate = partial(
         evaluate_block,
         models=[
-            Evaluation(run.pass_objective.project_onto(run.state.Y, blocks.dtype), run.holdout, sink)
+            Evaluation(run.projection(blocks.dtype), run.holdout, sink)
             for run, sink in zip(runs, sinks, strict=True)
         ],
     )

@@ -27,7 +27,8 @@ from dnmf.engine.tree_reduce import FAN_IN, blocks_per_task
 from dnmf.errors import CapacityError
 from dnmf.numerics.block import compute_dtype, strip_rows
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Objective, Quadratic
+from dnmf.numerics.objective import Objective
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
 from dnmf.solvers.warm_start import PROBE_ROWS

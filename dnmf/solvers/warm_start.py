@@ -22,8 +22,9 @@ from dnmf.engine.executors import map_on_threads
 from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
-from dnmf.numerics.objective import RESOLVED, Objective, Quadratic, reconstruct
+from dnmf.numerics.objective import Objective, reconstruct
 from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
+from dnmf.numerics.quadratic import RESOLVED, Quadratic
 from dnmf.numerics.state import State
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H
@@ -144,9 +145,7 @@ def initial_H(
     return nndsvd_H(blocks, sample, n_components, seed, init), 3
 
 
-def without_zeros(
-    blocks: Blocks, objective: Objective, H: Array, seed: int
-) -> tuple[Array, float]:
+def without_zeros(blocks: Blocks, objective: Objective, H: Array, seed: int) -> tuple[Array, float]:
     """Replace the components of a given H that are zero, and return the reads of X that it took."""
     if H.any(axis=1).all():
         return H, 0.0

@@ -14,7 +14,7 @@ from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import Basis
 
 OBJECTIVES = [

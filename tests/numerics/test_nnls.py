@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from reference import weights
 
 from dnmf.numerics.nnls import LANES, solve_nnls
-from dnmf.numerics.objective import W_RELAXATION, W_SWEEPS, W_TOLERANCE
+from dnmf.numerics.objective import W_SWEEPS, W_TOLERANCE
+from dnmf.numerics.quadratic import W_RELAXATION
 from dnmf.numerics.statistics import compute_ridge_inverse, gram
 
 PIXELS = 160

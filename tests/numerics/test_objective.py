@@ -20,7 +20,7 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block, find_invalid
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.nnls import solve_nnls
-from dnmf.numerics.objective import W_RELAXATION, quadratic_loss
+from dnmf.numerics.quadratic import W_RELAXATION, quadratic_loss
 from dnmf.numerics.statistics import Basis, gram
 
 
@@ -241,7 +241,7 @@ import zlib, numpy as np
 from dnmf.numerics.block import Block
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import Basis
 rng = np.random.default_rng(0)
 X, H, seen = rng.random((200, 60)), rng.random((5, 60)), rng.random((200, 60)) > 0.3

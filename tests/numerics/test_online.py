@@ -17,7 +17,6 @@ from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic, quadratic_loss
 from dnmf.numerics.online import (
     MIN_SPLIT_SIZE,
     REFRESH,
@@ -26,6 +25,7 @@ from dnmf.numerics.online import (
     update_on_batches,
     update_on_block,
 )
+from dnmf.numerics.quadratic import Quadratic, quadratic_loss
 from dnmf.numerics.statistics import SufficientStats
 
 OBJECTIVES = [

@@ -49,7 +49,9 @@ def weights_of(X, seen, H, make_basis=Basis.for_pixels, in_runs=True, **penaltie
             patch.setattr(masked, "MIN_IMAGES_PER_MASK", 10**9)
         basis = make_basis(H, X.dtype)
         block = Block(X * seen, 0, seen)
-        W = Projection(Recorded(max_sweeps=20_000, W_tolerance=1e-13, **penalties), basis).weights(block)
+        W = Projection(Recorded(max_sweeps=20_000, W_tolerance=1e-13, **penalties), basis).weights(
+            block
+        )
     assert bool(calls) == in_runs
     return W
 

@@ -11,7 +11,8 @@ from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic, join_columns
+from dnmf.numerics.objective import join_columns
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import COLUMNS, measure
 
 OBJECTIVES = [

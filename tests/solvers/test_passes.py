@@ -21,7 +21,7 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import BUCKETS, Holdout
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import Basis
 
 N, P, ROWS = 90, 1100, 20

@@ -15,7 +15,7 @@ from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers import warm_start
 from dnmf.solvers.sample import take_sample
 from dnmf.solvers.warm_start import (
