@@ -48,7 +48,7 @@ from dnmf.solvers.multi_fit import (
 )
 from dnmf.solvers.plan import Plan, plan_fit
 from dnmf.solvers.sample import first_block
-from dnmf.solvers.warm_start import initial_H, random_H, start, without_zeros
+from dnmf.solvers.warm_start import custom_H, initial_H, random_H, start
 from dnmf.storage.atomic import bytes_at, check_free, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT, KEEP
@@ -465,7 +465,7 @@ class NMF(FittedNMF):
         shape = (run.spec.n_components, blocks.shape[1])
         if self.init == "custom":
             H = check_start(H, W, blocks, shape[0])
-            return State.at(*without_zeros(blocks, run.objective, H, run.spec.seed))
+            return State.at(*custom_H(blocks, run.objective, H, W, run.spec.seed))
         if H is not None or W is not None:
             warnings.warn(
                 "When init!='custom', provided W or H are ignored. Set init='custom' to use them "
@@ -531,7 +531,7 @@ class NMF(FittedNMF):
         k, p = spec.n_components, blocks.shape[1]
         if self.init == "custom":
             H = check_start(H, W, blocks, k)
-            return spec, OnlineState(without_zeros(blocks, objective, H, spec.seed)[0])
+            return spec, OnlineState(custom_H(blocks, objective, H, W, spec.seed)[0])
         first_blocks, sample = first_block(blocks)
         first, _ = initial_H(first_blocks, sample, k, spec.seed, self.init or "random")
         if not first.any():  # a dark block has no scale to start from: the first lit one sets it

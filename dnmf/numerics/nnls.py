@@ -20,8 +20,9 @@ ROUNDING = 0.5
 """Fraction of ``||x||^2``, in units of the spacing of the numbers near 1, below which a loss is
 indistinguishable from rounding."""
 
-CERTAIN = 1e-3
-"""Fraction of the tolerance below which the gain of a sweep alone ends the solve of an image."""
+LEAST_RATIO, CERTAIN = 0.1, 1e-3
+"""Least ratio of the gains of two sweeps that is believed, as one sweep may gain little by chance,
+and fraction of the tolerance below which the gain of a sweep alone ends the solve of an image."""
 
 MIN_OBSERVED_ENERGY = 1e-9
 """Least fraction of a component's energy in the observed pixels of an image for which the component
@@ -95,7 +96,8 @@ def has_converged(gain, before, least):  # type: ignore[no-untyped-def]
     those to come add up to a geometric series (Aitken, 1926). Where they shrink slowly, the gain of
     a sweep says little about the distance from the minimum.
     """
-    return gain * gain <= least * max(before - gain, 0.0) or gain <= CERTAIN * least
+    left = max(gain, LEAST_RATIO * before) * gain
+    return left <= least * max(before - gain, 0.0) or gain <= CERTAIN * least
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")

@@ -29,6 +29,9 @@ BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
 LEAST_W_TOLERANCE = 1e-12
 """Least tolerance of the weights of a pass, next to the rounding of float64."""
 
+EXACT = 1e-14
+"""Share of ``||X||^2`` that a loss must exceed to be more than rounding."""
+
 CONVERGED, MAX_ITER = "converged", "max_iter"
 """Reasons to stop."""
 
@@ -120,6 +123,8 @@ def stop_reason(state: State, tol: float, max_iter: int) -> str | None:
     """Return why no further pass should follow a state, or None if one should."""
     if tol > 0 and state.n_iter > 1:
         before, now = state.losses[-2:]
+        if now <= EXACT * state.xx:
+            return CONVERGED
         if state.accepted and before - now <= tol * before:
             return CONVERGED
         if not state.accepted and state.losses[-3:] == (now,) * 3:

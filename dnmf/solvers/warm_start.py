@@ -145,12 +145,35 @@ def initial_H(
     return nndsvd_H(blocks, sample, n_components, seed, init), 3
 
 
-def without_zeros(blocks: Blocks, objective: Objective, H: Array, seed: int) -> tuple[Array, float]:
-    """Replace the components of a given H that are zero, and return the reads of X that it took."""
-    if H.any(axis=1).all():
+def custom_H(
+    blocks: Blocks, objective: Objective, H: Array, W: Any, seed: int
+) -> tuple[Array, float]:
+    """Return a given H with other components for those that are zero although they are in use.
+
+    A component is in use if an image of the given W has a weight for it, or, where there is no W,
+    if no penalty may have made it zero.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    objective : Objective
+    H : ndarray of shape (d, p), float64
+    W : array of shape (n, d), or None
+    seed : int
+
+    Returns
+    -------
+    H : ndarray of shape (d, p), float64
+    reads : float
+        Reads of X that this took, in units of the whole of it.
+    """
+    in_use = not objective.has_penalties if W is None else np.asarray(W).any(axis=0)
+    replaced = in_use & ~H.any(axis=1)
+    if not replaced.any():
         return H, 0.0
     sample, reads = take_sample(blocks, seed)
-    return revive(objective, H, sample, np.random.default_rng([seed, 3])), reads
+    revived = revive(objective, H, sample, np.random.default_rng([seed, 3]))
+    return np.where(replaced[:, None], revived, H), reads
 
 
 def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float) -> Array:
