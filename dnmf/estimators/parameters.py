@@ -18,9 +18,8 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import PixelRules
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective
-from dnmf.storage.checkpoint.spec import PARAMETERS
-from dnmf.numerics.objective import Objective
 from dnmf.numerics.quadratic import Quadratic
+from dnmf.storage.checkpoint.spec import PARAMETERS
 
 BETAS = {"frobenius": 2.0, "kullback-leibler": 1.0, "itakura-saito": 0.0}
 """Beta of each loss that has a name."""

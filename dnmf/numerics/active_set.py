@@ -7,6 +7,7 @@ needs one to three linear systems.
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 from dnmf.numerics.compiled import compiled
@@ -19,7 +20,7 @@ OPTIMAL = 1e-12
 the image and of the component."""
 
 
-@compiled(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True)
 def solve_positive(L, b, k):  # type: ignore[no-untyped-def]
     """Solve the system of the leading k rows of a Gram matrix, in place in L and b."""
     for i in range(k):
@@ -41,7 +42,37 @@ def solve_positive(L, b, k):  # type: ignore[no-untyped-def]
         b[i] /= L[i, i]
 
 
-@compiled(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True)
+def step_to(s, free, k, w, positive):  # type: ignore[no-untyped-def]
+    """Move the free weights towards s as far as all stay positive; return whether they arrive."""
+    share = 1.0
+    for i in range(k):
+        if s[i] <= 0:
+            share = min(share, w[free[i]] / (w[free[i]] - s[i]))
+    for i in range(k):
+        j = free[i]
+        stays = s[i] > 0 or share * (w[j] - s[i]) < w[j]
+        w[j] = max(w[j] + share * (s[i] - w[j]), 0.0) if stays else 0.0
+        positive[j] = w[j] > 0
+    return share == 1.0
+
+
+@numba.njit(nogil=True, fastmath=True)
+def steepest_of_zeros(a, G, free, k, w, positive, least):  # type: ignore[no-untyped-def]
+    """Return the weight of 0 along which the objective falls most, by more than `least`, or -1."""
+    steepest = -1
+    for j in range(len(a)):
+        if not positive[j] and G[j, j] > 0:
+            slope = a[j]
+            for i in range(k):
+                slope -= G[j, free[i]] * w[free[i]]
+            slope /= np.sqrt(G[j, j])
+            if slope > least:
+                least, steepest = slope, j
+    return steepest
+
+
+@numba.njit(nogil=True, fastmath=True)
 def finish_one(a, G, energy, w):  # type: ignore[no-untyped-def]
     """Minimise ``1/2 w G w^T - a w^T`` over w >= 0 from weights near the minimum, in place in w.
 
@@ -72,44 +103,25 @@ def finish_one(a, G, energy, w):  # type: ignore[no-untyped-def]
                 L[i, m] = G[free[i], free[m]]
             L[i, i] *= 1 + RIDGE
         solve_positive(L, s, k)
-        share = 1.0  # of the step to the solution, as far as all weights stay positive
-        for i in range(k):
-            if s[i] <= 0:
-                share = min(share, w[free[i]] / (w[free[i]] - s[i]))
-        for i in range(k):
-            j = free[i]
-            stays = s[i] > 0 or share * (w[j] - s[i]) < w[j]
-            w[j] = w[j] + share * (s[i] - w[j]) if stays else 0.0
-            positive[j] = w[j] > 0
-        if share < 1:
+        if not step_to(s, free, k, w, positive):
             continue
-        best, steepest = OPTIMAL * np.sqrt(2 * energy), -1
-        for j in range(d):
-            if not positive[j] and G[j, j] > 0:
-                slope = a[j]
-                for i in range(k):
-                    slope -= G[j, free[i]] * w[free[i]]
-                slope /= np.sqrt(G[j, j])
-                if slope > best:
-                    best, steepest = slope, j
+        steepest = steepest_of_zeros(a, G, free, k, w, positive, OPTIMAL * np.sqrt(2 * energy))
         if steepest < 0:
             break
         positive[steepest] = True
 
 
 @compiled(nogil=True, fastmath=True)
-def finish_nnls(A, G, energy, W, unfinished):  # type: ignore[no-untyped-def]
-    """Solve the problems of `dnmf.numerics.nnls.solve_nnls` that it has left unfinished, in place.
+def finish_nnls(A, G, energy, W):  # type: ignore[no-untyped-def]
+    """Solve the problems of `dnmf.numerics.nnls.solve_nnls` from weights near the solution, in W.
 
     Parameters
     ----------
     A, W : ndarray of shape (d, n), float64
     G : ndarray of shape (d, d), float64
     energy : ndarray of shape (n,), float64
-    unfinished : ndarray of shape (n,), bool
     """
     for i in range(A.shape[1]):
-        if unfinished[i]:
-            a, w = A[:, i].copy(), W[:, i].copy()
-            finish_one(a, G, energy[i], w)
-            W[:, i] = w
+        a, w = A[:, i].copy(), W[:, i].copy()
+        finish_one(a, G, energy[i], w)
+        W[:, i] = w

@@ -47,7 +47,7 @@ class BetaDivergence(Objective):
     def solve_W(self, strip: Strip, basis: Basis) -> Array:
         """Solve for the weights by coordinate descent from the least-squares solution."""
         if self.beta == 2:
-            plain = MaskedQuadratic(2.0, self.l1_W, self.l2_W, W_tolerance=0.1 * self.W_tolerance)
+            plain = MaskedQuadratic(2.0, self.l1_W, self.l2_W, W_tolerance=0.01 * self.W_tolerance)
             return plain.solve_W(strip, basis)
         W, H = np.ascontiguousarray(Quadratic().solve_W(strip, basis)), basis.H
         least = floors(strip)

@@ -14,13 +14,14 @@ import numpy as np
 # dnmf.engine.executors can limit its threads from the start.
 import scipy.linalg.cython_blas  # noqa: F401
 
+from dnmf.numerics.active_set import finish_one
 from dnmf.numerics.compiled import compiled
 
 ROUNDING = 0.5
 """Fraction of ``||x||^2``, in units of the spacing of the numbers near 1, below which a loss is
 indistinguishable from rounding."""
 
-LEAST_RATIO, CERTAIN = 0.1, 1e-3
+LEAST_RATIO, CERTAIN = 0.3, 1e-3
 """Least ratio of the gains of two sweeps that is believed, as one sweep may gain little by chance,
 and fraction of the tolerance below which the gain of a sweep alone ends the solve of an image."""
 
@@ -140,10 +141,10 @@ def sweep(a, G, energy, w, active, before, losses, tolerance, relax, from_zero):
 
 # The next two use loops because indexing with an array of lanes takes seconds to compile.
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def store(w, loss, lanes, W, losses):  # type: ignore[no-untyped-def]
-    """Store the weights and losses of lanes in the columns of their images."""
+def store(w, loss, active, lanes, W, losses, unfinished):  # type: ignore[no-untyped-def]
+    """Store the weights of lanes, and how their solves ended, in the columns of their images."""
     for i in range(len(lanes)):
-        losses[lanes[i]] = loss[i]
+        losses[lanes[i]], unfinished[lanes[i]] = loss[i], active[i] != 0
     for j in range(len(W)):
         for i in range(len(lanes)):
             W[j, lanes[i]] = w[j, i]
@@ -162,7 +163,7 @@ def compact(w, a, e, before, lanes, active):  # type: ignore[no-untyped-def]
 
 
 @compiled(nogil=True, fastmath=True)
-def solve_nnls(A, G, energy, W, losses, tolerance, max_sweeps, relax):  # type: ignore[no-untyped-def]
+def solve_nnls(A, G, energy, W, losses, unfinished, tolerance, max_sweeps, relax):  # type: ignore[no-untyped-def]
     """Minimise ``energy + 1/2 w G w^T - a w^T`` over w >= 0 for every column of A, in place in W.
 
     The method is cyclic coordinate descent, which on all images at once is HALS (Cichocki and Phan,
@@ -182,6 +183,8 @@ def solve_nnls(A, G, energy, W, losses, tolerance, max_sweeps, relax):  # type: 
         Initial weights on entry, solution on exit; of the dtype of A and G.
     losses : ndarray of shape (n,), float64
         Objective of each image on exit, as in its last sweep, so a little above that of W.
+    unfinished : ndarray of shape (n,), bool
+        Whether an image has not converged in `max_sweeps`, on exit.
     tolerance : float
         Relative decrease of the loss to be expected of all further sweeps below which an image has
         converged.
@@ -205,17 +208,19 @@ def solve_nnls(A, G, energy, W, losses, tolerance, max_sweeps, relax):  # type: 
             if left == 0:
                 break
             if COMPACTION_RATIO * left <= len(lanes):
-                store(w, loss, lanes, W, losses)
+                store(w, loss, active, lanes, W, losses, unfinished)
                 compact(w, a, e, before, lanes, active)
                 w, a, e = w[:, :left].copy(), a[:, :left].copy(), e[:left]
                 before, loss = before[:left], loss[:left]
                 lanes, active = lanes[:left], active[:left]
-        store(w, loss, lanes, W, losses)
+        store(w, loss, active, lanes, W, losses, unfinished)
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
 def solve_one(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Solve the problem of one image from zero; a weight that does not move costs one comparison.
+
+    Where sweeps do not converge soon, an active-set method goes on from their end.
 
     Coordinate descent with a gradient that is updated after each step (Hsieh and Dhillon, KDD 2011,
     section 3).
@@ -237,8 +242,9 @@ def solve_one(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untype
         loss -= gain
         least = tolerance * max(loss, ROUNDING * np.finfo(np.float64).eps * energy)
         if has_converged(gain, before, least):
-            break
+            return
         before = gain
+    finish_one(a, G, energy, w)
 
 
 @compiled(nogil=True, fastmath=True)

@@ -40,15 +40,21 @@ OVERFLOW = (
 )
 """Message of the error for a loss or weights that are not finite."""
 
-W_SWEEPS = 500
-"""Largest number of sweeps over the weights of an image; four or five are usual."""
+W_SWEEPS = 30
+"""Number of sweeps over the weights of an image, of which four or five are usual, after which the
+image is solved exactly in another way."""
 
 H_SWEEPS = 10
 """Largest number of sweeps over H in the H update of a pass."""
 
-W_TOLERANCE = 1e-5
+W_TOLERANCE = 1e-6
 """Relative decrease of the loss to be expected of further sweeps below which the weights of an
 image have converged."""
+
+
+RESOLVED = 1e-4
+"""Share of ``||x||^2`` that a squared error must have to be computed in float32. Below it, at an
+error of 1 %, the differences of products that it and its gradients are get lost in rounding."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,9 @@ class Objective(ABC):
         Largest number of sweeps over the weights of an image, for squared error.
     W_tolerance : float
         Relative decrease of the loss that may be left when the solve for weights ends.
+    in_float64 : bool
+        Whether sums are formed in float64 whatever the error at the components of the pass, as
+        that after the update of H is known to be too small for float32.
     """
 
     beta: float = 2.0
@@ -118,6 +127,7 @@ class Objective(ABC):
     l2_H: float = 0.0
     max_sweeps: int = W_SWEEPS
     W_tolerance: float = W_TOLERANCE
+    in_float64: bool = False
 
     exact: ClassVar[bool] = False
     """Whether the sums of a pass determine the loss of the H that is made from them."""

@@ -13,18 +13,15 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import DataError
+from dnmf.numerics.active_set import finish_nnls
 from dnmf.numerics.block import Strip
 from dnmf.numerics.nnls import solve_nnls
-from dnmf.numerics.objective import H_SWEEPS, OVERFLOW, Objective, weight_rows
+from dnmf.numerics.objective import H_SWEEPS, OVERFLOW, RESOLVED, Objective, weight_rows
 from dnmf.numerics.statistics import Basis, SufficientStats, gram
 
 H_TOLERANCE = 1e-6
 """Relative decrease of the loss to be expected of further sweeps below which a pixel of H has
 converged."""
-
-RESOLVED = 1e-4
-"""Share of ``||x||^2`` that a squared error must have to be computed in float32. Below it, at an
-error of 1 %, the differences of products that it and its gradients are get lost in rounding."""
 
 W_RELAXATION = 1.1
 """Relaxation factor of the steps on W, which saves one sweep in four."""
@@ -63,7 +60,8 @@ class Quadratic(Objective):
     ) -> Array:
         """Solve problems that share a Gram matrix.
 
-        Images that the components reproduce too well for float32 are solved again in float64.
+        Images that take many sweeps, and those whose error float32 cannot resolve, are then solved
+        exactly in float64.
 
         Parameters
         ----------
@@ -86,21 +84,33 @@ class Quadratic(Objective):
             Transposed weights.
         """
         W: Array = np.zeros_like(A) if ridge_inverse is None else np.maximum(ridge_inverse @ A, 0)
-        losses = self._descend(A, G, norms, W)
-        if W.dtype == np.float32 and (again := losses < 0.5 * RESOLVED * norms).any():
-            exact = W[:, again].astype(np.float64)
-            A = product_in_float64(H, X[again]) - self.l1_W
-            self._descend(A, product_in_float64(H, H), norms[again], exact)
-            W[:, again] = exact
+        losses, unfinished = self._descend(A, G, norms, W)
+        hard = unfinished | (losses < 0.5 * RESOLVED * norms)
+        if hard.any():
+            W[:, hard] = self._solve_exactly(W[:, hard], norms[hard], X[hard], H)
         return W
 
-    def _descend(self, A: Array, G: Array, norms: Array, W: Array) -> Array:
-        """Solve problems from the weights in W, in place, and return the loss of each image."""
-        losses = np.empty(len(norms))
+    def _descend(self, A: Array, G: Array, norms: Array, W: Array) -> tuple[Array, Array]:
+        """Solve problems from the weights in W, in place.
+
+        Returns
+        -------
+        losses : ndarray of shape (b,), float64
+        unfinished : ndarray of shape (b,), bool
+            Whether an image has not converged in `max_sweeps`.
+        """
+        losses, unfinished = np.empty(len(norms)), np.empty(len(norms), bool)
         G = _add_ridge(G, self.l2_W)
-        tolerance, sweeps = self.W_tolerance, self.max_sweeps
-        solve_nnls(A, G, 0.5 * norms, W, losses, tolerance, sweeps, W_RELAXATION)
-        return losses
+        ends = self.W_tolerance, self.max_sweeps
+        solve_nnls(A, G, 0.5 * norms, W, losses, unfinished, *ends, W_RELAXATION)
+        return losses, unfinished
+
+    def _solve_exactly(self, W: Array, norms: Array, X: Array, H: Array) -> Array:
+        """Solve problems in float64 from weights near their solution."""
+        exact = W.astype(np.float64)
+        A, G = product_in_float64(H, X) - self.l1_W, product_in_float64(H, H)
+        finish_nnls(A, _add_ridge(G, self.l2_W), 0.5 * norms, exact)
+        return exact
 
     def normalize_components(self, H: Array, stats: SufficientStats) -> Array:
         """Scale the components to length 1, and the sums in place, where there are no penalties.
@@ -127,12 +137,14 @@ class Quadratic(Objective):
     def strip_sums(
         self, strip: Strip, W: Array, V: Array, basis: Basis
     ) -> tuple[Array, Array, float]:
-        """Form ``W^T W`` and ``W^T X``; the divergence is left to `known_loss`."""
+        """Form ``W^T W`` and ``W^T X``, and the least divergence for any H that they resolve."""
         S, T = weighted_gram(strip, W), V.T @ strip.X
         error = float(strip.pixel_norms.sum() - 2 * np.vdot(T, basis.H) + np.vdot(S, basis.G))
-        if not is_resolved(strip, W, error):
-            S, T = sums_in_float64(W, strip.weights, strip.X)
-        return S, T, 0.0
+        if W.dtype == np.float64:
+            return S, T, 0.0
+        if not self.in_float64 and is_resolved(strip, W, error):
+            return S, T, 0.5 * RESOLVED * float(strip.pixel_norms.sum())
+        return *sums_in_float64(W, strip.weights, strip.X), 0.0
 
     def warm_up_batch_size(self, n_components: int) -> int:
         """Choose the number of images of a batch in the warm-up: more than in a stream."""
@@ -149,12 +161,15 @@ class Quadratic(Objective):
         A = np.ascontiguousarray(stats.T)
         if self.l1_H:
             A = A - A.dtype.type(stats.total_weight * self.l1_H)
-        losses = np.empty(A.shape[1])
-        solve_nnls(A, S, 0.5 * stats.xx, improved, losses, H_TOLERANCE, sweeps, 1.0)
+        losses, unfinished = np.empty(A.shape[1]), np.empty(A.shape[1], bool)
+        energy, ends = 0.5 * stats.xx, (H_TOLERANCE, sweeps)
+        solve_nnls(A, S, energy, improved, losses, unfinished, *ends, 1.0)
         return improved
 
     def _known_divergence(self, stats: SufficientStats, H: Array) -> float:
-        return quadratic_loss(stats, H) if self.exact else stats.divergence
+        # A loss that the sums do not resolve counts as the least that they do: the next pass, whose
+        # sums will be formed in float64, must not look worse than it.
+        return max(quadratic_loss(stats, H), stats.divergence) if self.exact else stats.divergence
 
 
 def quadratic_loss(stats: SufficientStats, H: Array) -> float:

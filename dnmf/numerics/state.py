@@ -10,7 +10,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.errors import DataError
 from dnmf.numerics.block import ALL_WEIGHTS_ZERO
-from dnmf.numerics.objective import OVERFLOW, HUpdate, Objective
+from dnmf.numerics.objective import OVERFLOW, RESOLVED, HUpdate, Objective
 from dnmf.numerics.statistics import NO_HELD_OUT
 
 WeightSink = Callable[[Array, int], int | None]
@@ -102,8 +102,8 @@ class State:
         return self.error / float(np.sqrt(self.xx)) if self.xx else 0.0
 
 
-def required_W_tolerance(objective: Objective, state: State) -> float:
-    """Return the tolerance of the weights of the next pass.
+def objective_of_pass(objective: Objective, state: State) -> Objective:
+    """Return the objective of the next pass, as exact as its sums must be.
 
     The error of the weights must be small beside what passes gain, or good updates of H look like
     bad ones: it may be a tenth of the last gain, and a tenth of that after each pass in a row that
@@ -116,7 +116,9 @@ def required_W_tolerance(objective: Objective, state: State) -> float:
     if len(losses) >= rejected + 2 and losses[-1] > 0:
         gain = losses[-2 - rejected] / losses[-1] - 1
         tolerance = min(tolerance, 0.1 * gain)
-    return max(tolerance * 0.1**rejected, LEAST_W_TOLERANCE)
+    tolerance = max(tolerance * 0.1**rejected, LEAST_W_TOLERANCE)
+    unresolved = bool(losses) and 2 * state.divergence < 1.01 * RESOLVED * state.xx
+    return replace(objective, W_tolerance=tolerance, in_float64=unresolved)
 
 
 def stop_reason(state: State, tol: float, max_iter: int) -> str | None:

@@ -123,8 +123,8 @@ class SufficientStats(_CanonicalArrays):
     total_weight : float
         Sum of the weights of the images.
     divergence : float
-        ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; 0 for `Quadratic`, whose loss follows
-        from the other sums.
+        ``sum_i s_i D(x_i | w_i H)`` for the H of the pass; for `Quadratic`, whose divergence for
+        any H follows from the other sums, the least that they resolve.
     penalty : float
         ``l1_W |W|_1 + l2_W/2 ||W||^2``.
     written : tuple of (int, int)

@@ -38,7 +38,7 @@ from dnmf.numerics.state import (
     WeightSink,
     Written,
     advance,
-    required_W_tolerance,
+    objective_of_pass,
     stop_reason,
 )
 from dnmf.numerics.statistics import StatsPerModel, SufficientStats
@@ -112,9 +112,8 @@ class ModelRun:
     state: State = field(init=False, repr=False)
 
     def projection(self, dtype: np.dtype[Any]) -> Projection:
-        """Return the projection of the next pass, with the tolerance that its weights need."""
-        tolerance = required_W_tolerance(self.objective, self.state)
-        return replace(self.objective, W_tolerance=tolerance).project_onto(self.state.Y, dtype)
+        """Return the projection of the next pass."""
+        return objective_of_pass(self.objective, self.state).project_onto(self.state.Y, dtype)
 
     def due_sink(self) -> WeightSink | None:
         """Return a sink for the weights of the next pass, or None if they are not to be kept."""

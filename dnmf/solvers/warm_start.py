@@ -22,9 +22,9 @@ from dnmf.engine.executors import map_on_threads
 from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
-from dnmf.numerics.objective import Objective, reconstruct
+from dnmf.numerics.objective import RESOLVED, Objective, reconstruct
 from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
-from dnmf.numerics.quadratic import RESOLVED, Quadratic
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import State
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H
@@ -167,13 +167,13 @@ def custom_H(
     reads : float
         Reads of X that this took, in units of the whole of it.
     """
-    in_use = not objective.has_penalties if W is None else np.asarray(W).any(axis=0)
-    replaced = in_use & ~H.any(axis=1)
+    in_use = [not objective.has_penalties] if W is None else np.asarray(W).any(axis=0)
+    replaced = np.logical_and(in_use, ~H.any(axis=1))
     if not replaced.any():
         return H, 0.0
     sample, reads = take_sample(blocks, seed)
     revived = revive(objective, H, sample, np.random.default_rng([seed, 3]))
-    return np.where(replaced[:, None], revived, H), reads
+    return np.where(replaced.reshape(-1, 1), revived, H), reads
 
 
 def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float) -> Array:

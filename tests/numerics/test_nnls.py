@@ -38,8 +38,8 @@ def solved(X, H, start, tolerance=W_TOLERANCE, sweeps=W_SWEEPS):
     A, G = np.ascontiguousarray(H @ X.T), gram(H)
     W = STARTS[start](A, G)
     energy = 0.5 * (X.astype(float) ** 2).sum(axis=1)
-    reached = np.empty(len(X))
-    solve_nnls(A, G, energy, W, reached, tolerance, sweeps, W_RELAXATION)
+    ends = np.empty(len(X)), np.empty(len(X), bool)
+    solve_nnls(A, G, energy, W, *ends, tolerance, sweeps, W_RELAXATION)
     assert W.dtype == X.dtype
     assert (W >= 0).all()
     return np.ascontiguousarray(W.T)
@@ -139,7 +139,7 @@ def test_weights_of_zero_components_are_kept():
     """As in the H update: a component that no image uses is not changed."""
     G, A = np.diag([1.0, 0.0]), np.array([[2.0], [0.0]])
     W = np.array([[0.5], [3.0]])
-    solve_nnls(A, G, np.array([2.0]), W, np.empty(1), 1e-14, 1000, 1.0)
+    solve_nnls(A, G, np.array([2.0]), W, np.empty(1), np.empty(1, bool), 1e-14, 1000, 1.0)
     np.testing.assert_allclose(W, [[2.0], [3.0]])
 
 

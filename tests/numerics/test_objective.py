@@ -40,7 +40,17 @@ def test_many_sweeps_reach_the_minimum(problem):
     X, H = problem
     A, W = H @ X.T, np.zeros((len(H), len(X)))
     energy = 0.5 * (X**2).sum(axis=1)
-    solve_nnls(A, gram(H), energy, W, np.empty(len(X)), 1e-14, 200_000, W_RELAXATION)
+    solve_nnls(
+        A,
+        gram(H),
+        energy,
+        W,
+        np.empty(len(X)),
+        np.empty(len(X), bool),
+        1e-14,
+        200_000,
+        W_RELAXATION,
+    )
     scale = loss(X, 0 * W.T, H)
     assert (W >= 0).all()
     assert loss(X, W.T, H) <= loss(X, weights(X, H), H) + 1e-5 * scale
