@@ -20,7 +20,7 @@ OPTIMAL = 1e-12
 the image and of the component."""
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def solve_positive(L, b, k):  # type: ignore[no-untyped-def]
     """Solve the system of the leading k rows of a Gram matrix, in place in L and b."""
     for i in range(k):
@@ -42,7 +42,7 @@ def solve_positive(L, b, k):  # type: ignore[no-untyped-def]
         b[i] /= L[i, i]
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def step_to(s, free, k, w, positive):  # type: ignore[no-untyped-def]
     """Move the free weights towards s as far as all stay positive; return whether they arrive."""
     share = 1.0
@@ -57,7 +57,7 @@ def step_to(s, free, k, w, positive):  # type: ignore[no-untyped-def]
     return share == 1.0
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def steepest_of_zeros(a, G, free, k, w, positive, least):  # type: ignore[no-untyped-def]
     """Return the weight of 0 along which the objective falls most, by more than `least`, or -1."""
     steepest = -1
@@ -72,7 +72,7 @@ def steepest_of_zeros(a, G, free, k, w, positive, least):  # type: ignore[no-unt
     return steepest
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def finish_one(a, G, energy, w):  # type: ignore[no-untyped-def]
     """Minimise ``1/2 w G w^T - a w^T`` over w >= 0 from weights near the minimum, in place in w.
 
@@ -111,7 +111,7 @@ def finish_one(a, G, energy, w):  # type: ignore[no-untyped-def]
         positive[steepest] = True
 
 
-@compiled(nogil=True, fastmath=True)
+@compiled(nogil=True, fastmath=True, error_model="numpy")
 def finish_nnls(A, G, energy, W):  # type: ignore[no-untyped-def]
     """Solve the problems of `dnmf.numerics.nnls.solve_nnls` from weights near the solution, in W.
 

@@ -216,7 +216,7 @@ class TestPlan:
         assert plan.workers == 0
         trial = plan.trial
         assert trial is not None
-        assert 0 < trial.gemm_seconds < trial.pass_seconds
+        assert trial.gemm_seconds > 0
         assert trial.read_seconds > 0
         assert 0 < trial.start_seconds[0] <= trial.start_seconds[1]
         assert "images/s" in str(plan)
