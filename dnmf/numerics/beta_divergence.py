@@ -15,7 +15,7 @@ from dnmf.numerics.objective import H_SWEEPS, Objective, floors, reconstruct
 from dnmf.numerics.quadratic import Quadratic, weighted_sum
 from dnmf.numerics.statistics import Basis, SufficientStats
 
-SWEEPS = 1000
+SWEEPS = 100
 """Largest number of sweeps over the weights of an image; a few are usual."""
 
 LIFT = 1e-4
