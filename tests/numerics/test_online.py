@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import unpickled
+from reference import fit_of, unpickled
 from runs import SQUARED
 
+import dnmf
 from dnmf.engine.threads import one_blas_thread
 from dnmf.numerics import online
 from dnmf.numerics.beta_divergence import BetaDivergence
@@ -220,3 +221,37 @@ def test_updates_lower_the_loss(digits):
     run = update_on_batches(SQUARED, first, block, batches(block, 100))
     assert run.H.dtype == run.stats.T.dtype == np.float32
     assert loss(run.H) < 0.7 * loss(first.H)
+
+
+class TestFirstBatchesOfAStream:
+    """They come from poor components, and count less than those of a stream that starts well."""
+
+    FIRST, OTHER = np.tile([2.0, 1.0], (6, 1)), np.tile([1.0, 2.0], (6, 1))
+
+    def goes_on(self, model):
+        """Return the ratio of the two pixels after other images than the first."""
+        left, right = model.partial_fit(self.OTHER).components_[0]
+        return right / left
+
+    def test_are_forgotten_faster_in_a_fresh_stream(self):
+        model = dnmf.NMF(1, random_state=0, forget_factor=1.0).partial_fit(self.FIRST)
+        # Half of 5 (2, 1), plus 4 (1, 2): the weights of the images are as 5 to 4.
+        assert self.goes_on(model) == pytest.approx(10.5 / 9, rel=1e-3)
+
+    def test_are_kept_after_a_fit(self):
+        model = fit_of(self.FIRST, 1, forget_factor=1.0)
+        # All of 4 (2, 1), plus 5 (1, 2): the images of the fit count with the weights of these.
+        assert self.goes_on(model) == pytest.approx(14 / 13, rel=1e-3)
+
+    @pytest.mark.parametrize("settled", [False, True])
+    @pytest.mark.parametrize("forget", [1.0, 0.25])
+    def test_the_sums_of_a_stream_know_how_many_images_count(self, settled, forget):
+        block, state = images(60), OnlineState(initial_state(images(), 3).H, settled=settled)
+        options = {"objective": SQUARED, "forget_factor": forget, "batch_size": 20, "n_rows": 120}
+        for _ in range(2):
+            state = update_on_block(block, state=state, **options)
+        count = 0.0
+        for t in range(6):  # a call of 120 images forgets as much in six batches as in one
+            count = count * min(forget ** (1 / 6), 1 if settled else (t + 1) / (t + 3)) + 20
+        assert state.n_updates == 6
+        assert state.stats.total_weight == pytest.approx(count)

@@ -27,6 +27,7 @@ from dnmf.solvers.warm_start import (
     loss_of,
     online_round,
     random_H,
+    revive,
     warm_up,
 )
 
@@ -200,3 +201,25 @@ class TestPartOfACorpus:
         sample, _ = take_sample(blocks_of(da.from_array(X, chunks=(30, -1))), seed=0)
         assert len(sample)
         assert (sample.X == 1).all()
+
+
+class TestZeroComponents:
+    """They are replaced by what the others do not reproduce of images."""
+
+    H = np.array([[3.0, 4, 0, 0, 0, 0], [0] * 6, [0] * 6])
+
+    def revived(self, seed, H=H):
+        X = np.tile(H[0], (300, 1)) + 1e-3 * np.eye(6)[2]
+        X[:2] = [[3, 4, 0, 0, 7, 0], [0, 0, 0, 0, 0, 9]]
+        return revive(SQUARED, H, Block(X), np.random.default_rng(seed))
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_come_from_the_images_of_the_greatest_error(self, seed):
+        H = self.revived(seed)
+        assert (H[0] == self.H[0]).all()
+        # They are as long as the components that were there.
+        np.testing.assert_allclose(np.sort(H[1:].T)[4:], [[0, 5], [0, 5]], atol=1e-3)
+
+    def test_stay_where_there_are_no_others(self):
+        H = np.zeros((2, 6))
+        assert revive(SQUARED, H, Block(np.ones((9, 6))), np.random.default_rng(0)) is H
