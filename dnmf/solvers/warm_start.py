@@ -72,6 +72,9 @@ DEAD, REVIVAL_ROWS = 1e-12, 1024
 """Length of a component, relative to the longest, up to which it is taken to be zero, and number of
 images from which components are drawn that replace those."""
 
+FAIR = 1e-3
+"""Tolerance of the weights for squared error in the warm-up for other losses."""
+
 SHORT = 256
 """Least number of updates for losses other than squared error: these updates, or an epoch if that
 is more, on squared error, then as many on the loss itself. Updates for these losses are dearer."""
@@ -196,8 +199,9 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     """
     rng = np.random.default_rng([seed, 2])
     if not isinstance(objective, Quadratic):
-        # Squared error is the cheap way from a poor H to a fair one.
-        plain = Quadratic() if sample.observed is None else MaskedQuadratic()
+        # Squared error is the cheap way from a poor H to a fair one, without exact weights.
+        kind = Quadratic if sample.observed is None else MaskedQuadratic
+        plain = kind(W_tolerance=FAIR)
         for stage in (plain, objective):
             what = "squared error" if stage is plain else "the loss itself"
             log.info("warm start: %s, %d components", what, len(H), extra=LIVE)

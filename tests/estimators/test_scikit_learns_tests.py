@@ -39,8 +39,6 @@ CANNOT_HOLD = {
     "components_ is that H: with max_iter=1 it is the H given",
     "test_nmf_multiplicative_update_sparse": "W is solved to a tolerance, by another method for "
     "betas that have a name, so that 1 and 1 - 1e-5 differ by more than 1e-4",
-    "test_nmf_float32_float64_consistency": "rounding of float32 moves when extrapolation steps "
-    "back",
 }
 """Reason for each test that does not hold, by its name with or without its parameters."""
 
