@@ -12,7 +12,20 @@ from sklearn import datasets, decomposition
 
 from dnmf.errors import DataError
 from dnmf.estimators.inputs import blocks_of
-from dnmf.numerics.state import CONVERGED, MAX_ITER, State, advance, stop_reason
+from dnmf.numerics.beta_divergence import BetaDivergence
+from dnmf.numerics.objective import RESOLVED, HUpdate
+from dnmf.numerics.state import (
+    BETA,
+    BETA_DECAY,
+    CONVERGED,
+    EXACT,
+    LEAST_W_TOLERANCE,
+    MAX_ITER,
+    State,
+    advance,
+    objective_of_pass,
+    stop_reason,
+)
 
 
 def run(X, d=5, seed=0, **limits):
@@ -163,3 +176,61 @@ def test_advance_is_pure(digits):
     advance(SQUARED, state, run_pass(blocks_of(digits), SQUARED, Y))
     assert (state.H == H).all()
     assert (state.Y == Y).all()
+
+
+def state_after(*losses, **values):
+    """Return a state with three different matrices."""
+    H, Y, Z = (np.full((1, 2), value) for value in (1.0, 2.0, 3.0))
+    return State(H, Y, Z, losses=losses, **{"xx": 1.0, "divergence": losses[-1], **values})
+
+
+@pytest.mark.parametrize(
+    ("losses", "tolerance"),
+    [
+        ((3.0,), 1e-6),
+        ((3.0, 2.0), 1e-6),
+        ((1 + 1e-7, 1.0), 1e-8),
+        ((3.0, 2.0, 2.0), 1e-7),
+        ((3.0, 2.0, 2.0, 2.0), 1e-8),
+        ((1 + 1e-7, 1.0, 1.0), 1e-9),
+        ((3.0, *[2.0] * 30), LEAST_W_TOLERANCE),
+    ],
+)
+def test_weights_are_as_exact_as_the_last_gain_demands(losses, tolerance):
+    """They are ten times as exact as the gain, and ten times more after each rejected pass."""
+    found = objective_of_pass(SQUARED, state_after(*losses)).W_tolerance
+    assert found == pytest.approx(tolerance, rel=1e-6)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.6, True), (1.0, True), (1.1, False)])
+def test_sums_are_in_float64_where_float32_has_no_digits_for_the_loss(share, expected):
+    state = state_after(0.5 * share * RESOLVED * 7, xx=7.0)
+    assert objective_of_pass(SQUARED, state).in_float64 == expected
+    assert not objective_of_pass(SQUARED, State.at(state.H)).in_float64
+
+
+def test_a_loss_of_rounding_ends_a_fit_whatever_it_gains():
+    lost = 0.9 * EXACT
+    assert stop_reason(state_after(1.0, lost), tol=1e-4, max_iter=9) == CONVERGED
+    assert stop_reason(state_after(1.0, lost, xx=0.5), tol=1e-4, max_iter=9) is None
+    assert stop_reason(state_after(1.0, lost), tol=0, max_iter=9) is None
+
+
+@pytest.mark.parametrize("objective", [SQUARED, BetaDivergence(1.0)])
+def test_how_a_pass_moves_the_state(objective):
+    def after(state, loss):
+        return advance(objective, state, HUpdate(np.full((1, 2), 4.0), 0, loss, 9, 1, np.ones(1)))
+
+    state = state_after(5.0)
+    rejected = after(state, 5.1)
+    assert (rejected.H == state.H).all()
+    assert (rejected.Y == rejected.Z).all()
+    assert (rejected.Z == state.Z).all()
+    assert rejected.beta == BETA / BETA_DECAY
+    # The bound of beta is what was too much. It grows again, but not above 1.
+    assert rejected.beta_max == BETA < after(rejected, 5.0).beta_max < 1
+    accepted = after(state, 4.9)
+    np.testing.assert_array_equal(accepted.H, accepted.Z if objective.exact else state.Y)
+    assert (accepted.Z == 4).all()
+    np.testing.assert_allclose(accepted.Y, 4 + BETA * (4 - 3))
+    assert BETA < accepted.beta < accepted.beta_max == 1
