@@ -20,7 +20,14 @@ from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block, find_invalid
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.nnls import solve_nnls
-from dnmf.numerics.quadratic import W_RELAXATION, quadratic_loss
+from dnmf.numerics.objective import RESOLVED
+from dnmf.numerics.quadratic import (
+    CONVERTED,
+    W_RELAXATION,
+    Quadratic,
+    product_in_float64,
+    quadratic_loss,
+)
 from dnmf.numerics.statistics import Basis, gram
 
 
@@ -274,3 +281,61 @@ def test_compiled_and_cached_code_give_the_same_bits(tmp_path):
     assert all(done.returncode == 0 for done in runs), runs[0].stderr
     assert len(runs[0].stdout.split()) == 8
     assert runs[0].stdout == runs[1].stdout
+
+
+class TestImagesThatFloat32DoesNotResolve:
+    """The components reproduce them but for rounding, so float64 is needed for weights and sums."""
+
+    @pytest.fixture
+    def problem(self):
+        rng = np.random.default_rng(0)
+        H = rng.random((3, 40)).astype(np.float32)
+        return ((0.5 + rng.random((50, 3))) @ H).astype(np.float32), H
+
+    @pytest.mark.parametrize("kind", [Quadratic, MaskedQuadratic])
+    def test_have_exact_weights_with_penalties(self, problem, kind):
+        (X, H), (l1, root) = problem, (2e-4, 0.02)
+        objective = kind(l1_W=l1, l2_W=root**2)
+        seen = np.ones(X.shape, bool) if kind is MaskedQuadratic else None
+        _, W = objective.block_stats(Block(X, 0, seen), Basis.for_pixels(H, X.dtype))
+        # Penalties are additional equations.
+        more = np.hstack([X.astype(float), np.full((len(X), 3), -l1 / root)])
+        exact = weights(more, np.hstack([H, root * np.eye(3)]))
+        np.testing.assert_allclose(W, exact, atol=1e-6)
+        assert np.abs(exact - weights(X, H)).max() > 2e-5
+
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("objective", [SQUARED, MaskedQuadratic()], ids=repr)
+    def test_have_exact_sums(self, problem, objective, weighted):
+        X, H = problem
+        seen = np.arange(40) % 7 > 0 if isinstance(objective, MaskedQuadratic) else np.ones(40) > 0
+        s = np.arange(50) % 4 / 2 if weighted else None
+        mask = None if seen.all() else np.tile(seen, (50, 1))
+        stats, W = objective.block_stats(
+            Block(X * seen, 0, mask, s), Basis.for_pixels(H, X.dtype), dtype=np.dtype(float)
+        )
+        W, V = W.astype(float), W.astype(float).T * (1 if s is None else s)
+        filled = np.where(seen, X, (W @ H).astype(np.float32))
+        np.testing.assert_allclose(stats.S, V @ W, rtol=1e-12)
+        np.testing.assert_allclose(stats.T[:, seen], (V @ filled)[:, seen], rtol=1e-12)
+        np.testing.assert_allclose(stats.T, V @ filled, rtol=1e-6)
+
+    @pytest.mark.parametrize("columns", [1, CONVERTED, 2 * CONVERTED + 7])
+    def test_products_of_any_length(self, columns):
+        A, B = np.random.default_rng(0).random((2, 4, columns)).astype(np.float32)
+        expected = A.astype(float) @ B.astype(float).T
+        np.testing.assert_allclose(product_in_float64(A, B), expected, rtol=1e-12)
+
+    def test_have_a_loss_of_what_float32_resolved_until_a_pass_in_float64(self, problem):
+        X, H = problem
+        near = (H * (1 + 0.04 * np.random.default_rng(1).standard_normal(H.shape))).astype(float)
+        for objective, least in ((SQUARED, 0.5 * RESOLVED), (Quadratic(in_float64=True), 0)):
+            basis = Basis.for_pixels(near, X.dtype)
+            stats, _ = objective.block_stats(Block(X), basis, dtype=np.dtype(float))
+            update = objective.finish_pass(near, stats)
+            true = loss(X, weights(X, update.H), update.H) / update.xx
+            assert 0 < true < 0.2 * RESOLVED
+            if least:
+                assert update.loss == pytest.approx(least * update.xx)
+            else:
+                assert true <= update.loss / update.xx < 0.5 * RESOLVED
