@@ -133,6 +133,18 @@ def test_an_unpickled_state_gives_the_same_bits(objective, dtype):
     assert equal(task(state=direct), task(state=unpickled(unpickled_state)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_components_of_uneven_lengths_do_not_wait_for_the_next_normalisation(dtype):
+    """Or the weights of one that shrinks overflow."""
+    block = images(dtype=dtype)
+    first = initial_state(block, 3, dtype)
+    first.H[1] *= 1e-8
+    run = update_on_batches(SQUARED, first, block, batches(block)[:2])
+    lengths = np.linalg.norm(run.H, axis=1)
+    assert lengths.max() < 10 * lengths.min()
+    assert np.isfinite(run.stats.S).all()
+
+
 def test_dark_batches_do_not_count_as_updates():
     block = Block(np.vstack([np.zeros((100, 120)), images(100).X, np.zeros((100, 120))]))
     first = initial_state(block, 6)

@@ -17,7 +17,7 @@ from dnmf.numerics.block import Block
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers import warm_start
-from dnmf.solvers.sample import take_sample
+from dnmf.solvers.sample import mean_of, take_sample
 from dnmf.solvers.warm_start import (
     COARSE_TOL,
     MAX_ROUNDS,
@@ -171,6 +171,26 @@ def test_the_sample_holds_all_images_when_they_fit(digits):
 def test_an_array_in_memory_is_not_copied(digits):
     sample, _ = take_sample(blocks_of(digits), seed=0)
     assert np.shares_memory(sample.X, digits)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_of_weight_zero_are_not_in_the_sample(digits, in_memory):
+    weights = np.arange(700) % 3.0
+    source = digits if in_memory else da.from_array(digits, chunks=(100, -1))
+    sample, _ = take_sample(blocks_of(source, weights), seed=0)
+    assert (digits[weights > 0] == sample.X).all()
+    ratios = sample.weights / weights[weights > 0]
+    assert (ratios == ratios[0]).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_mean_is_that_of_observed_pixels_and_weighs_images(masked, weighted):
+    rng = np.random.default_rng(0)
+    X, seen, weights = rng.random((9, 5)), rng.random((9, 5)) > 0.4 * masked, np.arange(9.0)
+    block = Block(X * seen, 0, seen if masked else None, weights if weighted else None)
+    shares = seen * (weights[:, None] if weighted else 1)
+    assert mean_of(block) == pytest.approx(np.average(X, weights=shares))
 
 
 class TestPartOfACorpus:
