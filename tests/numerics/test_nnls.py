@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import weights
 
+from dnmf.numerics.active_set import finish_nnls
 from dnmf.numerics.nnls import LANES, solve_nnls
 from dnmf.numerics.objective import W_SWEEPS, W_TOLERANCE
 from dnmf.numerics.quadratic import W_RELAXATION
@@ -181,3 +182,24 @@ class TestRidgeInverse:
         best = losses(X, solved(X, H, "zero", 1e-14, 10_000), H).sum()
         excess = [losses(X, solved(X, H, start, 0.0, 2), H).sum() / best - 1 for start in STARTS]
         assert excess[1] < 0.5 * excess[0]
+
+
+class TestActiveSet:
+    @pytest.mark.parametrize("start", ["zero", "all", "near"])
+    def test_is_exact_from_any_start(self, start):
+        """Components are much alike, so hundreds of sweeps would be needed."""
+        rng = np.random.default_rng(0)
+        H = 1 + 0.05 * rng.random((12, 40))
+        X = (rng.random((20, 12)) * (rng.random((20, 12)) < 0.4)) @ H + 0.1 * rng.random((20, 40))
+        exact = weights(X, H).T
+        assert 0.2 < np.mean(exact == 0) < 0.8
+        W = {"zero": 0 * exact, "all": 1 + exact, "near": exact + 1e-3 * (exact > 0.01)}[start]
+        finish_nnls(H @ X.T, gram(H), 0.5 * (X**2).sum(axis=1), W)
+        np.testing.assert_allclose(W, exact, atol=1e-7)
+
+    def test_takes_equal_and_zero_components(self):
+        H = np.repeat(np.eye(3), [2, 1, 1], axis=0)
+        H[3] = 0
+        X, W = np.array([[2.0, 3, 1]]), np.zeros((4, 1))
+        finish_nnls(H @ X.T, gram(H), np.array([7.0]), W)
+        np.testing.assert_allclose([W[0] + W[1], W[2], W[3]], [[2], [3], [0]], atol=1e-9)
