@@ -58,6 +58,12 @@ def test_squares_beyond_float32_raise_an_error(loss, scale):
     assert np.isfinite(fit(X.astype(float), loss=loss).components_).all()
 
 
+def test_the_mean_square_decides_whether_float32_has_digits_for_images():
+    with pytest.raises(DataError, match="convert it to float64"):
+        fit(np.full((9, 30), 0.8e-19, np.float32), d=1)
+    assert fit(np.full((9, 30), 4e-19, np.float32), d=1).components_.any()
+
+
 @pytest.mark.parametrize("scale", [1e18, 1e20])
 def test_squared_errors_beyond_float32_are_computed_in_float64(scale):
     X = (IMAGES * scale).astype(np.float32)

@@ -349,6 +349,24 @@ def test_names_with_signs_of_patterns_are_no_patterns(made):
     assert content(paths[0]) == before
 
 
+def test_a_file_where_the_fits_of_n_init_belong_stays(made, tmp_path):
+    file = tmp_path / "m.starts"
+    file.write_text("precious")
+    with pytest.raises(OutputExistsError, match="holds a file"):
+        nmf(n_init=2, checkpoint=tmp_path / "m").fit(made[0])
+    assert file.read_text() == "precious"
+
+
+def test_a_fit_that_came_to_nothing_makes_room_for_another(made, tmp_path):
+    path, bad = tmp_path / "m", X.reshape(20, 16).astype(float)
+    bad[3, 5] = -1
+    with pytest.raises(DnmfError, match="negative"):
+        nmf(checkpoint=path).fit(bad)
+    assert path.exists()
+    model = dnmf.NMF(3, random_state=0, tol=0, max_iter=2, checkpoint=path).fit(made[0])
+    assert (dnmf.load(path).components_ == model.components_).all()
+
+
 def test_a_store_with_a_longer_name_may_be_built_beside(made, tmp_path):
     building = tmp_path / ".m.zarr.0123456789ab.partial"
     before = put_photos(str(building))
