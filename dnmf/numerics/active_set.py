@@ -90,7 +90,11 @@ def finish_one(a, G, energy, w):  # type: ignore[no-untyped-def]
     """
     d = len(a)
     free, s, L = np.empty(d, np.int64), np.empty(d), np.empty((d, d))
-    positive = w > 0
+    positive = np.empty(d, np.bool_)
+    for j in range(d):
+        if not G[j, j] > 0:
+            w[j] = 0
+        positive[j] = w[j] > 0
     for _ in range(3 * d + 10):
         k = 0
         for j in range(d):

@@ -115,6 +115,8 @@ class Objective(ABC):
         Largest number of sweeps over the weights of an image, for squared error.
     W_tolerance : float
         Relative decrease of the loss that may be left when the solve for weights ends.
+    exact_W : bool
+        Whether images that sweeps do not solve well, for squared error, are solved exactly.
     in_float64 : bool
         Whether sums are formed in float64 whatever the error at the components of the pass, as
         that after the update of H is known to be too small for float32.
@@ -127,6 +129,7 @@ class Objective(ABC):
     l2_H: float = 0.0
     max_sweeps: int = W_SWEEPS
     W_tolerance: float = W_TOLERANCE
+    exact_W: bool = True
     in_float64: bool = False
 
     exact: ClassVar[bool] = False

@@ -86,7 +86,7 @@ class Quadratic(Objective):
         W: Array = np.zeros_like(A) if ridge_inverse is None else np.maximum(ridge_inverse @ A, 0)
         losses, unfinished = self._descend(A, G, norms, W)
         hard = unfinished | (losses < 0.5 * RESOLVED * norms)
-        if hard.any():
+        if self.exact_W and hard.any():
             W[:, hard] = self._solve_exactly(W[:, hard], norms[hard], X[hard], H)
         return W
 
@@ -101,7 +101,7 @@ class Quadratic(Objective):
         """
         losses, unfinished = np.empty(len(norms)), np.empty(len(norms), bool)
         G = _add_ridge(G, self.l2_W)
-        ends = self.W_tolerance, self.max_sweeps
+        ends = max(self.W_tolerance, np.finfo(W.dtype).eps), self.max_sweeps
         solve_nnls(A, G, 0.5 * norms, W, losses, unfinished, *ends, W_RELAXATION)
         return losses, unfinished
 
@@ -128,7 +128,8 @@ class Quadratic(Objective):
         sizes = np.where(sizes > 0, sizes, 1).astype(H.dtype)
         with np.errstate(all="ignore"):  # checked below
             stats.T[:] *= sizes[:, None]
-            stats.S[:] *= sizes[:, None] * sizes
+            stats.S[:] *= sizes[:, None]
+            stats.S[:] *= sizes  # not times their product, which may overflow
         if not np.isfinite(stats.S).all():
             raise DataError(OVERFLOW)
         normalized: Array = H / sizes[:, None]

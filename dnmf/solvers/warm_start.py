@@ -52,10 +52,10 @@ PATIENCE, COARSE_TOL = 2, 1e-3
 """Number of such rounds in a row that end the warm-up, since one may gain little by chance; one
 is enough from ``tol=1e-3`` on."""
 
-ROUND_STEPS = 10_000
-"""Bound of sweeps times components per image in one update. Where components are very many and
-much alike, to solve for the weights to the end takes many times as long and lowers the loss
-less."""
+ROUND_SWEEPS, ROUND_STEPS = 100, 10_000
+"""Bounds of sweeps, and of sweeps times components, per image in one update. Where components are
+very many and much alike, to solve for the weights to the end takes many times as long and lowers
+the loss less."""
 
 MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
 """Bound of the flops of all rounds, if a single one does not take more: a minute on a few cores.
@@ -210,7 +210,8 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         return H
     d, p = H.shape
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
-    bounded = replace(objective, max_sweeps=min(objective.max_sweeps, max(ROUND_STEPS // d, 1)))
+    sweeps = max(min(ROUND_SWEEPS, ROUND_STEPS // d), 1)
+    bounded = replace(objective, max_sweeps=sweeps, exact_W=False)
     max_rounds, updates = _rounds(objective, d, p, tol)
     patience = _patience(tol)
     best, lowest, idle, dtype = H, np.inf, 0, _dtype_for(probe)
