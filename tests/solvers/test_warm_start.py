@@ -24,6 +24,7 @@ from dnmf.solvers.warm_start import (
     ROUGH,
     ROUGH_TOL,
     ROUND_GAIN,
+    custom_H,
     loss_of,
     online_round,
     random_H,
@@ -243,3 +244,9 @@ class TestZeroComponents:
     def test_stay_where_there_are_no_others(self):
         H = np.zeros((2, 6))
         assert revive(SQUARED, H, Block(np.ones((9, 6))), np.random.default_rng(0)) is H
+
+    def test_stay_where_a_given_start_does_not_use_them(self):
+        blocks, W = blocks_of(np.ones((9, 6))), np.ones((9, 3)) * [1, 0, 0]
+        for objective, given in ((SQUARED, W), (Quadratic(l1_H=1.0), None)):
+            H, reads = custom_H(blocks, objective, self.H, given, 0)
+            assert (H is self.H, reads) == (True, 0)
