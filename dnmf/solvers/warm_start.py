@@ -121,7 +121,8 @@ def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: M
 
 def is_one_batch(objective: Objective, d: int, n: int) -> bool:
     """Check whether n images are one batch: then passes do as much as updates, and extrapolate."""
-    return objective.exact and n <= objective.warm_up_batch_size(d)
+    small = n <= objective.warm_up_batch_size(d)
+    return small and objective.exact and not objective.has_penalties
 
 
 def random_H(sample: Block, n_components: int, seed: int) -> Array:

@@ -7,8 +7,8 @@ import pytest
 from reference import loss, weights
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import nnls
+from sklearn import decomposition
 from sklearn.datasets import load_digits
-from sklearn.decomposition import NMF as ScikitLearnsNMF
 from sklearn.exceptions import ConvergenceWarning
 
 import dnmf
@@ -145,7 +145,7 @@ def test_passes_of_a_small_tol_are_not_thrown_away():
     W = weights(X, model.components_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        further = ScikitLearnsNMF(d, init="custom", tol=0, max_iter=100)
+        further = decomposition.NMF(d, init="custom", tol=0, max_iter=100)
         further.fit(X, W=W, H=model.components_.copy())
     assert further.reconstruction_err_ >= 0.99 * model.reconstruction_err_
 
@@ -204,7 +204,7 @@ class TestZeroComponents:
         model = fit(X, 3, tol=1e-8, max_iter=500, **penalties)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            theirs = ScikitLearnsNMF(3, init="random", random_state=0, **penalties)
+            theirs = decomposition.NMF(3, init="random", random_state=0, **penalties)
             W = theirs.fit_transform(X)
         H = theirs.components_
         least = loss(X, W, H) + 0.003 * 14 * W.sum() + 0.1 * 206 * H.sum()
