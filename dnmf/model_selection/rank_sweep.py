@@ -171,7 +171,7 @@ def rank_sweep(
     >>> import numpy as np, dnmf
     >>> rng = np.random.default_rng(0)
     >>> X = rng.gamma(1, size=(300, 3)) @ rng.gamma(0.2, size=(3, 36)) * rng.uniform(0.9, 1.1, 36)
-    >>> dnmf.rank_sweep(X + 0.01 * rng.random(X.shape), [2, 3, 4]).best_n_components_
+    >>> dnmf.rank_sweep(X * rng.uniform(0.9, 1.1, X.shape), [2, 3, 4]).best_n_components_
     3
     """
     _refuse_moved(moved)

@@ -45,6 +45,7 @@ def nndsvd_H(blocks: Blocks, sample: Block, n_components: int, seed: int, fill: 
     H : ndarray of shape (n_components, p), float64
     """
     values, V, u_norms = singular_vectors(blocks, sample, n_components, seed)
+    values *= np.sqrt(blocks.rules.weight_unit)
     H = np.empty((n_components, len(V)))
     for j, (value, v) in enumerate(zip(values, V.T, strict=True)):
         parts = (np.abs(v),) if j == 0 else (np.maximum(v, 0), np.maximum(-v, 0))

@@ -22,7 +22,7 @@ from dnmf.engine.executors import map_on_threads
 from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
-from dnmf.numerics.objective import RESOLVED, Objective, reconstruct
+from dnmf.numerics.objective import Objective, reconstruct
 from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import State
@@ -66,7 +66,7 @@ PROBE_ROWS = 8192
 
 LIKE_MEAN = 1e-2
 """Share of ``||X||^2`` that the squared differences of images from the mean image must have for the
-first round to compute in float32: fits get down to a hundredth of it, `RESOLVED`."""
+warm-up to compute in float32: fits get down to a hundredth of it, `objective.RESOLVED`."""
 
 DEAD, REVIVAL_ROWS = 1e-12, 1024
 """Length of a component, relative to the longest, up to which it is taken to be zero, and number of
@@ -228,20 +228,18 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         H = online_round(bounded, H, sample, rng, updates, dtype)
         if max_rounds == 1:
             return H
-        loss, share = loss_of(objective, H, probe)
+        loss = loss_of(objective, H, probe)
         idle = idle + 1 if loss >= (1 - ROUND_GAIN * max(tol, LEAST_TOL)) * lowest else 0
         if loss < lowest:
             best, lowest = H, loss
         if idle == patience:
             break
-        if share < RESOLVED:
-            dtype = np.dtype(np.float64)
         H = revive(objective, H, sample, rng)
     return best
 
 
 def _dtype_for(probe: Block) -> np.dtype[Any]:
-    """Return the dtype of the first round: float64 for images that differ little from their mean.
+    """Return the dtype of the rounds: float64 for images that differ little from their mean.
 
     The components of images on a bright background are much alike, and float32 cannot tell them
     apart.
@@ -330,12 +328,11 @@ def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]
     return min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1)), ROUND
 
 
-def loss_of(objective: Objective, H: Array, block: Block) -> tuple[float, float]:
-    """Return the loss of a block for the best weights given H, and the error's share of ||X||^2."""
+def loss_of(objective: Objective, H: Array, block: Block) -> float:
+    """Compute the loss of a block for the best weights given H."""
     basis = objective.project_onto(H, block.X.dtype).basis
     stats, _ = objective.block_stats(block, basis, weights=False)
-    _, divergence, loss = objective.known_loss(stats, H, H)
-    return loss, 2 * divergence / (float(stats.xx.sum()) or 1.0)
+    return objective.known_loss(stats, H, H)[2]
 
 
 def online_round(

@@ -119,7 +119,7 @@ def test_the_tutorials_calls_run_and_are_no_worse_than_scikit_learns(digits):
         W = ours.fit_transform(X)
         theirs.fit(X)
         assert ours.inverse_transform(W).shape == X.shape
-        assert ours.reconstruction_err_ <= 1.002 * theirs.reconstruction_err_
+        assert ours.reconstruction_err_ <= 1.005 * theirs.reconstruction_err_
 
 
 def test_only_workers_read_blocks(tmp_path, client):
@@ -140,7 +140,8 @@ def test_only_workers_read_blocks(tmp_path, client):
 
 
 def test_a_lazy_transform_is_one_task_per_block(model, corpus):
-    (W,) = dask.optimize(model.transform(corpus))
+    with dask.config.set({"optimization.fuse.active": True}):
+        (W,) = dask.optimize(model.transform(corpus))
     assert len(dict(W.__dask_graph__())) == corpus.n_blocks + 1  # and H, which they share
 
 

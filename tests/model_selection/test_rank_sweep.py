@@ -481,8 +481,8 @@ class TestStartsOfOneFit:
 
     def test_a_fit_that_was_stopped_goes_on(self, X, tmp_path):
         path = tmp_path / "m"
-        whole = nmf(5, n_init=3, random_state=3).fit(X)
-        options = {"n_init": 3, "random_state": 3, "checkpoint": path}
+        whole = nmf(5, n_init=3, random_state=3, tol=1e-6).fit(X)
+        options = {"n_init": 3, "random_state": 3, "tol": 1e-6, "checkpoint": path}
         for after in (1, 2):
             with pytest.raises(StopError):
                 nmf(5, **options, on_pass=stopping(after)).fit(X)
@@ -495,7 +495,7 @@ class TestStartsOfOneFit:
         assert np.array_equal(loaded.components_, whole.components_)
         assert not dnmf.verify(path).findings
         with pytest.raises(CheckpointError, match="n_init was 3, is 2"):
-            nmf(5, n_init=2, random_state=3, checkpoint=path).fit(X)
+            nmf(5, **options | {"n_init": 2}).fit(X)
 
     @pytest.mark.parametrize("init", ["nndsvd", "custom"])
     def test_starts_that_would_be_the_same(self, X, init):

@@ -235,7 +235,7 @@ def test_updates_lower_the_loss(digits):
     def loss(H):
         from dnmf.solvers.warm_start import loss_of
 
-        return loss_of(SQUARED, H, block)[0]
+        return loss_of(SQUARED, H, block)
 
     run = update_on_batches(SQUARED, first, block, batches(block, 100))
     assert run.H.dtype == run.stats.T.dtype == np.float32

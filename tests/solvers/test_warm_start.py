@@ -58,7 +58,7 @@ def test_the_warm_up_beats_many_passes_from_random(digits):
     H = random_H(Block(digits), 16, 0)
     passes, _ = solve(blocks_of(digits), State.at(H), tol=0, max_iter=20)
     better = warm_up(SQUARED, H, Block(digits), 0, 1e-4)
-    losses = [loss_of(SQUARED, H, Block(digits))[0] for H in (better, passes.H, H)]
+    losses = [loss_of(SQUARED, H, Block(digits)) for H in (better, passes.H, H)]
     assert losses == sorted(losses)
     assert losses[1] == pytest.approx(passes.losses[-1], rel=1e-3)
 
@@ -67,9 +67,9 @@ def test_the_loss_of_components_is_that_of_exact_weights(digits):
     X, H = digits[:200], digits[-8:].astype(float)
     exact = loss(X, weights(X, H), H)
     for objective in (SQUARED, MaskedQuadratic()):
-        assert loss_of(objective, H, Block(X))[0] == pytest.approx(exact, rel=1e-4)
+        assert loss_of(objective, H, Block(X)) == pytest.approx(exact, rel=1e-4)
     penalised, penalty = Quadratic(l1_H=3.0, l2_H=2.0), 200 * (3 * H.sum() + (H**2).sum())
-    assert loss_of(penalised, H, Block(X))[0] == pytest.approx(exact + penalty, rel=1e-4)
+    assert loss_of(penalised, H, Block(X)) == pytest.approx(exact + penalty, rel=1e-4)
 
 
 class TestRounds:
@@ -105,7 +105,7 @@ class TestRounds:
 
     def test_rounds_go_on_while_the_loss_falls(self, digits, rounds, monkeypatch):
         falling = iter(np.geomspace(1, 0.5, MAX_ROUNDS + 1))
-        monkeypatch.setattr(warm_start, "loss_of", lambda *args: (next(falling), 1.0))
+        monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(falling))
         self.run(digits, 1e-4)
         assert len(rounds) == MAX_ROUNDS
 
@@ -115,7 +115,7 @@ class TestRounds:
         fine, coarse = [1, 0.9, little, much, little, little], [1, 0.9, much, little]
         falls = fine if tol < COARSE_TOL else coarse
         falling = iter(np.cumprod(falls))
-        monkeypatch.setattr(warm_start, "loss_of", lambda *args: (next(falling), 1.0))
+        monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(falling))
         self.run(digits, tol)
         assert len(rounds) == len(falls)
         assert next(falling, None) is None
@@ -125,7 +125,7 @@ class TestRounds:
         monkeypatch.setattr(
             warm_start, "online_round", lambda *args: made.append(args[1] + 1) or made[-1]
         )
-        monkeypatch.setattr(warm_start, "loss_of", lambda *args: (next(losses), 1.0))
+        monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(losses))
         H = self.run(digits, 1e-4)
         assert len(made) == 4
         assert (made[1] == H).all()
@@ -158,7 +158,7 @@ class TestRounds:
         few = digits[:3]
         H = self.run(few, 1e-4)
         assert np.isfinite(H).all()
-        assert loss_of(SQUARED, H, Block(few))[0] < 1e-5 * loss(
+        assert loss_of(SQUARED, H, Block(few)) < 1e-5 * loss(
             few, np.zeros((3, 1)), np.zeros((1, 784))
         )
 

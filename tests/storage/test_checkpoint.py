@@ -156,7 +156,7 @@ def test_every_kind_of_fit_goes_on_with_the_same_bits(corpus, tmp_path, kind, mo
     assert (loaded.transform(corpus, mask).compute() == expected).all()
     if loaded.solver == "mu":  # the weights of the last accepted pass are those of its H
         # ... solved in other company, so with other rounding, and to a tolerance.
-        np.testing.assert_allclose(weights[0], expected, rtol=5e-3, atol=1e-4 * expected.max())
+        np.testing.assert_allclose(weights[0], expected, rtol=5e-3, atol=1e-3 * expected.max())
 
 
 @pytest.mark.parametrize(
