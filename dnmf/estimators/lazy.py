@@ -74,7 +74,8 @@ def _map_rows(
     for i, ((start, _), recipe) in enumerate(zip(images.ranges, recipes, strict=True)):
         needs = List(*map(TaskRef, recipe.needs))
         tasks[name, i, 0] = Task((name, i, 0), _apply, TaskRef(common), start, recipe, needs)
-    graph = HighLevelGraph.from_collections(name, tasks, dependencies=arrays)
+    # The tasks hold all that they need: Dask would keep layers that they depend on, and read twice.
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=())
     rows = tuple(stop - start for start, stop in images.ranges)
     return da.Array(graph, name, (rows, (width,)), meta=np.empty((0, 0), dtype))
 

@@ -140,11 +140,12 @@ class Quadratic(Objective):
     ) -> tuple[Array, Array, float]:
         """Form ``W^T W`` and ``W^T X``, and the least divergence for any H that they resolve."""
         S, T = weighted_gram(strip, W), V.T @ strip.X
-        error = float(strip.pixel_norms.sum() - 2 * np.vdot(T, basis.H) + np.vdot(S, basis.G))
         if W.dtype == np.float64:
             return S, T, 0.0
+        error = float(strip.pixel_norms.sum() - 2 * np.vdot(T, basis.H) + np.vdot(S, basis.G))
         if not self.in_float64 and is_resolved(strip, W, error):
             return S, T, 0.5 * RESOLVED * float(strip.pixel_norms.sum())
+        del S, T  # before others of twice the size are made
         return *sums_in_float64(W, strip.weights, strip.X), 0.0
 
     def warm_up_batch_size(self, n_components: int) -> int:
@@ -213,10 +214,12 @@ def product_in_float64(A: Array, B: Array) -> Array:
     -------
     ndarray of shape (a, b), float64
     """
-    product = np.zeros((len(A), len(B)))
-    for first in range(0, A.shape[1], CONVERTED):
+    product: Array | None = None
+    for first in range(0, max(A.shape[1], 1), CONVERTED):
         part = np.s_[:, first : first + CONVERTED]
-        product += A[part].astype(np.float64) @ B[part].astype(np.float64).T
+        addend = A[part].astype(np.float64) @ B[part].astype(np.float64).T
+        product = addend if product is None else np.add(product, addend, out=product)
+    assert product is not None  # of a matrix without columns, too
     return product
 
 

@@ -116,7 +116,7 @@ def test_scores_are_those_that_fits_of_other_losses_report(beta):
 
 @pytest.mark.parametrize("n", [150, 250])  # without a warm-up, and with one
 @pytest.mark.parametrize("dtype", ["u2", "f4", "f8"])
-@pytest.mark.parametrize("share", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("share", [1e-2, 1e-4, 1e-6])
 def test_the_reported_error_is_true(share, dtype, n):
     X = nearly_exact(share, dtype, n)
     model = fit(X, 6)
@@ -131,7 +131,7 @@ def test_integers_are_fitted_as_well_as_the_same_numbers_in_float64(name):
     found, exact = (
         min(
             error_of(A, model.transform(A), model.components_)
-            for model in (fit(A, d, seed) for seed in range(3))
+            for model in (fit(A, d, seed, tol=1e-3) for seed in range(2))
         )
         for A in (X, X.astype(float))
     )
@@ -161,10 +161,10 @@ def few_lit(kind, n):
 
 @pytest.mark.parametrize("kind", ["one pixel", "booleans", "sparse"])
 @pytest.mark.parametrize("n", [100, 300])
-@pytest.mark.parametrize("d", [2, 4, 8, 16])
+@pytest.mark.parametrize("d", [2, 16])
 def test_surplus_components_are_no_error(kind, n, d):
     X = few_lit(kind, n)
-    for seed in range(4):
+    for seed in range(2):
         model = fit(X, d, seed, max_iter=20)
         found = error_of(X, model.transform(X), model.components_)
         floor = 1e-5 * np.linalg.norm(X.astype(float))

@@ -140,8 +140,7 @@ def test_only_workers_read_blocks(tmp_path, client):
 
 
 def test_a_lazy_transform_is_one_task_per_block(model, corpus):
-    with dask.config.set({"optimization.fuse.active": True}):
-        (W,) = dask.optimize(model.transform(corpus))
+    (W,) = dask.optimize(model.transform(corpus))
     assert len(dict(W.__dask_graph__())) == corpus.n_blocks + 1  # and H, which they share
 
 
