@@ -102,8 +102,11 @@ class _CommandGroup(click.Group):
         message = " ".join(str(error).split())
         for option in self._command_of(ctx).params:
             if isinstance(option, click.Option):
-                flag = max(option.opts, key=len)
-                message = re.sub(rf"(?<![-\w]){option.name}(?= is | was |=)", flag, message)
+                flag, name = max(option.opts, key=len), str(option.name)
+                # One word may be prose, as in "the scheduler was lost", unless it begins a clause.
+                before = r"(?<![-\w])" if "_" in name else r"(?:^|(?<=[;:,] )|(?<=\())"
+                pattern = rf"{before}{name}(?= is | was )|(?<![-\w]){name}(?==)"
+                message = re.sub(pattern, flag, message)
         return message
 
 
