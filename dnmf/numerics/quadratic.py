@@ -101,13 +101,14 @@ class Quadratic(Objective):
         """
         losses, unfinished = np.empty(len(norms)), np.empty(len(norms), bool)
         G = _add_ridge(G, self.l2_W)
-        ends = max(self.W_tolerance, np.finfo(W.dtype).eps), self.max_sweeps
+        # A NumPy number, or another order of the arrays, would be compiled for anew.
+        ends = max(self.W_tolerance, float(np.finfo(W.dtype).eps)), self.max_sweeps
         solve_nnls(A, G, 0.5 * norms, W, losses, unfinished, *ends, W_RELAXATION)
         return losses, unfinished
 
     def _solve_exactly(self, W: Array, norms: Array, X: Array, H: Array) -> Array:
         """Solve problems in float64 from weights near their solution."""
-        exact = W.astype(np.float64)
+        exact = W.astype(np.float64, order="C")
         A, G = product_in_float64(H, X) - self.l1_W, product_in_float64(H, H)
         finish_nnls(A, _add_ridge(G, self.l2_W), 0.5 * norms, exact)
         return exact
