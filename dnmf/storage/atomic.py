@@ -329,9 +329,11 @@ def _partial_path(final: Path) -> Path:
 
 def _remove(building: Path) -> None:
     """Remove an unfinished store, to which tasks that are still running may be writing."""
+    looks = 0  # in a row that found nothing: a late task makes the folder again
     for _ in range(100):
+        looks = 0 if building.exists() else looks + 1
         shutil.rmtree(building, ignore_errors=True)
-        if not building.exists():
+        if looks == 3:
             return
         time.sleep(0.05)
 
