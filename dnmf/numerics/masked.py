@@ -17,7 +17,6 @@ from dnmf.numerics.compiled import compiled
 from dnmf.numerics.nnls import MIN_OBSERVED_ENERGY, solve_nnls_masked
 from dnmf.numerics.quadratic import (
     Quadratic,
-    is_resolved,
     product_in_float64,
     sums_in_float64,
     weighted_gram,
@@ -75,7 +74,7 @@ class MaskedQuadratic(Quadratic):
         """Form ``W^T W``, ``W^T X`` with W H where X is missing, and the divergence."""
         Y = np.ascontiguousarray(W @ basis.H)
         divergence = weighted_sum(fill_in(strip.X, strip.observed_mask, Y), strip.weights)
-        if not self.in_float64 and is_resolved(strip, W, 2 * divergence):
+        if self.resolves(strip, W, 2 * divergence):
             return weighted_gram(strip, W), V.T @ Y, divergence
         return *sums_in_float64(W, strip.weights, Y), divergence
 

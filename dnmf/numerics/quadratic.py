@@ -144,10 +144,16 @@ class Quadratic(Objective):
         if W.dtype == np.float64:
             return S, T, 0.0
         error = float(strip.pixel_norms.sum() - 2 * np.vdot(T, basis.H) + np.vdot(S, basis.G))
-        if not self.in_float64 and is_resolved(strip, W, error):
+        if self.resolves(strip, W, error):
             return S, T, 0.5 * RESOLVED * float(strip.pixel_norms.sum())
         del S, T  # before others of twice the size are made
         return *sums_in_float64(W, strip.weights, strip.X), 0.0
+
+    def resolves(self, strip: Strip, W: Array, error: float) -> bool:
+        """Check whether sums of the dtype of W resolve the squared error of a strip."""
+        if W.dtype == np.float64:
+            return True
+        return not self.in_float64 and error >= RESOLVED * float(strip.pixel_norms.sum())
 
     def warm_up_batch_size(self, n_components: int) -> int:
         """Choose the number of images of a batch in the warm-up: more than in a stream."""
@@ -189,11 +195,6 @@ def weighted_gram(strip: Strip, W: Array) -> Array:
     """Form ``W^T W`` with the weights of the images."""
     V = W if strip.weights is None else weight_rows(W, np.sqrt(strip.weights))
     return gram(np.ascontiguousarray(V.T))
-
-
-def is_resolved(strip: Strip, W: Array, error: float) -> bool:
-    """Check whether sums of the dtype of W resolve the squared error of a strip."""
-    return W.dtype == np.float64 or error >= RESOLVED * float(strip.pixel_norms.sum())
 
 
 def sums_in_float64(W: Array, weights: Array | None, X: Array) -> tuple[Array, Array]:
