@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+LIVE = {"live": True}
+"""Mark of a record of the log that the next one may replace on a terminal."""
+
 
 def format_bytes(n_bytes: float) -> str:
     """Write a number of bytes with a decimal unit, such as ``1.5 GB``."""

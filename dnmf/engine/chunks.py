@@ -17,10 +17,6 @@ from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from dask.base import optimize
-from dask.local import get_sync
-from dask.task_spec import DataNode, GraphNode
-from dask.typing import Key
 from scipy.sparse import issparse
 
 from dnmf._typing import Array
@@ -30,6 +26,8 @@ from dnmf.numerics.block import PixelRules
 
 if TYPE_CHECKING:
     import dask.array as da
+    from dask.task_spec import GraphNode
+    from dask.typing import Key
 
 LEAST_BLOCKS = 16
 """Number of blocks below which chunks are not joined, so that a few workers have work."""
@@ -140,6 +138,9 @@ class Recipe:
             Rows of X, of the weights and of the mask, and which of their entries are masked; None
             for what comes from elsewhere, or has no masked entries.
         """
+        from dask.local import get_sync
+        from dask.task_spec import DataNode
+
         given = {key: DataNode(key, value) for key, value in zip(self.needs, taken, strict=True)}
         keys: Any = [[chunk.key for chunk in each[1]] if each else [] for each in self.chunks]
         made = get_sync({**self.nodes, **given}, keys)
@@ -158,6 +159,8 @@ def cut(sources: Sequence[Chunks | None], n: int) -> tuple[list[Recipe], dict[Ke
     shared : dict
         Tasks that several blocks need, with all that these need.
     """
+    from dask.base import optimize
+
     nodes: dict[Key, GraphNode] = {}
     for array in optimize(*(each.array for each in sources if each)):
         nodes |= dict(array.__dask_graph__())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-from dask import config
 
 from dnmf.engine.retry import wait_for_workers
 from dnmf.engine.threads import thread_count
@@ -153,6 +152,8 @@ def workers_of(client: Client) -> list[tuple[int, float, str]]:
 
     The memory is what a worker uses when Dask stops giving it tasks; infinite without a limit.
     """
+    from dask import config
+
     shares = (config.get(f"distributed.worker.memory.{name}", 0) for name in ("pause", "terminate"))
     share = next((share for share in shares if share), 1.0)
     known = client.scheduler_info(n_workers=-1)["workers"].items()

@@ -11,15 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dask import config
-from dask.base import annotate
-from dask.task_spec import TaskRef
-from dask.utils import parse_timedelta
-
 from dnmf._format import format_duration
 from dnmf.errors import ClusterError, TaskError
 
 if TYPE_CHECKING:
+    from dask.task_spec import TaskRef
     from distributed import Client, Future, KilledWorker
 
     from dnmf.engine.dask_graph import Graph
@@ -69,6 +65,8 @@ class Kept:
 
     def references(self, client: Client) -> dict[int, TaskRef]:
         """Return references to the objects, which are scattered unless workers have them."""
+        from dask.task_spec import TaskRef
+
         lost = any(future.status != "finished" for future in self._futures.values())
         if lost or client is not self._client:
             self.forget()
@@ -116,6 +114,7 @@ def compute_with(
     TaskError
         A task is the cause of its workers' deaths.
     """
+    from dask.task_spec import TaskRef
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
 
@@ -157,6 +156,8 @@ def _deadly(error: KilledWorker, task: str) -> str:
 
 def _gather(client: Client, graph: Graph) -> list[Any]:
     """Compute the results of a graph; afterwards the scheduler may forget it."""
+    from dask.base import annotate
+
     with annotate(span={"name": (GROUP,), "ids": (GROUP,)}):
         futures = client.compute(graph.results())
     try:
@@ -210,6 +211,9 @@ def wait_for_workers(client: Client) -> None:
     ClusterError
         The scheduler was lost, or the time is over.
     """
+    from dask import config
+    from dask.utils import parse_timedelta
+
     limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout")) or math.inf
     began, warned = time.monotonic(), False
     knock: Future[int] | None = None

@@ -25,7 +25,6 @@ from dnmf.estimators.inputs import (
     unwrap,
     validate_images,
 )
-from dnmf.estimators.lazy import lazy_losses, lazy_product, lazy_weights
 from dnmf.estimators.parameters import NMFParameters, require
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Projection
@@ -97,6 +96,8 @@ class FittedNMF(NMFParameters):
         X = self._validate(X)
         projection = self._projection(X.dtype, mask)
         if not in_memory(X):
+            from dnmf.estimators.lazy import lazy_weights
+
             self._require_array_output()
             return lazy_weights(X, mask, projection)
         W = np.empty((X.shape[0], len(projection.basis.H)), projection.basis.H.dtype)
@@ -119,6 +120,8 @@ class FittedNMF(NMFParameters):
         """
         H, X = self._known_components(), unwrap(X)
         if is_lazy(X):
+            from dnmf.estimators.lazy import lazy_product
+
             W = chunks_of(X).array
             check_width(W, len(H))
             return lazy_product(W, H)
@@ -164,6 +167,8 @@ class FittedNMF(NMFParameters):
         X = self._validate(X)
         projection = self._projection(X.dtype, mask)
         if per == "image" and not in_memory(X):
+            from dnmf.estimators.lazy import lazy_losses
+
             return lazy_losses(X, mask, projection)
         blocks = blocks_of(X, mask=mask, rules=projection.rules)
         if per == "pixel":

@@ -10,22 +10,17 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-import zarr
-import zarr.errors
-from dask.base import is_dask_collection
-from dask.task_spec import DataNode
 from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.chunks import Chunk, Chunks, as_array, join_ranges
-from dnmf.engine.dask_graph import BlockSource, DaskBlocks, read_rows
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.tree_reduce import choose_block_rows, even_ranges
 from dnmf.errors import DataError
 from dnmf.estimators.images import flatten_images, require_flat
-from dnmf.estimators.rows import Rows, is_outside_memory
+from dnmf.estimators.rows import Rows, is_of_zarr, is_outside_memory
 from dnmf.estimators.weights import in_range, weight_unit
 from dnmf.numerics.block import (
     ALL_WEIGHTS_ZERO,
@@ -40,7 +35,9 @@ from dnmf.storage.store import crc32c
 
 if TYPE_CHECKING:
     import dask.array as da
+    import zarr
 
+    from dnmf.engine.dask_graph import BlockSource, DaskBlocks
     from dnmf.estimators.parameters import NMFParameters
 
 
@@ -110,6 +107,9 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     DataError
         There is no Zarr array, or it has another shape or dtype.
     """
+    import zarr
+    import zarr.errors
+
     try:
         mask = zarr.open_array(for_zarr(normalize_path(path)), mode="r")
     except (OSError, ValueError, KeyError, zarr.errors.NodeNotFoundError) as error:
@@ -183,6 +183,8 @@ def check_weights(X: Any, weights: Any) -> Any:
 
 
 def _read_weights(weights: Rows, ranges: Sequence[tuple[int, int]], number: int) -> Array:
+    from dnmf.engine.dask_graph import read_rows
+
     return in_range(read_rows(weights, ranges, number), ranges[number][0])
 
 
@@ -202,6 +204,8 @@ def _split_rows(name: str, aligned: Any, ranges: Sequence[tuple[int, int]]) -> B
     if aligned is None:
         return None
     if isinstance(aligned, Rows):
+        from dnmf.engine.dask_graph import read_rows
+
         read = _read_weights if name == "sample_weight" else read_rows
         return partial(read, aligned, ranges)
     if is_dask(aligned) and name == "sample_weight":
@@ -217,6 +221,7 @@ def _split_rows(name: str, aligned: Any, ranges: Sequence[tuple[int, int]]) -> B
 def split_chunks(name: str, aligned: Any, ranges: Sequence[tuple[int, int]]) -> Chunks:
     """Return a mask or weights as a Dask array with a chunk for each range of rows."""
     import dask.array as da
+    from dask.task_spec import DataNode
 
     rows = tuple(stop - start for start, stop in ranges)
     chunks = (rows, *((width,) for width in aligned.shape[1:]))
@@ -259,7 +264,11 @@ def in_memory(X: Any) -> bool:
 
 def is_dask(X: Any) -> bool:
     """Check whether X is a Dask collection, or an xarray object around one."""
-    return not isinstance(X, np.ndarray) and is_dask_collection(X)
+    if isinstance(X, np.ndarray) or not hasattr(X, "__dask_graph__"):
+        return False
+    from dask.base import is_dask_collection
+
+    return bool(is_dask_collection(X))
 
 
 def unwrap(X: Any) -> Any:
@@ -351,7 +360,7 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
     """
     X = unwrap(X)
     shape = None
-    if not (isinstance(X, (Corpus, zarr.Group)) or is_lazy(X)):
+    if not (isinstance(X, Corpus) or is_of_zarr("Group", X) or is_lazy(X)):
         X, shape = flatten_images(X)
         X = _wide_integers_as_float64(
             validate_data(
@@ -427,6 +436,8 @@ def _blocks_of_aligned(blocks: Blocks, array: Any) -> Blocks:
     """Return the weights or the mask of blocks as blocks of their own."""
     if isinstance(blocks, LocalBlocks):
         return LocalBlocks(array.reshape(len(array), -1))
+    from dnmf.engine.dask_graph import DaskBlocks
+
     return DaskBlocks(blocks.shape, np.dtype(bool), blocks.ranges, array)
 
 
@@ -480,6 +491,8 @@ def _check_dask(X: da.Array) -> da.Array:
 
 
 def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
+    from dnmf.engine.dask_graph import DaskBlocks
+
     indices = range(corpus.n_blocks)
     return DaskBlocks(
         corpus.shape,
@@ -491,6 +504,8 @@ def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
 
 
 def _blocks_of_rows(X: Rows) -> DaskBlocks:
+    from dnmf.engine.dask_graph import DaskBlocks, read_rows
+
     ranges = even_ranges(X.shape[0], _block_rows(X))
     load = partial(read_rows, X, ranges)
     return DaskBlocks((X.shape[0], X.shape[1]), X.dtype, ranges, load)
@@ -503,5 +518,7 @@ def _block_rows(X: Rows) -> int:
 
 
 def _blocks_of_dask(X: da.Array) -> DaskBlocks:
+    from dnmf.engine.dask_graph import DaskBlocks
+
     chunks = chunks_of(X)
     return DaskBlocks(X.shape, X.dtype, chunks.ranges, chunks)

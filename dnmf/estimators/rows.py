@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from dask.utils import SerializableLock
 from scipy.sparse import issparse
 
 from dnmf._typing import Array
@@ -18,7 +18,7 @@ from dnmf.errors import DataError
 if TYPE_CHECKING:
     import dask.array as da
 
-ONE_READ = SerializableLock("dnmf reads an array that may not be read by two threads")
+ONE_READ = threading.Lock()
 """Lock of all reads of a process but those of Zarr, which says that threads may read at once. Two
 arrays may be in one file, so they share it."""
 
@@ -48,7 +48,7 @@ class Rows:
         self.dtype = np.dtype(array.dtype)
         self.ndim = len(self.shape)
         self.chunk_rows = _chunk_rows(array)
-        self._lock: Any = nullcontext() if isinstance(array, zarr.Array) else ONE_READ
+        self._lock: Any = nullcontext() if is_of_zarr("Array", array) else ONE_READ
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -108,7 +108,7 @@ def is_outside_memory(X: Any) -> bool:
     An object in memory says so by an interface to its memory. An xarray object does not, so its
     first row is read twice, and in memory both are the same memory.
     """
-    if isinstance(X, (zarr.Array, Rows)):
+    if is_of_zarr("Array", X) or isinstance(X, Rows):
         return True
     if isinstance(X, np.ndarray) or issparse(X) or not hasattr(X, "__getitem__"):
         return False
@@ -118,6 +118,12 @@ def is_outside_memory(X: Any) -> bool:
         with ONE_READ:
             return X.ndim > 0 and not np.shares_memory(np.asarray(X[:1]), np.asarray(X[:1]))
     return not any(hasattr(X, name) for name in IN_MEMORY)
+
+
+def is_of_zarr(kind: str, X: Any) -> bool:
+    """Check whether X is a Zarr ``Array`` or ``Group``; where Zarr is not imported, nothing is."""
+    zarr = sys.modules.get("zarr")
+    return zarr is not None and isinstance(X, getattr(zarr, kind))
 
 
 def _open_hdf5(path: str, name: str) -> Rows:

@@ -7,10 +7,9 @@ needs one to three linear systems.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from dnmf.numerics.compiled import compiled
+from dnmf.numerics.compiled import compiled, part_of_compiled
 
 RIDGE = 1e-13
 """Fraction of the diagonal that is added to a Gram matrix, so that it has a Cholesky factor."""
@@ -20,7 +19,7 @@ OPTIMAL = 1e-12
 the image and of the component."""
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@part_of_compiled(nogil=True, fastmath=True, error_model="numpy")
 def solve_positive(L, b, k):  # type: ignore[no-untyped-def]
     """Solve the system of the leading k rows of a Gram matrix, in place in L and b."""
     for i in range(k):
@@ -42,7 +41,7 @@ def solve_positive(L, b, k):  # type: ignore[no-untyped-def]
         b[i] /= L[i, i]
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@part_of_compiled(nogil=True, fastmath=True, error_model="numpy")
 def step_to(s, free, k, w, positive):  # type: ignore[no-untyped-def]
     """Move the free weights towards s as far as all stay positive; return whether they arrive."""
     share = 1.0
@@ -57,7 +56,7 @@ def step_to(s, free, k, w, positive):  # type: ignore[no-untyped-def]
     return share == 1.0
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@part_of_compiled(nogil=True, fastmath=True, error_model="numpy")
 def steepest_of_zeros(a, G, free, k, w, positive, least):  # type: ignore[no-untyped-def]
     """Return the weight of 0 along which the objective falls most, by more than `least`, or -1."""
     steepest = -1
@@ -72,7 +71,7 @@ def steepest_of_zeros(a, G, free, k, w, positive, least):  # type: ignore[no-unt
     return steepest
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@part_of_compiled(nogil=True, fastmath=True, error_model="numpy")
 def finish_one(a, G, energy, w):  # type: ignore[no-untyped-def]
     """Minimise ``1/2 w G w^T - a w^T`` over w >= 0 from weights near the minimum, in place in w.
 

@@ -7,11 +7,10 @@ is d x p, and X ~ W H with all entries non-negative.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.numerics.compiled import compiled
+from dnmf.numerics.compiled import compiled, part_of_compiled
 
 FLOOR = 1e-7
 """Least value of a reconstruction, as a fraction of the mean of its image: divergences other than
@@ -26,7 +25,7 @@ def floors_of_means(means: Array) -> Array:
     return np.where(means > 0, FLOOR * means, 1.0)
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
+@part_of_compiled(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def kl_step(phi, slope, s, l2, w):  # type: ignore[no-untyped-def]
     """Solve ``s + l2 v = a / (c + v)`` for v >= 0.
 

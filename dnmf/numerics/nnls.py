@@ -7,7 +7,6 @@ instructions, and inner loops run over images that are adjacent in memory.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 # numba's np.dot loads SciPy's BLAS at its first call. It is imported here so that
@@ -15,7 +14,7 @@ import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401
 
 from dnmf.numerics.active_set import finish_one
-from dnmf.numerics.compiled import compiled
+from dnmf.numerics.compiled import compiled, part_of_compiled
 
 ROUNDING = 0.5
 """Fraction of ``||x||^2``, in units of the spacing of the numbers near 1, below which a loss is
@@ -41,7 +40,7 @@ product, which is faster the larger the panel; coordinate steps are taken within
 of the panel gets the steps of a group a chunk at a time."""
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@part_of_compiled(nogil=True, fastmath=True, inline="always")
 def sweep_group(g, G, w, active, relax, steps, gains):  # type: ignore[no-untyped-def]
     """Take one step in each component of a group, in all active lanes.
 
@@ -70,7 +69,7 @@ def sweep_group(g, G, w, active, relax, steps, gains):  # type: ignore[no-untype
                 other[i] -= coupling * step[i]
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@part_of_compiled(nogil=True, fastmath=True, inline="always")
 def apply_steps(g, G, steps):  # type: ignore[no-untyped-def]
     """Update gradients with the steps of a whole group: ``g -= G steps``.
 
@@ -89,7 +88,7 @@ def apply_steps(g, G, steps):  # type: ignore[no-untyped-def]
                 other[i] -= low + (c4 * s4[i] + c5 * s5[i] + c6 * s6[i] + c7 * s7[i])
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@part_of_compiled(nogil=True, fastmath=True, inline="always")
 def has_converged(gain, before, least):  # type: ignore[no-untyped-def]
     """Check whether all further sweeps together are expected to gain less than `least`.
 
@@ -101,7 +100,7 @@ def has_converged(gain, before, least):  # type: ignore[no-untyped-def]
     return left <= least * max(before - gain, 0.0) or gain <= CERTAIN * least
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@part_of_compiled(nogil=True, fastmath=True, inline="always")
 def sweep(a, G, energy, w, active, before, losses, tolerance, relax, from_zero):  # type: ignore[no-untyped-def]
     """Sweep over all components once, and deactivate the lanes that have converged.
 
@@ -140,7 +139,7 @@ def sweep(a, G, energy, w, active, before, losses, tolerance, relax, from_zero):
 
 
 # The next two use loops because indexing with an array of lanes takes seconds to compile.
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@part_of_compiled(nogil=True, fastmath=True, inline="always")
 def store(w, loss, active, lanes, W, losses, unfinished):  # type: ignore[no-untyped-def]
     """Store the weights of lanes, and how their solves ended, in the columns of their images."""
     for i in range(len(lanes)):
@@ -150,7 +149,7 @@ def store(w, loss, active, lanes, W, losses, unfinished):  # type: ignore[no-unt
             W[j, lanes[i]] = w[j, i]
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@part_of_compiled(nogil=True, fastmath=True, inline="always")
 def compact(w, a, e, before, lanes, active):  # type: ignore[no-untyped-def]
     """Move the active lanes to the front, in place."""
     i = 0
@@ -216,7 +215,7 @@ def solve_nnls(A, G, energy, W, losses, unfinished, tolerance, max_sweeps, relax
         store(w, loss, active, lanes, W, losses, unfinished)
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@part_of_compiled(nogil=True, fastmath=True, inline="always")
 def solve_one(a, G, energy, w, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Solve the problem of one image from zero; a weight that does not move costs one comparison.
 

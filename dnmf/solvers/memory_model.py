@@ -379,6 +379,9 @@ class AvailableMemory:
 
 def resident_bytes() -> float:
     """Return the resident memory of this process, once it has imported what tasks need."""
+    import numba  # noqa: F401
+    import zarr  # noqa: F401
+
     import dnmf.engine.dask_graph
     import dnmf.solvers.loop
     import dnmf.storage.checkpoint.weights

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dnmf._format import LIVE
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import map_on_threads
@@ -31,9 +32,6 @@ from dnmf.solvers.nndsvd import nndsvd_H
 from dnmf.solvers.sample import mean_of, sample_rows, take_sample
 
 log = logging.getLogger("dnmf")
-
-LIVE = {"live": True}
-"""Mark of a record of the log that the next one may replace on a terminal."""
 
 ROUND = 360
 """Number of H updates in a round: it matters more than the number of images behind each update."""

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fsspec.core import url_to_fs
-
 from dnmf._format import format_bytes
 from dnmf.errors import CorpusError, DnmfError, OutputExistsError, SpaceError
 from dnmf.storage.metadata import read_node_json
@@ -216,6 +214,8 @@ def remove_store(path: str, kind: str) -> None:
 def refuse_root(path: str) -> None:
     """Raise OutputExistsError for the root of a file system, and for a whole bucket."""
     if is_url(path):
+        from fsspec.core import url_to_fs
+
         try:
             place = str(url_to_fs(path)[1])
         except (OSError, ValueError, ImportError) as error:

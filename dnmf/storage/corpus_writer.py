@@ -16,11 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf._format import format_bytes
 from dnmf._typing import Array
@@ -29,6 +27,9 @@ from dnmf.storage.atomic import RECORD, clear_place, unfinished
 from dnmf.storage.metadata import CHUNK_BYTES
 from dnmf.storage.paths import for_zarr
 from dnmf.storage.store import ObjectStore, crc32c
+
+if TYPE_CHECKING:
+    import zarr
 
 OVERHEAD = 256
 """Largest number of bytes of a block beside its numbers: headers, checksums, manifest line."""
@@ -95,6 +96,9 @@ def create_corpus(path: str, layout: Layout) -> None:
             f"{format_bytes(block_bytes)}; at most 2 GiB are possible: use fewer images per block "
             "(--block-rows, block_rows)"
         )
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
     clear_place(path, FORMAT)
     group = zarr.create_group(
         for_zarr(path), zarr_format=3, attributes={RECORD: unfinished(FORMAT)}
@@ -129,6 +133,8 @@ def write_block(path: str, index: int, images: Array, ids: Sequence[str]) -> Man
     tuple of int
         Images, stored bytes, crc32c of pixels, crc32c of ids.
     """
+    import zarr
+
     group = zarr.open_group(for_zarr(path), mode="r+")
     pixels, names = _writable(group, "pixels"), _writable(group, "ids")
     encoded = _encode_ids(ids, names.shape[1])
@@ -170,6 +176,8 @@ def commit_corpus(
     facts : mapping, optional
         What the record also says, of `order` and `skipped`; see `dnmf.storage.corpus.Corpus`.
     """
+    import zarr
+
     lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
     if lines[:, 0].sum() != layout.n_images:
         raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
@@ -196,6 +204,9 @@ def write_manifest(path: str, lines: Array) -> int:
         Path of the store.
     lines : ndarray of shape (blocks, columns), int64
     """
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
     zarr.create_array(
         for_zarr(f"{path}/manifest"),
         data=lines,
@@ -206,6 +217,8 @@ def write_manifest(path: str, lines: Array) -> int:
 
 
 def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    import zarr
+
     node = group[name]
     assert isinstance(node, zarr.Array)
     # Zarr does not store this setting, and without it deletes chunks of zeros.

@@ -20,8 +20,6 @@ from uuid import uuid4
 
 import google_crc32c
 import numpy as np
-from fsspec.asyn import AsyncFileSystem
-from fsspec.core import url_to_fs
 
 from dnmf._typing import Array
 from dnmf.errors import OutputExistsError
@@ -214,6 +212,8 @@ class ObjectStore:
             for key in keys:
                 Path(root, key).unlink(missing_ok=True)
             return
+        from fsspec.asyn import AsyncFileSystem
+
         fs, top = self._locate("")
         paths = [f"{top}/{key}" for key in keys]
         with suppress(FileNotFoundError):
@@ -226,6 +226,8 @@ class ObjectStore:
 
     def _locate(self, key: str) -> tuple[Any, str]:
         """Return the fsspec file system behind the URL, and the path of an object in it."""
+        from fsspec.core import url_to_fs
+
         fs, root = url_to_fs(self.path, **(self.storage_options or {}))
         return fs, f"{root.rstrip('/')}/{key}".rstrip("/")
 

@@ -22,7 +22,6 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numcodecs.blosc import Blosc
 
 from dnmf._format import format_bytes
 from dnmf._typing import Array
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 
 BLOSC_HEADER = 16
 """Bytes of the header of a Blosc buffer, and the most that Blosc adds to incompressible data."""
-
-_blosc = Blosc()
 
 
 @dataclass(frozen=True)
@@ -189,9 +186,11 @@ class VerifiedArray:
                 f"cannot be decoded: of {len(body)} bytes it says that they are {length} and hold "
                 f"{nbytes}, where {self._chunk_bytes} belong"
             )
+        from numcodecs.blosc import Blosc
+
         out = np.empty(self.chunks, self.dtype)
         try:
-            _blosc.decode(body, out=out)
+            Blosc().decode(body, out=out)
         except (RuntimeError, ValueError) as error:
             raise InvalidObjectError(f"cannot be decoded ({error})") from error
         return out

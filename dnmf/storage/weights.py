@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dnmf._format import format_bytes, format_html
 from dnmf._typing import Array
@@ -119,6 +117,9 @@ class Weights(VerifiedMatrix):
 
 def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: Any) -> None:
     """Create the empty array of weights; without `commit_weights` they are unfinished."""
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
     clear_place(path, FORMAT)
     zarr.create_array(
         for_zarr(path),
@@ -133,12 +134,16 @@ def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: An
 
 def write_weights_block(path: str, index: int, rows: Array) -> Line:
     """Write one block and return its line of the manifest; safe to repeat."""
+    import zarr
+
     array = zarr.open_array(for_zarr(path), mode="r+", config={"write_empty_chunks": True})
     return (len(rows), *write_rows(path, array, index, rows))
 
 
 def commit_weights(path: str, corpus_fingerprint: int, lines: Sequence[Line]) -> None:
     """Write the manifest, and then the record, which makes the weights finished."""
+    import zarr
+
     checksum = write_manifest(path, np.asarray(lines, dtype=np.int64))
     record: dict[str, Any] = {
         "format": FORMAT,

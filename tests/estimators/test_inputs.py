@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import dask
 import dask.array as da
@@ -35,6 +37,27 @@ def mask(images):
 @pytest.fixture(scope="module")
 def expected(images):
     return fit_of(images, 3)
+
+
+HEAVY = ["dask", "distributed", "zarr", "fsspec", "numcodecs", "matplotlib", "dask_ml", "numba"]
+
+
+def test_only_what_is_used_is_imported():
+    """An array in memory needs no library for others, and numba waits for the first fit."""
+    script = (
+        "import sys, numpy, scipy.sparse, dnmf\n"
+        f"def show(): print([name for name in {HEAVY} if name in sys.modules])\n"
+        "model = dnmf.NMF(2, max_iter=1)\n"
+        "show()\n"
+        "X = numpy.random.default_rng(0).random((300, 12))\n"
+        "for images in (X, X.tolist(), scipy.sparse.csr_array(X)):\n"
+        "    W = model.fit_transform(images, sample_weight=numpy.ones(300), mask=X > 2)\n"
+        "    model.inverse_transform(W), model.score(X), model.reconstruct_error(X)\n"
+        "show()"
+    )
+    line = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['numba']"]
 
 
 KINDS = {

@@ -34,7 +34,7 @@ def load(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
 
     def load():
-        monkeypatch.setattr(module, "_warned", False)
+        monkeypatch.setattr(module, "_said", set())
         spec = importlib.util.spec_from_file_location("kernels", tmp_path / "kernels.py")
         kernels = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(kernels)
@@ -58,6 +58,16 @@ def test_what_is_compiled_is_loaded_by_the_next_process(load, tmp_path):
     assert len(stamps) == 2 + 4
     run(load())
     assert {file: file.stat().st_mtime_ns for file in files(tmp_path, "nb?")} == stamps
+
+
+def test_what_takes_seconds_is_said_once(load, caplog):
+    with caplog.at_level("INFO", "dnmf"):
+        run(load())
+        assert [record.message for record in caplog.records] == [
+            "compiling for the first time on this machine, which takes seconds"
+        ]
+        run(load())
+    assert len(caplog.records) == 1, "the second process has loaded what the first compiled"
 
 
 DAMAGE = {

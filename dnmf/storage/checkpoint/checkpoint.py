@@ -19,10 +19,9 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from dnmf._typing import Array
 from dnmf._version import __version__
@@ -60,6 +59,9 @@ from dnmf.storage.lock import locked
 from dnmf.storage.paths import absolute, for_zarr, is_url, normalize_path
 from dnmf.storage.store import METADATA, ObjectStore
 from dnmf.storage.verified_array import VerifiedArray
+
+if TYPE_CHECKING:
+    import zarr
 
 NO_RECORD = "has no record: the fit was killed as it was about to commit it, or zarr.json was lost"
 """What `verify_checkpoint` reports of a pass that has everything but its record."""
@@ -216,6 +218,8 @@ class Checkpoint:
         """Weights that belong to H, as an unverified Zarr array (n, d); None if there are none."""
         if self.weights_name is None:
             return None
+        import zarr
+
         self._open_weights()  # raises before Zarr sees metadata that dnmf does not write
         return zarr.open_array(for_zarr(self.path), path=self.weights_name, mode="r", zarr_format=3)
 

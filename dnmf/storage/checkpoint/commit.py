@@ -22,10 +22,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import MemoryStore
-
 from dnmf._typing import Array
 from dnmf.errors import CheckpointError, SpaceError
 from dnmf.storage.atomic import RECORD, is_absent, translate_disk_full
@@ -171,6 +167,9 @@ def write_array(store: ObjectStore, key: str, array: Array) -> None:
 
 def group_json(record: dict[str, Any]) -> bytes:
     """Return the ``zarr.json`` of a Zarr group whose attributes hold a record."""
+    import zarr
+    from zarr.storage import MemoryStore
+
     objects: dict[str, Any] = {}
     zarr.create_group(MemoryStore(objects), attributes={RECORD: record}, zarr_format=3)
     return bytes(objects[METADATA].to_bytes())
@@ -178,6 +177,10 @@ def group_json(record: dict[str, Any]) -> bytes:
 
 def _encode_array(array: Array) -> dict[str, bytes]:
     """Return the objects of a Zarr array, by their keys."""
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+    from zarr.storage import MemoryStore
+
     objects: dict[str, Any] = {}
     columns = max(1, CHUNK_BYTES // (array.itemsize * len(array)))
     zarr.create_array(

@@ -12,10 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import zarr
-from zarr.buffer import cpu
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import MemoryStore
 
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CheckpointError
@@ -33,6 +29,10 @@ def create_weights_array(
     The name is unique: a task of a fit that was killed may still be running somewhere, and must not
     write into weights that another fit uses.
     """
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+    from zarr.storage import MemoryStore
+
     name = f"weights-{n_iter:06d}-{uuid4().hex[:8]}"
     objects: dict[str, Any] = {}
     zarr.create_array(
@@ -75,6 +75,10 @@ class WeightsWriter:
         return crc32c(rows)
 
     def _write(self, rows: Array, start: int) -> None:
+        import zarr
+        from zarr.buffer import cpu
+        from zarr.storage import MemoryStore
+
         # Zarr encodes the chunks in memory: its own local store would not fsync them.
         store = ObjectStore(self.path)
         try:
