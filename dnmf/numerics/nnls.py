@@ -101,10 +101,11 @@ def has_converged(gain, before, least):  # type: ignore[no-untyped-def]
 
 
 @part_of_compiled(nogil=True, fastmath=True, inline="always")
-def sweep(a, G, energy, w, active, before, losses, tolerance, relax, from_zero):  # type: ignore[no-untyped-def]
+def sweep(a, G, energy, w, active, before, losses, tolerance, relax, from_zero, space):  # type: ignore[no-untyped-def]
     """Sweep over all components once, and deactivate the lanes that have converged.
 
     The gains of the previous sweep, ``before``, and the losses are replaced by those of this one.
+    The gradients of a panel are computed in ``space``.
     """
     d, lanes = w.shape
     rounding = ROUNDING * np.finfo(a.dtype).eps
@@ -112,11 +113,13 @@ def sweep(a, G, energy, w, active, before, losses, tolerance, relax, from_zero):
     gains, overlaps = np.zeros(lanes, a.dtype), np.zeros(lanes, a.dtype)
     for low in range(0, d, PANEL):
         high = min(low + PANEL, d)
-        g = np.zeros((high - low, lanes), a.dtype)
+        g = space[: (high - low) * lanes].reshape(high - low, lanes)
         if not from_zero:
             np.dot(G[low:high], w, g)
         elif low > 0:
             np.dot(G[low:high, :low].copy(), w[:low], g)
+        else:
+            g[:] = 0
         for j in range(low, high):
             weight, linear, descent = w[j], a[j], g[j - low]
             for i in range(lanes):
@@ -193,6 +196,8 @@ def solve_nnls(A, G, energy, W, losses, unfinished, tolerance, max_sweeps, relax
         Relaxation factor: length of a step relative to the step to the minimum in one weight. Below
         2 each step lowers the loss (Cryer, SIAM Journal on Control 9(3), 1971).
     """
+    # Allocated once: on a Dask worker, freed memory goes back to the system at once.
+    space = np.empty(min(len(A), PANEL) * min(A.shape[1], LANES), A.dtype)
     for first in range(0, A.shape[1], LANES):
         lanes = np.arange(first, min(first + LANES, A.shape[1]))
         w, a = W[:, first : first + LANES].copy(), A[:, first : first + LANES].copy()
@@ -200,7 +205,7 @@ def solve_nnls(A, G, energy, W, losses, unfinished, tolerance, max_sweeps, relax
         before, loss = np.zeros(len(lanes)), np.zeros(len(lanes))
         from_zero = not w.any()
         for s in range(max_sweeps):
-            sweep(a, G, e, w, active, before, loss, tolerance, relax, from_zero and s == 0)
+            sweep(a, G, e, w, active, before, loss, tolerance, relax, from_zero and s == 0, space)
             left = 0
             for i in range(len(lanes)):
                 left += active[i] != 0

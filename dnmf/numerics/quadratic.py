@@ -83,7 +83,8 @@ class Quadratic(Objective):
         ndarray of shape (d, b)
             Transposed weights.
         """
-        W: Array = np.zeros_like(A) if ridge_inverse is None else np.maximum(ridge_inverse @ A, 0)
+        W: Array = np.zeros_like(A) if ridge_inverse is None else ridge_inverse @ A
+        np.maximum(W, 0, out=W)
         losses, unfinished = self._descend(A, G, norms, W)
         hard = unfinished | (losses < 0.5 * RESOLVED * norms)
         if self.exact_W and hard.any():
