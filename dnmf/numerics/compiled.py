@@ -153,7 +153,7 @@ def _warn_once(error: Exception) -> None:
             "are compiled again, which takes seconds in each process until the cache works; set "
             "NUMBA_CACHE_DIR to a folder that this user can write to, on a disk with space",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
 
 
