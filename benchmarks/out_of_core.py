@@ -43,6 +43,7 @@ from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Basis
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.storage.atomic import new_store
+from dnmf.storage.codecs import CODECS, try_codecs
 from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -123,8 +124,10 @@ def draw_block(path: str, layout: Layout, draw: Draw, seed: int, index: int) -> 
 def build(arguments: argparse.Namespace, side: int, draw: Draw) -> None:
     """Write a corpus, its blocks in parallel."""
     path, n, workers = arguments.corpus, arguments.images, arguments.workers
-    layout = Layout(n, (side, side), "uint8", 8, choose_block_rows(n, side * side))
+    rows = choose_block_rows(n, side * side)
     began = time.perf_counter()
+    codec = arguments.codec or try_codecs(draw(min(n, 2**22 // side**2), np.random.default_rng(0)))
+    layout = Layout(n, (side, side), "uint8", 8, rows, codec)
     with new_store(path, FORMAT) as building, ProcessPoolExecutor(workers, SPAWN) as pool:
         create_corpus(building, layout)
         write = partial(draw_block, building, layout, draw, arguments.seed)
@@ -343,6 +346,7 @@ def main() -> None:
         builder.add_argument("corpus")
         for flag, default in (("--images", n_images), ("--workers", 1), ("--seed", 0)):
             builder.add_argument(flag, type=int, default=default)
+        builder.add_argument("--codec", choices=CODECS)
     fitting = commands.add_parser("fit")
     fitting.add_argument("corpus")
     fitting.add_argument("--memory", default="1GB")

@@ -65,6 +65,7 @@ def _describe_corpus(path: str) -> dict[str, Any]:
         "dtype": str(corpus.dtype),
         "bytes": corpus.nbytes,
         "stored_bytes": corpus.stored_bytes,
+        "codec": corpus.codec,
         "blocks": corpus.n_blocks,
         "block_rows": corpus.block_rows,
         "fingerprint": f"{corpus.fingerprint:08x}",

@@ -11,6 +11,7 @@ import dnmf
 from dnmf.cli.options import AT_LEAST_1, PATH, Size, cluster_options, force_option, json_option
 from dnmf.cli.paths import check_sources
 from dnmf.cli.progress import BlockProgress, print_line
+from dnmf.storage.codecs import CODECS
 
 
 @click.command()
@@ -19,6 +20,11 @@ from dnmf.cli.progress import BlockProgress, print_line
 @click.option("--size", type=Size(), help="Resize every image, averaging over areas.")
 @click.option("--color", type=click.Choice(["gray", "rgb"]), help="Convert every image.")
 @click.option("--block-rows", type=AT_LEAST_1, help="Images per block [about 16 MiB].")
+@click.option(
+    "--codec",
+    type=click.Choice(list(CODECS)),
+    help="Compress pixels so [by a trial: what is soonest read and decoded].",
+)
 @click.option(
     "--skip-bad",
     is_flag=True,
@@ -33,6 +39,7 @@ def ingest(
     size: tuple[int, int] | None,
     color: str | None,
     block_rows: int | None,
+    codec: str | None,
     skip_bad: bool,
     force: bool,
     as_json: bool,
@@ -63,6 +70,7 @@ def ingest(
             size=size,
             color=color,
             block_rows=block_rows,
+            codec=codec,
             skip_bad=skip_bad,
             force=force,
             on_block=progress,

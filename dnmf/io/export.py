@@ -22,6 +22,7 @@ from dnmf.estimators.nmf import NMF
 from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Projection
 from dnmf.storage.atomic import new_store, require_space, translate_disk_full
+from dnmf.storage.codecs import default_codec
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import (
     FORMAT,
@@ -117,7 +118,9 @@ def write_reconstruction(
         blocks, projection = _prepare(model, corpus, mask)
         dtype = str(projection.basis.H.dtype)
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
-        layout = Layout(len(corpus), corpus.image_shape, dtype, id_bytes, corpus.block_rows)
+        shape, rows = corpus.image_shape, corpus.block_rows
+        codec = default_codec(projection.basis.H.itemsize)
+        layout = Layout(len(corpus), shape, dtype, id_bytes, rows, codec)
         require_space(location, layout.max_bytes, "the reconstruction")
         create_corpus(building, layout)
         task = partial(_reconstruct_block, projection=projection, corpus=corpus, path=building)

@@ -68,6 +68,8 @@ class Corpus(VerifiedMatrix):
         Type of the stored pixels.
     block_rows : int
         Number of images per block; the last block may be shorter.
+    codec : str
+        How the pixels are compressed, as in `dnmf.ingest`.
     order : str or None
         ``"natural"`` where files of a folder are in the order f2, f10; None in corpora of dnmf 0.1,
         which have f10 before f2, and in those that are not of image files.

@@ -24,6 +24,7 @@ from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import CorpusError, ParameterError
 from dnmf.storage.atomic import RECORD, clear_place, unfinished
+from dnmf.storage.codecs import compressors
 from dnmf.storage.metadata import CHUNK_BYTES
 from dnmf.storage.paths import for_zarr
 from dnmf.storage.store import ObjectStore, crc32c
@@ -56,6 +57,8 @@ class Layout:
         Length of the longest id in UTF-8.
     block_rows : int
         Number of images per block.
+    codec : str
+        Name of the codec of the pixels, of `dnmf.storage.codecs.CODECS`.
     """
 
     n_images: int
@@ -63,6 +66,7 @@ class Layout:
     dtype: str
     id_bytes: int
     block_rows: int
+    codec: str
 
     @property
     def n_pixels(self) -> int:
@@ -97,23 +101,21 @@ def create_corpus(path: str, layout: Layout) -> None:
             "(--block-rows, block_rows)"
         )
     import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
 
     clear_place(path, FORMAT)
     group = zarr.create_group(
         for_zarr(path), zarr_format=3, attributes={RECORD: unfinished(FORMAT)}
     )
-    compressor = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-    for name, width, dtype in (
-        ("pixels", layout.n_pixels, layout.dtype),
-        ("ids", layout.id_bytes, "uint8"),
+    for name, width, dtype, codec in (
+        ("pixels", layout.n_pixels, layout.dtype, layout.codec),
+        ("ids", layout.id_bytes, "uint8", "lz4-bitshuffle"),
     ):
         group.create_array(
             name,
             shape=(layout.n_images, width),
             chunks=(layout.block_rows, width),
             dtype=dtype,
-            compressors=[compressor, Crc32cCodec()],
+            compressors=compressors(codec),
         )
 
 

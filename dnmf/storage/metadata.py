@@ -16,6 +16,7 @@ from typing import Any
 
 from dnmf._format import format_bytes
 from dnmf.errors import DnmfError
+from dnmf.storage.codecs import codec_name
 from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore
 
 METADATA_BYTES = 2**22
@@ -84,7 +85,8 @@ def read_metadata(store: ObjectStore, name: str = "") -> dict[str, Any]:
     -------
     dict
         The metadata. For an array also ``shape``, ``dtype``, ``chunks``, ``separator`` (of the keys
-        of chunks) and ``codecs`` (their names).
+        of chunks), ``codecs`` (their names) and ``codec`` (that of the numbers, as in
+        `dnmf.storage.codecs`).
 
     Raises
     ------
@@ -129,12 +131,14 @@ def _check_array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     if separator not in ("/", "."):
         raise InvalidObjectError(f"{key} has chunk keys that dnmf never writes: {brief(encoding)}")
     codecs = _check_codecs(metadata.get("codecs"), DTYPES[dtype], key)
+    blosc: Any = next((each for each in metadata["codecs"] if each["name"] == "blosc"), {})
     return {
         "shape": tuple(shape),
         "dtype": dtype,
         "chunks": tuple(chunks),
         "separator": separator,
         "codecs": codecs,
+        "codec": codec_name(blosc.get("configuration")),
     }
 
 

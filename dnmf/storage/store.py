@@ -23,6 +23,7 @@ import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import OutputExistsError
+from dnmf.storage.memory import take_bytes
 from dnmf.storage.paths import is_url, normalize_path
 
 StorageOptions = dict[str, Any] | None
@@ -71,7 +72,11 @@ class ObjectStore:
     storage_options: StorageOptions = None
 
     def get(self, key: str, max_bytes: int) -> bytes:
-        """Read an object.
+        """Read an object; raise as `get_array` does."""
+        return self.get_array(key, max_bytes).tobytes()
+
+    def get_array(self, key: str, max_bytes: int) -> Array:
+        """Read an object into an array of bytes, which may be read-only.
 
         Raises
         ------
@@ -85,7 +90,7 @@ class ObjectStore:
         try:
             if root is None:
                 fs, path = self._locate(key)
-                content: bytes = fs.cat_file(path, start=0, end=max_bytes + 1)
+                content = np.frombuffer(fs.cat_file(path, start=0, end=max_bytes + 1), np.uint8)
             else:
                 content = _read_file(root, key, max_bytes)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -270,7 +275,7 @@ def require_parent(path: str) -> None:
         )
 
 
-def _read_file(root: str, key: str, max_bytes: int) -> bytes:
+def _read_file(root: str, key: str, max_bytes: int) -> Array:
     top = os.path.realpath(root)
     file = os.path.realpath(os.path.join(top, key))
     if os.path.commonpath([top, file]) != top:
@@ -279,7 +284,7 @@ def _read_file(root: str, key: str, max_bytes: int) -> bytes:
     def open_nonblocking(path: str, flags: int) -> int:  # opening a pipe would wait for a writer
         return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(file, "rb", opener=open_nonblocking) as opened:
+    with open(file, "rb", buffering=0, opener=open_nonblocking) as opened:
         status = os.fstat(opened.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise InvalidObjectError("is no regular file")
@@ -287,7 +292,10 @@ def _read_file(root: str, key: str, max_bytes: int) -> bytes:
             raise InvalidObjectError(
                 f"is too long: {status.st_size:,} bytes, at most {max_bytes:,}"
             )
-        return opened.read(status.st_size)  # `max_bytes` would allocate that much first
+        content, count = take_bytes(status.st_size), 0
+        while more := opened.readinto(content[count:].data):
+            count += more
+        return content[:count]
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:

@@ -26,6 +26,8 @@ import numpy as np
 from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CorpusError
+from dnmf.storage.codecs import import_blosc
+from dnmf.storage.memory import take_bytes
 from dnmf.storage.metadata import read_metadata
 from dnmf.storage.paths import absolute
 from dnmf.storage.store import (
@@ -60,6 +62,8 @@ class VerifiedArray:
     dtype : numpy.dtype
     codecs : sequence of str
         Names of the codecs.
+    codec : str
+        Name of the compression, as in `dnmf.storage.codecs`.
     separator : str
         Separator in the keys of chunks.
     """
@@ -71,6 +75,7 @@ class VerifiedArray:
     chunks: tuple[int, ...]
     dtype: np.dtype[Any]
     codecs: Sequence[str]
+    codec: str
     separator: str = "/"
 
     @property
@@ -151,8 +156,8 @@ class VerifiedArray:
             part[...] = chunk[tuple(map(slice, part.shape))]
         return whole
 
-    def _get(self, key: str, stored_bytes: int | None = None) -> bytes:
-        content = self.store.get(key, self.max_stored_bytes)
+    def _get(self, key: str, stored_bytes: int | None = None) -> Array:
+        content = self.store.get_array(key, self.max_stored_bytes)
         if stored_bytes is not None and len(content) != stored_bytes:
             raise InvalidObjectError(
                 f"is truncated or altered: {len(content)} stored bytes where {stored_bytes} were "
@@ -160,11 +165,10 @@ class VerifiedArray:
             )
         return content
 
-    def _decode(self, content: bytes) -> Array:
+    def _decode(self, body: Array) -> Array:
         """Decode the bytes of a chunk."""
-        body = np.frombuffer(content, np.uint8)
         if "crc32c" in self.codecs:
-            body, tail = body[:-4], content[-4:]
+            body, tail = body[:-4], body[-4:]
             if len(tail) < 4 or crc32c(body) != int.from_bytes(tail, "little"):
                 raise InvalidObjectError("cannot be decoded: its checksum is another")
         if "blosc" in self.codecs:
@@ -173,7 +177,7 @@ class VerifiedArray:
             raise InvalidObjectError(
                 f"has {len(body)} bytes where {self._chunk_bytes} were written"
             )
-        return body.view(self.dtype).reshape(self.chunks).copy()
+        return np.require(body.view(self.dtype).reshape(self.chunks), requirements="W")
 
     def _decompress(self, body: Array) -> Array:
         # Blosc trusts its header: a false one makes it allocate up to 2 GiB, or read past the end
@@ -186,11 +190,9 @@ class VerifiedArray:
                 f"cannot be decoded: of {len(body)} bytes it says that they are {length} and hold "
                 f"{nbytes}, where {self._chunk_bytes} belong"
             )
-        from numcodecs.blosc import Blosc
-
-        out = np.empty(self.chunks, self.dtype)
+        out = take_bytes(self._chunk_bytes).view(self.dtype).reshape(self.chunks)
         try:
-            Blosc().decode(body, out=out)
+            import_blosc().Blosc().decode(body, out=out)
         except (RuntimeError, ValueError) as error:
             raise InvalidObjectError(f"cannot be decoded ({error})") from error
         return out
@@ -229,8 +231,10 @@ def open_array(
             f"{f'{name}/{METADATA}'.lstrip('/')} is of another array than belongs there"
         )
     dtype = np.dtype(found["dtype"])
-    shape, chunks = found["shape"], found["chunks"]
-    return VerifiedArray(store, name, advice, shape, chunks, dtype, found["codecs"], separator)
+    shape, chunks, codecs = found["shape"], found["chunks"], found["codecs"]
+    return VerifiedArray(
+        store, name, advice, shape, chunks, dtype, codecs, found["codec"], separator
+    )
 
 
 def open_matrix(store: ObjectStore, name: str, advice: str) -> VerifiedArray:
@@ -271,6 +275,7 @@ class VerifiedMatrix(ABC):
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
         self.dtype = array.dtype
         self.block_rows = array.chunks[0]
+        self.codec = array.codec
         self.fingerprint = fingerprint
         self._array = array
         self._manifest = _read_manifest(array, n_columns, fingerprint)

@@ -20,6 +20,7 @@ from dnmf._format import format_bytes, format_html
 from dnmf._typing import Array
 from dnmf.errors import CorpusError
 from dnmf.storage.atomic import RECORD, clear_place, read_record, unfinished
+from dnmf.storage.codecs import WEIGHTS_CODEC, compressors
 from dnmf.storage.corpus_writer import write_manifest, write_rows
 from dnmf.storage.metadata import check_format, is_checksum
 from dnmf.storage.paths import for_zarr, normalize_path
@@ -58,6 +59,8 @@ class Weights(VerifiedMatrix):
     dtype : numpy.dtype
     block_rows : int
         Number of images per block; the last block may be shorter.
+    codec : str
+        How the weights are compressed, as in `dnmf.ingest`.
     fingerprint : int
         crc32c of the manifest, which changes with any weight.
     corpus_fingerprint : int
@@ -118,7 +121,6 @@ class Weights(VerifiedMatrix):
 def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: Any) -> None:
     """Create the empty array of weights; without `commit_weights` they are unfinished."""
     import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
 
     clear_place(path, FORMAT)
     zarr.create_array(
@@ -127,7 +129,7 @@ def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: An
         chunks=(block_rows, shape[1]),
         dtype=dtype,
         fill_value=np.nan,  # a reader without the manifest must not take a lost block for zeros
-        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        compressors=compressors(WEIGHTS_CODEC),
         attributes={RECORD: unfinished(FORMAT)},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,17 @@ def test_ingest_and_info(tmp_path):
     assert facts["bytes"] == 120
     plain = run("info", path).stdout
     assert "image shape   4 x 6" in plain
+
+
+def test_the_codec_is_said_and_shown(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(60, dtype=np.uint16).reshape(5, 3, 4))
+    for codec, given in (("lz4-bitshuffle", []), ("zstd", ["--codec", "zstd"])):
+        path = tmp_path / codec
+        facts = json.loads(run("ingest", tmp_path / "x.npy", path, *given, "--json").stdout)
+        assert facts["codec"] == json.loads(run("info", path, "--json").stdout)["codec"] == codec
+        assert re.search(rf"^codec +{codec}$", run("info", path).stdout, re.MULTILINE)
+    wrong = run("ingest", tmp_path / "x.npy", tmp_path / "c", "--codec", "gzip", status=2).stderr
+    assert "'--codec': 'gzip' is not one of 'lz4', 'lz4-shuffle', 'lz4-bitshuffle'" in wrong
 
 
 def test_fit_logs_a_line_per_pass_and_ends_with_the_error(corpus, tmp_path):

@@ -14,8 +14,9 @@ from PIL import Image
 from scipy.sparse import coo_array, csr_array
 
 import dnmf
-from dnmf.errors import DataError, IngestError, OutputExistsError, ParameterError
+from dnmf.errors import BadImagesError, DataError, IngestError, OutputExistsError, ParameterError
 from dnmf.io.export import write_pngs, write_reconstruction, write_weights
+from dnmf.storage.codecs import CODECS
 from dnmf.storage.corpus_writer import Layout, create_corpus
 
 RNG = np.random.default_rng(0)
@@ -330,8 +331,61 @@ class TestExistingOutput:
             dnmf.ingest(folder, tmp_path / "file/c.zarr")
 
 
+class TestCodecs:
+    """Pixels are compressed as a trial chooses, or as the caller says."""
+
+    @pytest.mark.parametrize("on_cluster", [False, True], ids=["threads", "cluster"])
+    def test_a_trial_chooses_by_pixels_from_all_over(self, tmp_path, request, on_cluster):
+        if on_cluster:
+            request.getfixturevalue("client")
+        images = RNG.integers(0, 256, (80, 128, 256), dtype=np.uint8)
+        # Noise takes as long with any codec, and the least room with none.
+        assert dnmf.ingest(images, tmp_path / "noise").codec == "none"
+        images[30:] = 0  # the first images alone would say the same as before
+        assert dnmf.ingest(images, tmp_path / "c").codec != "none"
+
+    def test_all_blocks_have_the_codec_that_was_chosen_first(self, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr(
+            "dnmf.io.ingest.try_codecs", lambda pixels: seen.append(pixels.nbytes) or "zstd"
+        )
+        images = np.zeros((70, 1000, 300), np.uint16)
+        corpus = dnmf.ingest(images, tmp_path / "c")
+        assert (corpus.codec, corpus.n_blocks, seen) == ("zstd", 18, [2**21])
+        assert (corpus.images(slice(None)) == images).all()
+
+    @pytest.mark.parametrize(
+        ("dtype", "codec"), [("u1", "lz4"), ("u2", "lz4-bitshuffle"), ("f4", "lz4-bitshuffle")]
+    )
+    def test_small_corpora_need_no_trial(self, tmp_path, dtype, codec):
+        assert dnmf.ingest(IMAGES.astype(dtype), tmp_path / "c").codec == codec
+
+    @pytest.mark.parametrize("codec", CODECS)
+    def test_the_caller_may_choose(self, tmp_path, codec):
+        corpus = dnmf.ingest(IMAGES, tmp_path / "c", codec=codec, block_rows=5)
+        assert corpus.codec == codec
+        assert (corpus.images(slice(None)) == IMAGES).all()
+        assert dnmf.verify(tmp_path / "c").findings == []
+
+    def test_an_unknown_codec_is_refused_before_anything_is_read(self, tmp_path):
+        with pytest.raises(ParameterError, match=r"codec is 'gzip'; it must be one of lz4, .*none"):
+            dnmf.ingest(tmp_path / "nothing", tmp_path / "c", codec="gzip")
+        assert left_over(tmp_path) == []
+
+    def test_images_that_the_trial_cannot_read_are_named_as_always(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        for i in range(6):
+            Image.fromarray(np.full((600, 500), i, np.uint8)).save(tmp_path / f"in/{i}.png")
+        for i in (0, 3):
+            os.truncate(tmp_path / f"in/{i}.png", 60)
+        with pytest.raises(BadImagesError) as caught:
+            dnmf.ingest(tmp_path / "in", tmp_path / "c", size=(600, 500))
+        assert len(caught.value.errors) == 2
+        assert left_over(tmp_path) == ["in"]
+
+
 def test_blocks_of_more_than_2_gib(folder, tmp_path):
-    layout = Layout(10**6, (1000, 1000), "uint8", 9, 3000)
+    layout = Layout(10**6, (1000, 1000), "uint8", 9, 3000, "lz4")
     with pytest.raises(ParameterError, match=r"3000 images of uint8 take 3\.0 GB.*--block-rows"):
         create_corpus(str(tmp_path / "c"), layout)
     assert not (tmp_path / "c").exists()

@@ -20,10 +20,10 @@ from dnmf.storage.corpus_writer import Layout, commit_corpus, create_corpus, wri
 N, ROWS = 10, 4
 
 
-def make(path, X=None, image_shape=(2, 3), ids=None):
+def make(path, X=None, image_shape=(2, 3), ids=None, codec="lz4"):
     X = np.arange(60, dtype=np.uint8).reshape(N, 6) if X is None else X
     ids = ids or [f"é/{i}.png" for i in range(N)]
-    layout = Layout(N, image_shape, str(X.dtype), max(len(i.encode()) for i in ids), ROWS)
+    layout = Layout(N, image_shape, str(X.dtype), max(len(i.encode()) for i in ids), ROWS, codec)
     create_corpus(path, layout)
     lines = [
         write_block(path, b, X[b * ROWS : b * ROWS + ROWS], ids[b * ROWS : b * ROWS + ROWS])
@@ -164,12 +164,12 @@ class TestWhatIsNoCorpus:
             dnmf.open_corpus(tmp_path / "a")
 
     def test_an_unfinished_one(self, tmp_path):
-        create_corpus(str(tmp_path / "c"), Layout(N, (2, 3), "uint8", 9, ROWS))
+        create_corpus(str(tmp_path / "c"), Layout(N, (2, 3), "uint8", 9, ROWS, "lz4"))
         with pytest.raises(CorpusError, match="not a finished corpus"):
             dnmf.open_corpus(tmp_path / "c")
 
     def test_one_that_lacks_blocks_is_not_committed(self, tmp_path):
-        layout = Layout(N, (2, 3), "uint8", 9, ROWS)
+        layout = Layout(N, (2, 3), "uint8", 9, ROWS, "lz4")
         create_corpus(str(tmp_path / "c"), layout)
         with pytest.raises(CorpusError, match="8 of 10 images"):
             commit_corpus(str(tmp_path / "c"), layout, [(4, 1, 1, 1), (4, 1, 1, 1), (0, 0, 0, 0)])

@@ -58,6 +58,7 @@ def test_the_corpus(corpus, images):
     assert corpus.image_shape == (6, 6)
     assert corpus.dtype == np.uint8
     assert (corpus.block_rows, corpus.n_blocks) == (25, 3)
+    assert corpus.codec == "lz4-bitshuffle"
     assert corpus.fingerprint == 431062564
     assert corpus.ids == [f"images:{i}" for i in range(60)]
     assert (corpus.images(slice(None)) == images).all()

@@ -16,6 +16,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CheckpointError
 from dnmf.storage.checkpoint.commit import FLAT, translate_write_errors
+from dnmf.storage.codecs import WEIGHTS_CODEC, compressors
 from dnmf.storage.metadata import METADATA_BYTES
 from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
 from dnmf.storage.verified_array import VerifiedArray, open_array
@@ -30,7 +31,6 @@ def create_weights_array(
     write into weights that another fit uses.
     """
     import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
     from zarr.storage import MemoryStore
 
     name = f"weights-{n_iter:06d}-{uuid4().hex[:8]}"
@@ -41,7 +41,7 @@ def create_weights_array(
         chunks=(min(block_rows, shape[0]), shape[1]),
         dtype=dtype,
         fill_value=np.nan,  # a lost chunk must not read as weights of zero
-        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        compressors=compressors(WEIGHTS_CODEC),
         chunk_key_encoding=FLAT,
     )
     store.set(f"{name}/{METADATA}", objects[METADATA].to_bytes())
