@@ -8,8 +8,12 @@
 `build` turns and shifts MNIST digits at random, `build-large` adds up smooth parts and noise; block
 i of either depends on the seed and i alone. `fit` prints what `dnmf plan` says, then runs
 `dnmf.NMF` on single-threaded worker processes of limited memory. Before each pass and after the
-last it gives the same blocks and the same H to as many plain processes, which read and measure them
-without Dask: "bare" in the table.
+last it gives the same H to others:
+
+- "bare": as many plain processes, which read and measure the same blocks without Dask;
+- "memory": one process of as many threads, which has a gigabyte of the blocks in memory: a pass
+  over an array;
+- "threads": the same process and the same blocks, which it now reads from the corpus.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from functools import lru_cache, partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,12 +41,14 @@ import psutil
 from common import about, load
 
 import dnmf
-from dnmf.engine.threads import one_blas_thread
+from dnmf.engine.threads import VARIABLE, one_blas_thread
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.estimators import nmf
+from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Basis
 from dnmf.numerics.quadratic import Quadratic
+from dnmf.solvers.loop import measure
 from dnmf.storage.atomic import new_store
 from dnmf.storage.codecs import CODECS, try_codecs
 from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
@@ -56,6 +63,9 @@ ANGLE, SHIFT = np.deg2rad(15), 2
 
 MARGIN = 8
 """Black pixels around a digit: a corner that is turned and shifted reaches less far."""
+
+IN_MEMORY = 10**9
+"""Bytes of pixels for the runs in memory."""
 
 PARTS, BLOBS, SHARE, LEVEL, NOISE = 64, 3, 0.4, 30, 3
 """Of large images: their parts, the blobs of a part, the share of the parts in an image, and the
@@ -217,19 +227,59 @@ def measure_share(path: str, H: np.ndarray, seconds: float, processes: int, k: i
     corpus = dnmf.open_corpus(path)
     basis = Basis.for_pixels(H, corpus.dtype)
 
-    def measure(index: int) -> Any:
+    def stats_of(index: int) -> Any:
         block = Block(corpus.read_block(index), corpus.block_range(index)[0])
         return Quadratic().block_stats(block, basis)[0]
 
     with one_blas_thread():
-        total, images = measure(0), 0.0  # not timed: loads the compiled kernels
+        total, images = stats_of(0), 0.0  # not timed: loads the compiled kernels
         began = time.perf_counter()
         for index in range(k, corpus.n_blocks, processes):
-            stats = measure(index)
+            stats = stats_of(index)
             total, images = total + stats, images + stats.total_weight
             if time.perf_counter() - began > seconds:
                 break
         return images / (time.perf_counter() - began)
+
+
+class Memory:
+    """A plain process that has some blocks in memory, and measures them with and without a read."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        self.path, self.threads = path, threads
+        self.pool = ProcessPoolExecutor(1, SPAWN)
+
+    def rates(self, H: np.ndarray) -> dict[str, float]:
+        """Give images per second, from memory and from the corpus."""
+        return self.pool.submit(measure_both, self.path, H, self.threads).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self.pool.shutdown()
+
+
+def measure_both(path: str, H: np.ndarray, threads: int) -> dict[str, float]:
+    os.environ[VARIABLE] = str(threads)
+    corpus, X = load_blocks(path)
+    only = list(range(-(-len(X) // corpus.block_rows)))
+    runs = {"memory": (blocks_of(X), None), "threads": (blocks_of(corpus), only)}
+    seconds = {name: [] for name in runs}
+    with one_blas_thread():
+        for _ in range(4):  # the first is not timed: it loads the compiled kernels
+            for name, (blocks, numbers) in runs.items():
+                began = time.perf_counter()
+                measure(blocks, Quadratic(), H, only=numbers)
+                seconds[name].append(time.perf_counter() - began)
+    return {name: len(X) / min(times[1:]) for name, times in seconds.items()}
+
+
+@lru_cache(maxsize=1)
+def load_blocks(path: str) -> tuple[dnmf.Corpus, np.ndarray]:
+    """Read a gigabyte of a corpus in whole blocks, or all of it."""
+    corpus = dnmf.open_corpus(path)
+    block_bytes = corpus.block_rows * corpus.shape[1] * corpus.dtype.itemsize
+    numbers = range(min(-(-IN_MEMORY // block_bytes), corpus.n_blocks))
+    return corpus, np.concatenate([corpus.read_block(number) for number in numbers])
 
 
 HEADER = """\
@@ -238,10 +288,13 @@ HEADER = """\
 
 
 class Log:
-    """The steps of a fit as they end, each followed by a run of the bare kernel."""
+    """The steps of a fit as they end, each followed by what others make of the same H."""
 
-    def __init__(self, n_images: int, client: Any, monitor: Monitor, bare: Bare) -> None:
-        self.n_images, self.client, self.monitor, self.bare = n_images, client, monitor, bare
+    def __init__(
+        self, n_images: int, client: Any, monitor: Monitor, bare: Bare, memory: Memory
+    ) -> None:
+        self.n_images, self.client, self.monitor = n_images, client, monitor
+        self.bare, self.memory = bare, memory
         self.rows: list[dict[str, Any]] = []
         self.before = {"spilled": 0, "pauses": 0, "restarts": 0}
         self.began = time.perf_counter()
@@ -255,8 +308,10 @@ class Log:
         self.rows.append(row | self.monitor.take() | self._troubles())
         print(line_of(self.rows[-1]), flush=True)
         # At Y the next pass evaluates W.
-        self.rows.append({"what": "bare", "rate": self.bare.rate(state.Y)})
-        print(line_of(self.rows[-1]), flush=True)
+        rates = {"bare": self.bare.rate(state.Y)} | self.memory.rates(state.Y)
+        for what, rate in rates.items():
+            self.rows.append({"what": what, "rate": rate})
+            print(line_of(self.rows[-1]), flush=True)
         self.monitor.take()
         self.began = time.perf_counter()
 
@@ -267,10 +322,21 @@ class Log:
         self.before = now
         return new | {"tasks": tasks_left(self.client)}
 
-    def ratios(self) -> list[float]:
-        """Compare each pass with the mean of the bare runs before and after it."""
-        rates = [row["rate"] for row in self.rows[1:]]
-        return [2 * rates[i] / (rates[i - 1] + rates[i + 1]) for i in range(1, len(rates), 2)]
+    def ratios(self) -> dict[str, list[float]]:
+        """Compare each pass with the mean of the runs of others before and after it."""
+        rates: dict[str, list[float]] = {}
+        for row in self.rows[1:]:
+            rates.setdefault(row["what"].split()[0], []).append(row["rate"])
+        means = {what: [sum(two) / 2 for two in pairwise(rates[what])] for what in rates}
+        pairs = {
+            "dask / bare": (rates["pass"], means["bare"]),
+            "dask / memory": (rates["pass"], means["memory"]),
+            "threads / memory": (rates["threads"], rates["memory"]),
+        }
+        return {
+            what: [one / other for one, other in zip(*both, strict=True)]
+            for what, both in pairs.items()
+        }
 
 
 def line_of(row: dict[str, Any]) -> str:
@@ -301,11 +367,12 @@ def fit(a: argparse.Namespace) -> tuple[Log, dict[str, Any]]:
     limits = {"n_workers": a.workers, "threads_per_worker": 1, "memory_limit": a.memory}
     with (
         closing(Bare(a.corpus, a.workers, a.bare_seconds)) as bare,
+        closing(Memory(a.corpus, a.workers)) as memory,
         LocalCluster(**limits, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
         closing(Monitor(cluster)) as monitor,
     ):
-        log = Log(len(corpus), client, monitor, bare)
+        log = Log(len(corpus), client, monitor, bare, memory)
         options = {"init": "random", "random_state": 0, "tol": 0, "max_iter": a.passes}
         model = dnmf.NMF(a.d, **options, on_pass=log.step)
         plan = model.plan(corpus)
@@ -323,8 +390,10 @@ def run_fit(a: argparse.Namespace) -> None:
     machine |= {name: version(name) for name in ("distributed", "zarr")}
     log, plan = fit(a)
     ratios = log.ratios()
-    print("\ndask / bare, pass by pass:", *(f"{ratio:.3f}" for ratio in ratios))
-    print(f"median {statistics.median(ratios):.3f} (target 0.85)")
+    print()
+    for what, each in ratios.items():
+        listed = " ".join(f"{ratio:.3f}" for ratio in each)
+        print(f"{what}, pass by pass: {listed}; median {statistics.median(each):.3f} (aim 0.85)")
     if a.json:
         given = {name: value for name, value in vars(a).items() if name not in ("run", "json")}
         given["corpus"] = Path(a.corpus).name

@@ -7,7 +7,7 @@ Digits are those of MNIST. Natural tiles are noise with the spectrum of photogra
 uint16 with noise of three counts.
 "ingest" is `dnmf.ingest` of the array with that codec, on all threads; "read" is
 `Corpus.read_block` of all blocks, checks included, from files that the system has in memory;
-"decode" is the codec alone on 2 MiB, and "cost" what the trial compares: the time to read at
+"decode" is the codec alone on 1 MiB, and "cost" what the trial compares: the time to read at
 750 MB/s and to decode. The trial takes the codec with a star. All codecs are timed in turn, and
 the quietest round counts.
 """

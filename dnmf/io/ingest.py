@@ -20,7 +20,6 @@ from dnmf.io.sources.source import Source, check_options, open_source
 from dnmf.numerics.block import find_invalid, invalid_pixel_error
 from dnmf.storage.atomic import new_store, require_space, translate_disk_full
 from dnmf.storage.codecs import (
-    LEAST_TRIAL_BYTES,
     TRIAL_BYTES,
     check_codec,
     default_codec,
@@ -78,7 +77,7 @@ def ingest(
         Number of images per block; by default about 16 MiB of them.
     codec : str, optional
         How pixels are compressed: "lz4", "lz4-shuffle", "lz4-bitshuffle", "zstd",
-        "zstd-bitshuffle" or "none". By default a trial on 2 MiB of them chooses the one with which
+        "zstd-bitshuffle" or "none". By default a trial on 1 MiB of them chooses the one with which
         a block is soonest read, at 750 MB/s, and decoded; of those that take at most a tenth
         longer, the one that takes the least room.
     skip_bad : bool, default False
@@ -191,7 +190,7 @@ def _layout_of(source: Source, block_rows: int | None) -> Layout:
 def _try_codecs(source: Source, _: int, *, layout: Layout) -> str:
     """Return the name of the codec that a trial on some of the images chooses."""
     n, itemsize = layout.n_images, np.dtype(layout.dtype).itemsize
-    if n * layout.n_pixels * itemsize < LEAST_TRIAL_BYTES:
+    if n * layout.n_pixels * itemsize < TRIAL_BYTES:
         return layout.codec
     share = TRIAL_BYTES // (TRIAL_PLACES * itemsize)  # pixels of one place
     rows = -(-share // layout.n_pixels)

@@ -43,10 +43,10 @@ STORAGE_BYTES_PER_SECOND = 7.5e8
 NEAR_TIE = 1.1
 """Ratio to the least time up to which a time counts as equal to it: clocks are no more exact."""
 
-LEAST_TRIAL_BYTES, TRIAL_BYTES = 2**20, 2**21
-"""Bytes of pixels of the smallest corpus for which codecs are tried, and of the trial."""
+TRIAL_BYTES = 2**20
+"""Bytes of pixels that a trial takes; for a corpus of fewer it is not worth its time."""
 
-TRIAL_ROUNDS = 7
+TRIAL_ROUNDS = 5
 """Number of times that a trial decodes with each codec."""
 
 

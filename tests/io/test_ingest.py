@@ -351,7 +351,7 @@ class TestCodecs:
         )
         images = np.zeros((70, 1000, 300), np.uint16)
         corpus = dnmf.ingest(images, tmp_path / "c")
-        assert (corpus.codec, corpus.n_blocks, seen) == ("zstd", 18, [2**21])
+        assert (corpus.codec, corpus.n_blocks, seen) == ("zstd", 18, [2**20])
         assert (corpus.images(slice(None)) == images).all()
 
     @pytest.mark.parametrize(
