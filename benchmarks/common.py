@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import threadpoolctl
 from dask.system import CPU_COUNT
 
+from dnmf.engine.threads import one_blas_thread
 from dnmf.io.sources.source import open_source
 from dnmf.numerics.block import compute_dtype
 from dnmf.numerics.quadratic import Quadratic
@@ -36,6 +38,7 @@ PACKAGES = (
     "nmf-torch",
     "torchnmf",
 )
+SIDE = 2048
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -69,6 +72,14 @@ def best_of(run: Callable[[], object], times: int = 5) -> float:
         run()
         seconds.append(time.perf_counter() - began)
     return min(seconds)
+
+
+def sgemm_flops(threads: int) -> float:
+    """Multiply square matrices, one pair per thread at the same time; flops per second of all."""
+    A = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        together = best_of(lambda: list(pool.map(lambda _: A @ A, range(threads))))
+    return threads * 2 * SIDE**3 / together
 
 
 def pin(threads: int) -> None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from common import about, best_of, load, pin, started
+from common import about, best_of, load, pin, sgemm_flops, started
 from scipy.optimize import nnls
 
 from dnmf.engine.threads import one_blas_thread
@@ -26,20 +25,11 @@ from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import Basis
 from dnmf.solvers.loop import measure
 
-SIDE = 2048
 FLOAT = np.dtype(np.float32)
 HEAD = """\
 | d | pass, s | sgemm alone, s | share | one thread: two products, s | W solves, s | \
 zero weights | loss above exact |
 |---|---|---|---|---|---|---|---|"""
-
-
-def sgemm_flops(threads: int) -> float:
-    """Multiply square matrices, one pair per thread at the same time; flops per second of all."""
-    A = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
-    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        together = best_of(lambda: list(pool.map(lambda _: A @ A, range(threads))))
-    return threads * 2 * SIDE**3 / together
 
 
 def excess(X: np.ndarray, H: np.ndarray) -> float:

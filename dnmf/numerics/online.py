@@ -36,6 +36,11 @@ PARTS, MIN_SPLIT_SIZE = 2, 2**16
 entries of H from which they are. They do not depend on the number of threads, as sums of other
 parts have other bits."""
 
+UNIT_SIDE, MAX_UNITS = 60, 8
+"""Cube root of the multiplications of a product, divided by the number of units of work that
+`dnmf.numerics.rounds` splits it into, and their largest number. More units are for more threads,
+but slower on one, as their products are of smaller matrices."""
+
 
 @dataclass(frozen=True)
 class OnlineState:
@@ -61,6 +66,12 @@ class OnlineState:
     n_updates: int = 0
     settled: bool = False
     objective: Objective | None = None
+
+
+def count_units(size: int, d: int, p: int) -> int:
+    """Return the number of units of work of an update with a batch of some size, a power of 2."""
+    side = int(np.cbrt(size * d * p)) // UNIT_SIDE
+    return min(1 << max(side.bit_length() - 1, 0), MAX_UNITS, size, p)
 
 
 def split_batches(rows: Array, size: int) -> list[Array]:

@@ -28,6 +28,7 @@ from dnmf.errors import CapacityError
 from dnmf.numerics.block import compute_dtype, strip_rows
 from dnmf.numerics.masked import MaskedQuadratic
 from dnmf.numerics.objective import Objective
+from dnmf.numerics.online import count_units
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
@@ -202,6 +203,7 @@ class FitMemory:
         image = self.p * (self.pixel_bytes + self.masked)
         updates = (12 * self.float_bytes + 16) * self.d * self.p
         updates += 2 * self.batch_rows * image + self.strip(self.batch_rows)
+        updates += 2 * count_units(self.batch_rows, self.d, self.p) * self.float_bytes * self.d**2
         probe = min(self.sample_rows, self.probe_rows)
         return probe * image + self.strip(probe) + updates
 

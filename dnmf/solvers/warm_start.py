@@ -352,6 +352,11 @@ def online_round(
         batches += _shuffled(groups, size, rng)
     forget = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
     dtype = compute_dtype(sample.X.dtype) if dtype is None else dtype
+    if isinstance(objective, Quadratic) and sample.observed is None:
+        from dnmf.numerics.rounds import run_round  # imports numba
+
+        drawn = batches[:updates]
+        return run_round(objective, H.astype(dtype), sample, drawn, forget, thread_count())
     state = OnlineState(H.astype(objective.running_dtype(dtype)))
     steps = zip(batches[:updates], forget.tolist(), strict=True)
     updated = update_on_batches(objective, state, sample, steps, thread_count(), dtype)
