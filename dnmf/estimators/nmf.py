@@ -48,6 +48,7 @@ from dnmf.solvers.multi_fit import (
 )
 from dnmf.solvers.plan import Plan, plan_fit
 from dnmf.solvers.sample import first_block
+from dnmf.solvers.small import is_small
 from dnmf.solvers.warm_start import custom_H, initial_H, random_H, start
 from dnmf.storage.atomic import bytes_at, check_free, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
@@ -279,6 +280,7 @@ class NMF(FittedNMF):
         if self.init == "custom":
             check_start(H, W, blocks, spec.n_components)
         run = ModelRun(spec, self._objective(mask), weights_every=self.checkpoint_every)
+        run.in_memory = self.checkpoint is None and is_small(blocks, run.objective)
         require_memory(blocks, run.objective, spec.n_components)
         with self._recorded(run, X, blocks, H, W, overwrite):
             solve(
@@ -506,7 +508,9 @@ class NMF(FittedNMF):
             keep=self.checkpoint_keep,
             on_pass=report,
         )
-        return replace(_lowest([run.state for run in runs]), n_reads=n_reads)
+        best = min(runs, key=lambda run: run.state.losses[-1])
+        run.stop_reason = best.stop_reason if run.in_memory else None
+        return replace(best.state, n_reads=n_reads)
 
     def _unit_of_stream(self, unit: float) -> float:
         """Return the unit of the weights in the running sums, that of the first call.

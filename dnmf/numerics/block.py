@@ -88,7 +88,7 @@ class Block:
     rows: Array | None = None
 
     def __len__(self) -> int:
-        return len(self.X)
+        return int(self.X.shape[0])
 
     @property
     def total_weight(self) -> float:

@@ -293,7 +293,7 @@ class Objective(ABC):
                 S, T = _add(S, strip_S, dtype), _add(T, strip_T, dtype)
                 xx += strip.pixel_norms
                 divergence += strip_divergence
-                penalty += self._penalty_of_W(part, V)
+                penalty += self.penalty_of_W(part, V)
         if S is None or T is None:
             S, T = np.zeros((d, p if self.S_per_pixel else d), dtype), np.zeros((d, p), dtype)
         return SufficientStats(S, T, xx, block.total_weight, divergence, penalty), W
@@ -369,7 +369,8 @@ class Objective(ABC):
     def _known_divergence(self, stats: SufficientStats, H: Array) -> float:
         return stats.divergence
 
-    def _penalty_of_W(self, W: Array, V: Array) -> float:
+    def penalty_of_W(self, W: Array, V: Array) -> float:
+        """Compute the penalties on W; V is W with the weights of the images."""
         if not (self.l1_W or self.l2_W):
             return 0.0
         l1, l2 = V.sum(dtype=np.float64), np.einsum("ij,ij->", W, V, dtype=np.float64)

@@ -85,13 +85,13 @@ class Quadratic(Objective):
         """
         W: Array = np.zeros_like(A) if ridge_inverse is None else ridge_inverse @ A
         np.maximum(W, 0, out=W)
-        losses, unfinished = self._descend(A, G, norms, W)
+        losses, unfinished = self.descend(A, G, norms, W)
         hard = unfinished | (losses < 0.5 * RESOLVED * norms)
         if self.exact_W and hard.any():
             W[:, hard] = self._solve_exactly(W[:, hard], norms[hard], X[hard], H)
         return W
 
-    def _descend(self, A: Array, G: Array, norms: Array, W: Array) -> tuple[Array, Array]:
+    def descend(self, A: Array, G: Array, norms: Array, W: Array) -> tuple[Array, Array]:
         """Solve problems from the weights in W, in place.
 
         Returns

@@ -27,6 +27,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import map_on_threads
+from dnmf.engine.local import LocalBlocks
 from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import blocks_per_task
 from dnmf.errors import DataError
@@ -34,6 +35,8 @@ from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import HeldOutBlock, Holdout
 from dnmf.numerics.objective import OVERFLOW, HUpdate, Objective, Projection, join_columns
 from dnmf.numerics.state import (
+    CONVERGED,
+    MAX_ITER,
     State,
     WeightSink,
     Written,
@@ -42,6 +45,7 @@ from dnmf.numerics.state import (
     stop_reason,
 )
 from dnmf.numerics.statistics import StatsPerModel, SufficientStats
+from dnmf.solvers.small import iterate
 from dnmf.storage.checkpoint.spec import FitSpec
 
 COLUMNS = 2**16
@@ -96,6 +100,8 @@ class ModelRun:
         Where states and weights are kept between passes.
     weights_every : int
         Number of passes between two whose weights the recorder keeps; 0 to keep no weights.
+    in_memory : bool
+        Whether `dnmf.solvers.small` fits the model: X is small, and no state is recorded.
     stop_reason : str or None
         Why no further pass follows; None while the model goes on.
     state : State
@@ -108,6 +114,7 @@ class ModelRun:
     holdout: Holdout | None = None
     recorder: Recorder | None = None
     weights_every: int = 1
+    in_memory: bool = False
     stop_reason: str | None = None
     state: State = field(init=False, repr=False)
 
@@ -177,7 +184,12 @@ def solve(
         A pixel is negative, NaN or infinite; names the first.
     """
     task_blocks = task_blocks or blocks_per_task(blocks, *(len(run.state.H) for run in runs))
+    runs = [run for run in runs if run.stop_reason is None]
     with one_blas_thread():
+        for run in runs:
+            if run.in_memory:
+                _fit_in_memory(blocks, run, tol, max_iter, on_pass)
+        runs = [run for run in runs if run.stop_reason is None]
         while active := _active(blocks, runs, tol, max_iter):
             sinks = [run.due_sink() for run in active]
             updates = run_pass(blocks, active, sinks, task_blocks)
@@ -185,6 +197,23 @@ def solve(
                 _require_scale(update, run)
                 run.follow(update.for_weights_times(blocks.rules.weight_unit), sink)
             on_pass()
+
+
+def _fit_in_memory(
+    blocks: LocalBlocks, run: ModelRun, tol: float, max_iter: int, on_pass: Callable[[], None]
+) -> None:
+    """Fit a model on an array that is small; a last pass, with exact weights, gives its loss."""
+    for run.state in iterate(blocks, run.objective, run.state, tol, max_iter - 1):
+        on_pass()
+    losses, run.state = run.state.losses, replace(run.state, losses=())
+    (update,) = run_pass(blocks, [run], [None], len(blocks.ranges))
+    _require_scale(update, run)
+    run.follow(update.for_weights_times(blocks.rules.weight_unit), None)
+    last = run.state.losses[-1]
+    # Losses of float32 factors have fewer digits, and might be a little lower.
+    run.state = replace(run.state, losses=(*(max(loss, last) for loss in losses), last))
+    on_pass()
+    run.finish(blocks, MAX_ITER if run.state.n_iter >= max_iter else CONVERGED)
 
 
 def _active(blocks: Blocks, runs: Sequence[ModelRun], tol: float, max_iter: int) -> list[ModelRun]:

@@ -49,9 +49,7 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     n, p = blocks.shape
     wanted = sample_rows(n, p, blocks.dtype.itemsize)
     if wanted == n and isinstance(blocks, LocalBlocks) and blocks.is_plain:
-        weights = None if blocks.weights is None else blocks.weights / blocks.rules.weight_unit
-        whole = Block(blocks.array, 0, None, weights).with_row_numbers()
-        return _usable(whole, blocks.rules.positive), 1.0
+        return _usable(whole(blocks).with_row_numbers(), blocks.rules.positive), 1.0
     rng = np.random.default_rng([seed, 0])
     chosen = _choose_blocks(blocks.ranges, wanted, rng)
     available = _count_rows(blocks, chosen)
@@ -60,6 +58,12 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     groups = groups_of(chosen, SAMPLE_AT_ONCE)
     parts = (part for group in groups for part in blocks.map_blocks(pick, group))
     return _join(parts, wanted + len(chosen), p), available / n
+
+
+def whole(blocks: LocalBlocks) -> Block:
+    """Return an array in memory, which has no mask, as one block; it is sparse if the array is."""
+    weights = None if blocks.weights is None else blocks.weights / blocks.rules.weight_unit
+    return Block(blocks.array, 0, None, weights)
 
 
 def sample_rows(n: int, p: int, itemsize: int) -> int:
@@ -141,7 +145,7 @@ def first_block(blocks: Blocks) -> tuple[Blocks, Block]:
 
 def mean_of(sample: Block) -> float:
     """Compute the mean of the observed pixels, weighted by the weights of the images."""
-    if not sample.X.size:
+    if not sample.X.size:  # of a sparse array, the number of entries that are stored
         return 0.0
     if sample.observed is None and sample.weights is None:
         return float(sample.X.mean(dtype=np.float64))
@@ -149,4 +153,5 @@ def mean_of(sample: Block) -> float:
     p = sample.X.shape[1]
     count = np.full(len(sample), p) if sample.observed is None else sample.observed.sum(axis=1)
     total = float(weights @ count)
-    return float(weights @ sample.X.sum(axis=1, dtype=np.float64)) / total if total else 0.0
+    sums = np.asarray(sample.X.sum(axis=1, dtype=np.float64)).reshape(-1)
+    return float(weights @ sums) / total if total else 0.0

@@ -29,7 +29,7 @@ from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import State
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H
-from dnmf.solvers.sample import mean_of, sample_rows, take_sample
+from dnmf.solvers.sample import mean_of, sample_rows, take_sample, whole
 
 log = logging.getLogger("dnmf")
 
@@ -99,7 +99,10 @@ def start(
     """
     log.info("warm start: reading a sample of %s images", f"{blocks.shape[0]:,}", extra=LIVE)
     with one_blas_thread():
-        sample, reads = take_sample(blocks, sample_seed)
+        if all(run.in_memory and run.spec.parameters["init"] == "random" for run in runs):
+            sample, reads = whole(blocks), 0.0  # sparse, if the array is
+        else:
+            sample, reads = take_sample(blocks, sample_seed)
         for holdout in dict.fromkeys(run.holdout for run in runs):
             shown = sample if holdout is None else holdout(sample).visible
             alike = [run for run in runs if run.holdout == holdout]
@@ -112,7 +115,8 @@ def start(
 def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: ModelRun) -> State:
     spec = run.spec
     H, more = initial_H(blocks, sample, spec.n_components, spec.seed, spec.parameters["init"])
-    if len(sample) and not is_one_batch(run.objective, spec.n_components, blocks.shape[0]):
+    as_it_is = run.in_memory or is_one_batch(run.objective, spec.n_components, blocks.shape[0])
+    if len(sample) and not as_it_is:
         H = warm_up(run.objective, H, sample, spec.seed, tol)
     return State.at(H, reads + more)
 
