@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,27 @@ from dnmf.solvers.sample import mean_of, sample_rows, take_sample, whole
 
 log = logging.getLogger("dnmf")
 
-ROUND = 360
-"""Number of H updates in a round: it matters more than the number of images behind each update."""
+ROUND, ROUGH = 360, (240, 500)
+"""Number of H updates in a round, which matters more than the number of images behind each, and
+bounds of that in the only round for a rough answer, 2.2 per component."""
 
-ROUGH = (240, 500)
-"""Bounds of the number of H updates in the only round for a rough answer, 2.2 per component."""
+ROUGH_TOL, FINE_TOL = 1e-2, 1e-3
+"""Values of `tol` from which on one short round is enough, and up to which rounds are `ROUND` long;
+in between the length is interpolated."""
 
-MAX_ROUNDS, ROUND_GAIN, LEAST_TOL = 12, 3, 5e-5
-"""The warm-up ends with rounds that lower the loss by less than three times `tol`, which counts as
-5e-5 at least. A round costs about as much as a pass over the sample and gains far more."""
+MAX_ROUNDS, LEAST_TOL = 12, 5e-5
+"""Largest number of rounds, and least value of `tol` for them: passes gain the last digits sooner."""
 
-ROUGH_TOL = 1e-2
-"""Value of `tol` from which on one short round is enough."""
+WORTH, USUAL_RATIO = 3, 0.25
+"""A further round must be expected to lower the loss by three times `tol`, and by so much more as it
+costs more than a pass. Gains of rounds shrink; the first by so much, as a rule."""
 
-PATIENCE, COARSE_TOL = 2, 1e-3
-"""Number of such rounds in a row that end the warm-up, since one may gain little by chance; one
-is enough from ``tol=1e-3`` on."""
+SURE_ROUNDS = 3
+"""Number of rounds before a warm-up may end that is to be fine and whose rounds cost less than a pass:
+first gains vary."""
+
+EPOCHS = 40
+"""Number of times that a round takes an image at most: of few images passes learn as fast."""
 
 ROUND_SWEEPS, ROUND_STEPS = 100, 10_000
 """Bounds of sweeps, and of sweeps times components, per image in one update. Where components are
@@ -117,7 +123,7 @@ def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: M
     H, more = initial_H(blocks, sample, spec.n_components, spec.seed, spec.parameters["init"])
     as_it_is = run.in_memory or is_one_batch(run.objective, spec.n_components, blocks.shape[0])
     if len(sample) and not as_it_is:
-        H = warm_up(run.objective, H, sample, spec.seed, tol)
+        H = warm_up(run.objective, H, sample, spec.seed, tol, blocks.shape[0])
     return State.at(H, reads + more)
 
 
@@ -182,7 +188,9 @@ def custom_H(
     return np.where(replaced.reshape(-1, 1), revived, H), reads
 
 
-def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float) -> Array:
+def warm_up(
+    objective: Objective, H: Array, sample: Block, seed: int, tol: float, n: int
+) -> Array:
     """Improve H on the sample by rounds of online updates, until they gain little.
 
     Parameters
@@ -192,8 +200,10 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     sample : Block
     seed : int
     tol : float
-        Tolerance of the passes that follow. Rounds go on while each lowers the loss on a part of
-        the sample by a share of at least `ROUND_GAIN` times `tol`; see `PATIENCE`.
+        Tolerance of the passes that follow. Rounds go on while the next is worth its cost beside a
+        pass, as far as its gain can be expected; see `WORTH`.
+    n : int
+        Number of images of X, of which the sample is a part.
 
     Returns
     -------
@@ -215,13 +225,15 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     sweeps = max(min(ROUND_SWEEPS, ROUND_STEPS // d), 1)
     bounded = replace(objective, max_sweeps=sweeps, exact_W=False)
-    max_rounds, updates = _rounds(objective, d, p, tol)
-    patience = _patience(tol)
-    best, lowest, idle, dtype = H, np.inf, 0, _dtype_for(probe)
-    for number in range(max_rounds):
+    max_rounds, updates = _rounds(objective, (n, p), d, tol)
+    cost = updates * objective.warm_up_batch_size(d) / n
+    worth = WORTH * max(tol, LEAST_TOL) * max(cost, 1)
+    sure = SURE_ROUNDS if cost <= 1 and tol < FINE_TOL else 2
+    best, losses, dtype = H, [np.inf], _dtype_for(probe)
+    for number in range(1, max_rounds + 1):
         log.info(
             "warm start: round %d of at most %d on %s images, %d components",
-            number + 1,
+            number,
             max_rounds,
             f"{len(sample):,}",
             d,
@@ -231,13 +243,24 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         if max_rounds == 1:
             return H
         loss = loss_of(objective, H, probe)
-        idle = idle + 1 if loss >= (1 - ROUND_GAIN * max(tol, LEAST_TOL)) * lowest else 0
-        if loss < lowest:
-            best, lowest = H, loss
-        if idle == patience:
+        best = H if loss < min(losses) else best
+        losses.append(loss)
+        if number >= sure and expected_gain(losses[1:]) < worth:
             break
         H = revive(objective, H, sample, rng)
     return best
+
+
+def expected_gain(losses: Sequence[float]) -> float:
+    """Return the share of the loss that the next of some rounds is expected to gain.
+
+    Gains of successive rounds are taken to shrink by the ratio of the last two.
+    """
+    if len(losses) < 2 or losses[-1] <= 0:
+        return np.inf if losses[-1] > 0 else 0.0
+    gains = [before / now - 1 for before, now in pairwise(losses[-3:])]
+    ratio = gains[-1] / gains[0] if len(gains) > 1 and gains[0] > 0 else USUAL_RATIO
+    return gains[-1] * min(ratio, 1.0)
 
 
 def _dtype_for(probe: Block) -> np.dtype[Any]:
@@ -308,8 +331,8 @@ def warm_up_updates(objective: Objective, d: int, blocks: Blocks, tol: float) ->
     if not isinstance(objective, Quadratic):
         # The updates on squared error cost next to nothing compared with those on the objective.
         return (_short_round(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
-    max_rounds, updates = _rounds(objective, d, p, tol)
-    return updates * min(1 + _patience(tol), max_rounds), updates * max_rounds
+    max_rounds, updates = _rounds(objective, (n, p), d, tol)
+    return updates * min(2, max_rounds), updates * max_rounds
 
 
 def _short_round(objective: Objective, d: int, n_sample: int) -> int:
@@ -317,17 +340,16 @@ def _short_round(objective: Objective, d: int, n_sample: int) -> int:
     return max(SHORT, n_sample // objective.warm_up_batch_size(d))
 
 
-def _patience(tol: float) -> int:
-    return 1 if tol >= COARSE_TOL else PATIENCE
-
-
-def _rounds(objective: Objective, d: int, p: int, tol: float) -> tuple[int, int]:
+def _rounds(objective: Objective, shape: tuple[int, int], d: int, tol: float) -> tuple[int, int]:
     """Return the greatest number of rounds, and the number of updates of each."""
-    if tol >= ROUGH_TOL:
-        least, most = ROUGH
-        return 1, min(max(least, round(2.2 * d)), most)
-    flops = ROUND * objective.warm_up_batch_size(d) * (4 * d * p + SOLVE_FLOPS * d**2)
-    return min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1)), ROUND
+    (n, p), size = shape, objective.warm_up_batch_size(d)
+    rough = min(max(ROUGH[0], round(2.2 * d)), ROUGH[1])
+    logs = np.log([FINE_TOL, ROUGH_TOL])
+    updates = round(float(np.interp(np.log(max(tol, FINE_TOL)), logs, (ROUND, rough))))
+    updates = min(updates, max(EPOCHS * n // size, EPOCHS))
+    flops = updates * size * (4 * d * p + SOLVE_FLOPS * d**2)
+    rounds = 1 if tol >= ROUGH_TOL else min(MAX_ROUNDS, max(int(MAX_FLOPS / flops), 1))
+    return rounds, updates
 
 
 def loss_of(objective: Objective, H: Array, block: Block) -> float:
