@@ -594,4 +594,4 @@ class NMF(FittedNMF):
 
 
 def _lowest(states: Sequence[State]) -> State:
-    return min(states, key=lambda state: state.losses[-1])
+    return min(states, key=lambda state: state.losses[-1] if state.losses else np.inf)

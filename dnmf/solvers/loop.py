@@ -202,18 +202,21 @@ def solve(
 def _fit_in_memory(
     blocks: LocalBlocks, run: ModelRun, tol: float, max_iter: int, on_pass: Callable[[], None]
 ) -> None:
-    """Fit a model on an array that is small; a last pass, with exact weights, gives its loss."""
-    for run.state in iterate(blocks, run.objective, run.state, tol, max_iter - 1):
+    """Fit a model on an array that is small, and measure the loss of its H, with exact weights."""
+    for run.state in iterate(blocks, run.objective, run.state, tol, max_iter):
         on_pass()
-    losses, run.state = run.state.losses, replace(run.state, losses=())
-    (update,) = run_pass(blocks, [run], [None], len(blocks.ranges))
+    state, objective = run.state, run.objective
+    stats = measure(blocks, objective, state.H)
+    with np.errstate(all="ignore"):  # the loss is checked
+        H, divergence, loss = objective.known_loss(stats, state.H, state.H)
+        xx, energies = float(stats.xx.sum()), objective.energies(stats, H)
+    update = HUpdate(H, divergence, loss, stats.total_weight, xx, energies)
     _require_scale(update, run)
-    run.follow(update.for_weights_times(blocks.rules.weight_unit), None)
-    last = run.state.losses[-1]
-    # Losses of float32 factors have fewer digits, and might be a little lower.
-    run.state = replace(run.state, losses=(*(max(loss, last) for loss in losses), last))
-    on_pass()
-    run.finish(blocks, MAX_ITER if run.state.n_iter >= max_iter else CONVERGED)
+    run.state = advance(objective, replace(state, losses=()), update)
+    # Losses on the way are those of other weights, in float32: none is lower than the last.
+    losses = tuple(max(loss, before) for before in state.losses[:-1])
+    run.state = replace(run.state, losses=(*losses, loss))
+    run.finish(blocks, MAX_ITER if len(losses) + 1 >= max_iter else CONVERGED)
 
 
 def _active(blocks: Blocks, runs: Sequence[ModelRun], tol: float, max_iter: int) -> list[ModelRun]:

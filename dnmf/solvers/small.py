@@ -17,11 +17,11 @@ from scipy.sparse import issparse
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.local import LocalBlocks
-from dnmf.numerics.block import Strip, compute_dtype, find_invalid, squared_norms
+from dnmf.numerics.block import compute_dtype, find_invalid
 from dnmf.numerics.objective import RESOLVED, Objective
-from dnmf.numerics.quadratic import Quadratic
-from dnmf.numerics.state import BETA_DECAY, BETA_GROWTH, BETA_MAX_GROWTH, State
-from dnmf.numerics.statistics import Basis, SufficientStats, gram
+from dnmf.numerics.quadratic import Quadratic, quadratic_loss
+from dnmf.numerics.state import BETA_DECAY, BETA_GROWTH, BETA_MAX_GROWTH, EXACT, State
+from dnmf.numerics.statistics import SufficientStats, gram
 
 SMALL, FEW_IMAGES, SMALL_OF_FEW = 2**22, 1024, 2**24
 """Number of stored values up to which an array is small; up to 1,024 images, whose online updates
@@ -39,8 +39,9 @@ the gain of a single one varies with the extrapolation."""
 
 
 def is_small(blocks: Blocks, objective: Objective) -> bool:
-    """Check whether `iterate` is the faster way for an array: small, in memory, all observed."""
-    if type(objective) is not Quadratic or not isinstance(blocks, LocalBlocks):
+    """Check whether `iterate` is to fit an array: small, in memory, without mask and penalties."""
+    plain = type(objective) is Quadratic and not objective.has_penalties
+    if not (plain and isinstance(blocks, LocalBlocks)):
         return False
     if not (issparse(blocks.array) or blocks.is_plain):
         return False
@@ -81,10 +82,11 @@ def iterate(
         blocks.map_sum(len)  # raises the error, which names the image
     unit = blocks.rules.weight_unit
     weights = None if blocks.weights is None else blocks.weights / unit
-    factors = _Factors(objective, _strip(X, weights, compute_dtype(X.dtype)), state.H)
+    factors = _Factors(objective, X.astype(compute_dtype(X.dtype), copy=False), weights, state.H)
     losses: list[float] = []
-    while len(losses) < max_iter and not _has_converged(losses, tol):
-        factors.improve()
+    while len(losses) < max_iter and not _has_converged(losses, unit * factors.xx, tol):
+        with np.errstate(all="ignore"):
+            factors.improve()
         losses.append(unit * factors.loss)
         H = factors.H.astype(np.float64)
         yield replace(
@@ -93,87 +95,84 @@ def iterate(
             Y=H,
             Z=H,
             losses=tuple(losses),
-            divergence=unit * factors.divergence,
+            divergence=losses[-1],
             n_reads=state.n_reads + len(losses),
-            xx=unit * float(factors.strip.pixel_norms.sum()),
+            xx=unit * factors.xx,
         )
 
 
-def _has_converged(losses: list[float], tol: float) -> bool:
-    if losses and losses[-1] <= 0:
-        return tol > 0
-    return len(losses) > WINDOW and losses[-1 - WINDOW] - losses[-1] < tol * losses[-1]
-
-
-def _strip(X: Any, weights: Array | None, dtype: np.dtype[Any]) -> Strip:
-    """Return all images as one strip, whose X is sparse where the array is."""
-    X = X.astype(dtype, copy=False)
-    of_images = np.ones(X.shape[0]) if weights is None else weights
-    if not issparse(X):
-        X = np.ascontiguousarray(X)
-        return Strip(X, None, weights, *squared_norms(X, of_images))
-    squares = X.astype(np.float64).power(2)
-    return Strip(X, None, weights, squares @ np.ones(X.shape[1]), squares.T @ of_images)
+def _has_converged(losses: list[float], xx: float, tol: float) -> bool:
+    if not losses or not tol:
+        return False
+    before = losses[max(len(losses) - 1 - WINDOW, 0)]
+    return losses[-1] <= EXACT * xx or (len(losses) > 1 and before - losses[-1] <= tol * before)
 
 
 class _Factors:
-    """W and H of a strip, those that the next sweeps start from, and the extrapolation.
+    """W and H, those that the next sweeps start from, and the extrapolation.
 
     Attributes
     ----------
     H : ndarray of shape (d, p)
-        Best components so far; W, of shape (d, n), is that before the last extrapolation.
-    W_next, H_next : ndarray
-        Factors, extrapolated, that the next sweeps start from.
-    loss, divergence : float
-        Of the best H and the W with which it was found.
+        Best components so far.
+    loss : float
+        That of H and of the W with which it was found.
+    xx : float
+        ``||X||^2``.
     """
 
-    def __init__(self, objective: Objective, strip: Strip, H: Array) -> None:
-        self.objective, self.strip = replace(objective, max_sweeps=SWEEPS), strip
-        self.H = self.H_next = H.astype(strip.X.dtype)
-        self.W = self.W_next = np.zeros((len(H), strip.X.shape[0]), strip.X.dtype)
-        self.beta, self.beta_max, self.loss, self.divergence = BETA, 1.0, np.inf, np.inf
+    def __init__(self, objective: Objective, X: Any, weights: Array | None, H: Array) -> None:
+        n, p = X.shape
+        self.loss, self.beta, self.beta_max = np.inf, BETA, 1.0
+        self.weights = weights
+        counts = np.ones(n) if weights is None else weights
+        squares = X.astype(np.float64).power(2) if issparse(X) else np.square(X, dtype=np.float64)
+        self.norms, self.pixel_norms = squares @ np.ones(p), squares.T @ counts
+        self.xx = float(self.pixel_norms.sum())
+        self.objective, self.first = replace(objective, max_sweeps=SWEEPS), objective
+        self._set(X, np.zeros((len(H), n)), H)
+
+    def _set(self, X: Any, W: Array, H: Array) -> None:
+        """Go on from given factors, in the dtype of X."""
+        self.X = X
+        self.H = self.H_next = H.astype(X.dtype)
+        self.W = self.W_next = W.astype(X.dtype)
 
     def improve(self) -> None:
-        """Sweep over W and over H; keep the result unless the loss has risen."""
+        """Sweep over W and over H, and keep the result unless the loss has risen."""
         W = self._sweep_W()
-        further = np.maximum(W + self.beta * (W - self.W), 0) if self.loss < np.inf else W
-        stats = self._sums(further)
+        first = self.loss == np.inf
+        W_next = W if first else np.maximum(W + self.beta * (W - self.W), 0)
+        stats = self._sums(W_next)
         H = self.objective.update_H(self.H_next, stats, SWEEPS)
-        _, divergence, loss = self.objective.known_loss(stats, self.H_next, H)
-        if loss > self.loss:
+        loss = quadratic_loss(stats, H)
+        if self.X.dtype == np.float32 and not 2 * loss >= RESOLVED * self.xx:
+            # Too small, or too large, for float32.
+            self._set(self.X.astype(np.float64), self.W_next, self.H_next)
+            self.loss = np.inf
+            self.improve()
+        elif loss > self.loss:
             self.W, self.H_next = self.W_next, self.H
             self.beta, self.beta_max = self.beta / BETA_DECAY, self.beta
-            return
-        beyond = H if self.loss == np.inf else np.maximum(H + self.beta * (H - self.H), 0)
-        self.W, self.W_next, self.H, self.H_next = W, further, H, beyond
-        self.loss, self.divergence = loss, divergence
-        self.beta_max = min(1.0, BETA_MAX_GROWTH * self.beta_max)
-        self.beta = min(self.beta_max, BETA_GROWTH * self.beta)
-        if W.dtype == np.float32 and 2 * divergence < RESOLVED * stats.xx.sum():
-            self._widen()
-
-    def _widen(self) -> None:
-        """Go on in float64, as float32 cannot resolve the loss any further."""
-        strip, wide = self.strip, np.float64
-        self.strip = strip._replace(X=strip.X.astype(wide))
-        self.H, self.H_next = self.H.astype(wide), self.H_next.astype(wide)
-        self.W, self.W_next = self.W.astype(wide), self.W_next.astype(wide)
-        stats = self._sums(self.W_next)  # whose last digits were not known
-        _, self.divergence, self.loss = self.objective.known_loss(stats, self.H, self.H)
+        else:
+            self.H_next = H if first else np.maximum(H + self.beta * (H - self.H), 0)
+            self.W, self.W_next, self.H, self.loss = W, W_next, H, loss
+            self.beta_max = min(1.0, BETA_MAX_GROWTH * self.beta_max)
+            self.beta = min(self.beta_max, BETA_GROWTH * self.beta)
 
     def _sweep_W(self) -> Array:
-        basis = Basis.from_H(self.H_next, self.H_next.dtype)
-        A = np.ascontiguousarray(self.objective.linear_terms(self.strip, basis))
-        W = self.W_next.copy()
-        self.objective.descend(A, basis.G, self.strip.norms, W)
+        A, W = _product(self.H_next, self.X.T), self.W_next.copy()
+        # The first H may be that of a fit before, from which no sweep must lead away.
+        objective = self.first if self.loss == np.inf else self.objective
+        objective.descend(A, gram(self.H_next), self.norms, W)
         return W
 
     def _sums(self, W: Array) -> SufficientStats:
-        strip, V = self.strip, W if self.strip.weights is None else W * self.strip.weights.astype(W.dtype)
-        S = gram(W) if strip.weights is None else V @ W.T
-        T = np.ascontiguousarray(V @ strip.X)
-        total = float(len(W.T) if strip.weights is None else strip.weights.sum())
-        penalty = self.objective.penalty_of_W(W, V)
-        return SufficientStats(S, T, strip.pixel_norms, total, 0.0, penalty)
+        V = W if self.weights is None else W * self.weights.astype(W.dtype)
+        S = gram(W) if V is W else V @ W.T
+        return SufficientStats(S, _product(V, self.X), self.pixel_norms)
+
+
+def _product(A: Array, B: Any) -> Array:
+    """Compute ``A B`` for a dense or a sparse B."""
+    return np.ascontiguousarray((B.T @ A.T).T if issparse(B) else A @ B)

@@ -16,11 +16,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 
 from dnmf._format import LIVE
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import map_on_threads
+from dnmf.engine.local import LocalBlocks
 from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
@@ -105,8 +107,8 @@ def start(
     """
     log.info("warm start: reading a sample of %s images", f"{blocks.shape[0]:,}", extra=LIVE)
     with one_blas_thread():
-        if all(run.in_memory and run.spec.parameters["init"] == "random" for run in runs):
-            sample, reads = whole(blocks), 0.0  # sparse, if the array is
+        if isinstance(blocks, LocalBlocks) and issparse(blocks.array) and _all_drawn(runs):
+            sample, reads = whole(blocks), 0.0
         else:
             sample, reads = take_sample(blocks, sample_seed)
         for holdout in dict.fromkeys(run.holdout for run in runs):
@@ -116,6 +118,11 @@ def start(
             for run, state in zip(alike, map_on_threads(first, alike), strict=True):
                 run.state = state
                 yield run
+
+
+def _all_drawn(runs: Sequence[ModelRun]) -> bool:
+    """Check whether models need no more of X for their start than its mean."""
+    return all(run.in_memory and run.spec.parameters["init"] == "random" for run in runs)
 
 
 def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: ModelRun) -> State:
@@ -142,7 +149,7 @@ def random_H(sample: Block, n_components: int, seed: int) -> Array:
     -------
     H : ndarray of shape (n_components, p), float64
     """
-    scale = np.sqrt(mean_of(sample) / n_components)
+    scale = np.sqrt(max(mean_of(sample), 0.0) / n_components)
     rng = np.random.RandomState(seed)
     draw = rng.standard_normal(size=(n_components, sample.X.shape[1]))
     return np.asarray(np.abs(scale * draw))

@@ -64,8 +64,8 @@ def X(request, digits, corpus, tmp_path):
 class TestEveryKindOfX:
     def test_fit(self, X, model):
         fitted = dnmf.NMF(8, random_state=0).fit(X)
-        # Sums over other blocks round differently, and passes go on from them.
-        assert fitted.reconstruction_err_ == pytest.approx(model.reconstruction_err_, rel=2e-3)
+        # Arrays in memory are fitted in another way, and sums over other blocks round differently.
+        assert fitted.reconstruction_err_ == pytest.approx(model.reconstruction_err_, rel=5e-3)
         assert fitted.components_.shape == (8, 784)
         assert fitted.components_.dtype == (np.float64 if isinstance(X, list) else np.float32)
         assert fitted.n_features_in_ == 784
@@ -199,8 +199,8 @@ class TestParameters:
         assert not np.array_equal(fit(random_state=1).components_, base.components_)
         fit(verbose=1, on_pass=seen.append)
         assert f"pass {len(seen)}: error" in capsys.readouterr().out
-        more = fit(checkpoint=tmp_path / "m", checkpoint_every=50)
-        assert more.n_reads_ == base.n_reads_ + 1
+        each, more = (fit(checkpoint=tmp_path / f"{i}", checkpoint_every=i) for i in (1, 50))
+        assert more.n_reads_ == each.n_reads_ + 1
         assert (fit(init="random").components_ == base.components_).all()
         # The rest have their tests in test_compatibility.py and test_masks_and_weights.py.
         ours = {"n_init", "missing", "warm_start", "forget_factor", "batch_size"}

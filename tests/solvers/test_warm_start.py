@@ -19,12 +19,16 @@ from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers import warm_start
 from dnmf.solvers.sample import mean_of, take_sample
 from dnmf.solvers.warm_start import (
-    COARSE_TOL,
+    EPOCHS,
+    FINE_TOL,
     MAX_ROUNDS,
     ROUGH,
     ROUGH_TOL,
-    ROUND_GAIN,
+    ROUND,
+    SURE_ROUNDS,
+    WORTH,
     custom_H,
+    expected_gain,
     loss_of,
     online_round,
     random_H,
@@ -57,7 +61,7 @@ def test_the_warm_up_beats_many_passes_from_random(digits):
 
     H = random_H(Block(digits), 16, 0)
     passes, _ = solve(blocks_of(digits), State.at(H), tol=0, max_iter=20)
-    better = warm_up(SQUARED, H, Block(digits), 0, 1e-4)
+    better = warm_up(SQUARED, H, Block(digits), 0, 1e-4, 70_000)
     losses = [loss_of(SQUARED, H, Block(digits)) for H in (better, passes.H, H)]
     assert losses == sorted(losses)
     assert losses[1] == pytest.approx(passes.losses[-1], rel=1e-3)
@@ -85,8 +89,9 @@ class TestRounds:
         monkeypatch.setattr(warm_start, "online_round", counting)
         return counted
 
-    def run(self, digits, tol, objective=SQUARED, d=10, seed=0):
-        return warm_up(objective, random_H(Block(digits), d, 0), Block(digits), seed, tol)
+    def run(self, digits, tol, objective=SQUARED, d=10, seed=0, n=10**6):
+        """Warm up on the digits as a sample of n images."""
+        return warm_up(objective, random_H(Block(digits), d, 0), Block(digits), seed, tol, n)
 
     def test_a_large_tol_takes_one_short_round(self, digits, rounds):
         for tol in (ROUGH_TOL, 0.5):
@@ -109,25 +114,37 @@ class TestRounds:
         self.run(digits, 1e-4)
         assert len(rounds) == MAX_ROUNDS
 
-    @pytest.mark.parametrize("tol", [1e-4, 2e-3])
-    def test_rounds_end_after_several_that_gain_little(self, digits, rounds, monkeypatch, tol):
-        much, little = (1 - share * tol * ROUND_GAIN for share in (1.01, 0.99))
-        fine, coarse = [1, 0.9, little, much, little, little], [1, 0.9, much, little]
-        falls = fine if tol < COARSE_TOL else coarse
-        falling = iter(np.cumprod(falls))
+    def test_the_length_of_rounds_follows_tol(self, digits, rounds):
+        lengths = []
+        for tol in (ROUGH_TOL, 5e-3, 2e-3, FINE_TOL, 1e-4):
+            rounds.clear()
+            self.run(digits, tol)
+            lengths.append(rounds[0])
+        assert lengths == sorted(lengths)
+        assert ROUGH[0] == lengths[0] < lengths[1] < lengths[2] < lengths[3] == lengths[4] == ROUND
+
+    @pytest.mark.parametrize("n", [10**6, 70_000, 10_000])
+    def test_rounds_end_when_the_next_is_not_worth_a_pass(self, digits, rounds, monkeypatch, n):
+        tol, cost = 1e-4, max(ROUND * 192 / n, 1)
+        losses = [1 / (1 - 0.5**r / 8) for r in range(2, 20)]
+        last = next(r for r in range(2, 20) if expected_gain(losses[:r]) < WORTH * tol * cost)
+        falling = iter(losses)
         monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(falling))
-        self.run(digits, tol)
-        assert len(rounds) == len(falls)
-        assert next(falling, None) is None
+        self.run(digits, tol, n=n)
+        assert len(rounds) == max(last, SURE_ROUNDS if cost == 1 else 2)
+
+    def test_few_images_make_short_rounds(self, digits, rounds):
+        self.run(digits[:250], 1e-4, n=250)
+        assert set(rounds) == {EPOCHS * 250 // 192}
 
     def test_the_best_round_is_returned(self, digits, monkeypatch):
-        made, losses = [], iter([3, 1, 2, 2])
+        made, losses = [], iter([3, 1, 2])
         monkeypatch.setattr(
             warm_start, "online_round", lambda *args: made.append(args[1] + 1) or made[-1]
         )
         monkeypatch.setattr(warm_start, "loss_of", lambda *args: next(losses))
         H = self.run(digits, 1e-4)
-        assert len(made) == 4
+        assert len(made) == SURE_ROUNDS
         assert (made[1] == H).all()
 
     def test_expensive_rounds_are_left_to_the_passes(self, digits, rounds, monkeypatch):
@@ -161,6 +178,15 @@ class TestRounds:
         assert loss_of(SQUARED, H, Block(few)) < 1e-5 * loss(
             few, np.zeros((3, 1)), np.zeros((1, 784))
         )
+
+
+def test_the_gain_expected_of_a_round():
+    assert expected_gain([1.0]) == np.inf
+    assert expected_gain([1.1, 1.0]) == pytest.approx(0.1 * 0.25)
+    assert expected_gain([1.32, 1.1, 1.0]) == pytest.approx(0.1 * 0.5)
+    assert expected_gain([1.11, 1.1, 1.0]) == pytest.approx(0.1)
+    assert expected_gain([1.0, 1.1]) < 0
+    assert expected_gain([1.0, 0.0]) == 0
 
 
 def test_the_sample_holds_all_images_when_they_fit(digits):
