@@ -265,9 +265,9 @@ def expected_gain(losses: Sequence[float]) -> float:
     """
     if len(losses) < 2 or losses[-1] <= 0:
         return np.inf if losses[-1] > 0 else 0.0
-    gains = [before / now - 1 for before, now in pairwise(losses[-3:])]
-    ratio = gains[-1] / gains[0] if len(gains) > 1 and gains[0] > 0 else USUAL_RATIO
-    return gains[-1] * min(ratio, 1.0)
+    *earlier, last = (before / now - 1 for before, now in pairwise(losses[-3:]))
+    ratio = last / earlier[0] if earlier and earlier[0] > 0 else USUAL_RATIO
+    return last * min(max(ratio, 0.0), 1.0)
 
 
 def _dtype_for(probe: Block) -> np.dtype[Any]:

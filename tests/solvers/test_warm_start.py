@@ -186,6 +186,7 @@ def test_the_gain_expected_of_a_round():
     assert expected_gain([1.32, 1.1, 1.0]) == pytest.approx(0.1 * 0.5)
     assert expected_gain([1.11, 1.1, 1.0]) == pytest.approx(0.1)
     assert expected_gain([1.0, 1.1]) < 0
+    assert expected_gain([3.0, 1.0, 2.0]) == 0
     assert expected_gain([1.0, 0.0]) == 0
 
 
