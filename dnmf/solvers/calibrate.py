@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,11 +13,20 @@ from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.threads import one_blas_thread
 from dnmf.engine.tree_reduce import blocks_per_task
-from dnmf.numerics.block import Block
+from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Objective
+from dnmf.numerics.quadratic import Quadratic
+from dnmf.numerics.state import State, advance
 from dnmf.solvers.loop import measure
-from dnmf.solvers.sample import first_block
-from dnmf.solvers.warm_start import online_round, random_H, warm_up_updates
+from dnmf.solvers.sample import first_block, sample_rows
+from dnmf.solvers.sketch import LOOK, MAX_STEPS, Sketch
+from dnmf.solvers.warm_start import (
+    is_one_batch,
+    online_round,
+    random_H,
+    sketches,
+    warm_up_updates,
+)
 
 SECONDS = 2.5
 """Seconds that the trial of the warm-up runs. Products, reads and passes over a part of the blocks
@@ -80,7 +89,10 @@ def try_fit(
     """
     (n, p), count, group = blocks.shape, len(blocks.ranges), blocks_per_task(blocks, d)
     with one_blas_thread():
-        H, update_seconds = _try_warm_up(blocks, objective, d)
+        if is_one_batch(objective, d, n) or not sketches(objective, d, blocks):
+            H, *bounds = _try_warm_up(blocks, objective, d, tol)
+        else:
+            H, *bounds = _try_sketch(blocks, objective, d)
         rate = threads * _gemm_rate(blocks, threads)
         order = np.random.default_rng(0).permutation(count).tolist()
 
@@ -92,10 +104,7 @@ def try_fit(
 
         read_seconds = _seconds_per_block(read, order, threads * group)
         pass_seconds = _seconds_per_block(run, order[::-1], threads * group)
-    bounds = warm_up_updates(objective, d, blocks, tol)
-    least, most = (
-        count * reads * read_seconds + n_updates * update_seconds for n_updates in bounds
-    )
+    least, most = (count * reads * read_seconds + seconds for seconds in bounds)
     return Trial(
         rate,
         4.0 * n * p * d / rate,
@@ -106,15 +115,45 @@ def try_fit(
     )
 
 
-def _try_warm_up(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, float]:
-    """Warm up on the first block; return an H such as passes begin with, and seconds per update."""
+def _try_warm_up(
+    blocks: Blocks, objective: Objective, d: int, tol: float
+) -> tuple[Array, float, float]:
+    """Warm up on the first block.
+
+    Returns
+    -------
+    H : ndarray of shape (d, p), float64
+        Components such as passes begin with.
+    least, most : float
+        Bounds of the seconds that the warm-up of a fit takes.
+    """
     _, sample = first_block(blocks)
     H, rng = random_H(sample, d, 0), np.random.default_rng(0)
     H, updates = online_round(objective, H, sample, rng, 1), 0  # compiles kernels, untimed
     began = time.perf_counter()
     while (spent := time.perf_counter() - began) < SECONDS:
         H, updates = online_round(objective, H, sample, rng, UPDATES), updates + UPDATES
-    return H, spent / updates
+    least, most = warm_up_updates(objective, d, blocks, tol)
+    return H, least * spent / updates, most * spent / updates
+
+
+def _try_sketch(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, float, float]:
+    """Warm up on a sketch of the first block, its images repeated; as `_try_warm_up`."""
+    assert isinstance(objective, Quadratic)
+    _, sample = first_block(blocks)
+    (n, p), dtype = blocks.shape, compute_dtype(blocks.dtype)
+    began = time.perf_counter()
+    sketch = Sketch.of_sample(sample, d, 0, dtype)
+    rows = sample_rows(n, p, blocks.dtype.itemsize)
+    making = (time.perf_counter() - began) * rows / len(sample)
+    Z = np.resize(sketch.images.X, (rows, sketch.V.shape[1]))
+    sketch, state = replace(sketch, images=Block(Z)), State.at(random_H(sample, d, 0).astype(dtype))
+    state = advance(objective, state, sketch.step(objective, state))  # compiles kernels, untimed
+    began = time.perf_counter()
+    while (spent := time.perf_counter() - began) < SECONDS:
+        state = advance(objective, state, sketch.step(objective, state))
+    seconds = spent / (state.n_iter - 1)
+    return state.H.astype(np.float64), making + 2 * LOOK * seconds, making + MAX_STEPS * seconds
 
 
 def _gemm_rate(blocks: Blocks, threads: int) -> float:

@@ -32,6 +32,7 @@ from dnmf.numerics.online import count_units
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.sample import SAMPLE_AT_ONCE, SAMPLE_BLOCKS, sample_rows
+from dnmf.solvers.sketch import PARTS, chunk_rows, is_sketched, sketch_width
 from dnmf.solvers.warm_start import PROBE_ROWS
 
 log = logging.getLogger("dnmf")
@@ -41,6 +42,9 @@ UNLOADED_BYTES = 85e6
 
 SMALL_FIT_BYTES = 2**30
 """Bytes that every machine is taken to have: for a smaller fit in memory nothing is measured."""
+
+THREAD_BYTES = 2**25
+"""Bytes that BLAS and the allocator keep for a thread of a sketch, besides what it computes."""
 
 ALLOCATOR_FACTOR = 1.1
 """Factor for memory that has been freed and that allocators keep."""
@@ -68,6 +72,8 @@ class FitMemory:
         Number of arrays of the size of H among the sums of a pass.
     batch_rows, probe_rows : int
         Numbers of images in a batch of the warm-up, and of those that its loss is computed on.
+    sketch_width : int
+        Number of directions of the sketch that the warm-up runs on; 0 if it runs on pixels.
     copies : int
         Number of times that a task holds its block in the stored dtype.
     masked : bool
@@ -88,6 +94,7 @@ class FitMemory:
     stats_arrays: int
     batch_rows: int
     probe_rows: int
+    sketch_width: int
     copies: int
     masked: bool
     in_memory: bool
@@ -98,6 +105,8 @@ class FitMemory:
         n, p = blocks.shape
         plain = isinstance(objective, Quadratic) and not isinstance(objective, MaskedQuadratic)
         task_blocks = blocks_per_task(blocks, n_components)
+        sampled = sample_rows(n, p, blocks.dtype.itemsize)
+        sketched = is_sketched(objective, n_components, sampled, p)
         return cls(
             n,
             p,
@@ -111,6 +120,7 @@ class FitMemory:
             1 if isinstance(objective, Quadratic) else 2,
             objective.warm_up_batch_size(n_components),
             PROBE_ROWS if isinstance(objective, Quadratic) else 0,
+            sketch_width(n_components, sampled, p) if sketched else 0,
             _copies(blocks),
             blocks.masks is not None or blocks.rules.nan_is_missing,
             isinstance(blocks, LocalBlocks),
@@ -200,6 +210,21 @@ class FitMemory:
     @property
     def warm_up(self) -> int:
         """Bytes of the warm-up, besides the sample."""
+        return self.sketch if self.sketch_width else self.online
+
+    @property
+    def sketch(self) -> int:
+        """Bytes of a warm-up on a sketch: directions while they are made, the images, steps."""
+        number, at_once = self.float_bytes, min(thread_count(), PARTS)
+        directions = (8 + 5 * number) * self.p * self.sketch_width
+        images = 3 * number * self.sample_rows * self.sketch_width
+        steps = (8 * number + 32) * self.d * self.p + number * self.p * self.sketch_width
+        chunk = number * min(chunk_rows(self.p), self.sample_rows) * self.p
+        return max(directions, steps) + images + at_once * (chunk + THREAD_BYTES)
+
+    @property
+    def online(self) -> int:
+        """Bytes of a warm-up by online updates."""
         image = self.p * (self.pixel_bytes + self.masked)
         updates = (12 * self.float_bytes + 16) * self.d * self.p
         updates += 2 * self.batch_rows * image + self.strip(self.batch_rows)
@@ -289,7 +314,11 @@ class JointFitMemory:
         first = self.models[0]
         holdout = first.sample_rows * first.p * self.holdout_per_pixel
         at_once = min(thread_count(), len(self.models))
-        warm_up = holdout + at_once * max(model.warm_up for model in self.models)
+        each = (
+            max(model.warm_up, model.online * self.has_holdout)  # hidden cells are not sketched
+            for model in self.models
+        )
+        warm_up = holdout + at_once * max(each)
         start = max(first.sampling(n_threads), first.sample + warm_up)
         passes = sum(model.passes(n_threads) for model in self.models)
         stats = sum(model.stats for model in self.models)

@@ -12,13 +12,10 @@ from dnmf.errors import DataError
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import OVERFLOW
 from dnmf.solvers.sample import mean_of
+from dnmf.solvers.sketch import leading_directions, sketch_width
 
 POWER_STEPS = 7
 """Number of steps of subspace iteration on the sample before the first on all of X."""
-
-OVERSAMPLING = 10
-"""Number of singular vectors computed beyond twice those wanted. Reads are dear, columns are not;
-a step shrinks an error by the squared ratio of the first value not computed to a wanted one."""
 
 
 def nndsvd_H(blocks: Blocks, sample: Block, n_components: int, seed: int, fill: str) -> Array:
@@ -77,11 +74,8 @@ def singular_vectors(
     u_norms : ndarray of shape (2, count), float64
         Norms of the positive and of the negative part of each left vector.
     """
-    n, p = blocks.shape
-    width = min(2 * count + OVERSAMPLING, n, p)
-    Q = np.linalg.qr(np.random.default_rng([seed, 3]).standard_normal((p, width)))[0]
-    for _ in range(POWER_STEPS):
-        Q = np.linalg.qr(_power(sample, Q=Q))[0]
+    width, dtype = sketch_width(count, *blocks.shape), compute_dtype(blocks.dtype)
+    Q = leading_directions(sample, width, seed, POWER_STEPS, dtype)
     Q = np.linalg.qr(blocks.map_sum(partial(_power, Q=Q)))[0]
     Y = blocks.map_sum(partial(_power, Q=Q), check=False)
     if not np.isfinite(Y).all():

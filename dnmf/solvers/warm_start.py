@@ -33,6 +33,7 @@ from dnmf.numerics.state import State
 from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H
 from dnmf.solvers.sample import mean_of, sample_rows, take_sample, whole
+from dnmf.solvers.sketch import is_sketched, warm_up_on_sketch
 
 log = logging.getLogger("dnmf")
 
@@ -130,8 +131,26 @@ def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: M
     H, more = initial_H(blocks, sample, spec.n_components, spec.seed, spec.parameters["init"])
     as_it_is = run.in_memory or is_one_batch(run.objective, spec.n_components, blocks.shape[0])
     if len(sample) and not as_it_is:
-        H = warm_up(run.objective, H, sample, spec.seed, tol, blocks.shape[0])
+        if sample.observed is None and sketches(run.objective, spec.n_components, blocks):
+            H = _warm_up_on_sketch(run.objective, H, sample, spec.seed, tol)
+        else:
+            H = warm_up(run.objective, H, sample, spec.seed, tol, blocks.shape[0])
     return State.at(H, reads + more)
+
+
+def sketches(objective: Objective, d: int, blocks: Blocks) -> bool:
+    """Check whether the warm-up of a fit to blocks without a mask is one on a sketch."""
+    n, p = blocks.shape
+    return is_sketched(objective, d, sample_rows(n, p, blocks.dtype.itemsize), p)
+
+
+def _warm_up_on_sketch(
+    objective: Objective, H: Array, sample: Block, seed: int, tol: float
+) -> Array:
+    assert isinstance(objective, Quadratic)  # `sketches` has checked it
+    few = sample.take(slice(None, None, max(len(sample) // 256, 1)))  # enough to know the dtype
+    H = warm_up_on_sketch(objective, H, sample, seed, max(tol, LEAST_TOL), _dtype_for(few))
+    return revive(objective, H, sample, np.random.default_rng([seed, 2]))
 
 
 def is_one_batch(objective: Objective, d: int, n: int) -> bool:
