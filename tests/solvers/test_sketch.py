@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dask.array as da
 import numpy as np
 import pytest
 from reference import loss, weights
@@ -27,6 +28,11 @@ F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 def _as_in_a_fit():
     with one_blas_thread():
         yield
+
+
+def lazy(X):
+    """Return images that are not in memory, whatever their size."""
+    return da.from_array(X, chunks=(110, -1))
 
 
 def low_rank(n, p, rank, noise=0.0, seed=0):
@@ -73,7 +79,7 @@ def test_a_step_is_one_of_a_pass_where_the_rank_is_within_the_sketch(rank, weigh
 def test_the_sketch_finds_what_many_steps_on_the_pixels_do(images, dtype):
     H = random_H(Block(images), 3, 0)
     found = warm_up_on_sketch(SQUARED, H, Block(images), 0, 1e-4, dtype)
-    online = warm_start.warm_up(SQUARED, H, Block(images), 0, 1e-4)
+    online = warm_start.warm_up(SQUARED, H, Block(images), 0, 1e-4, len(images))
     assert (found >= 0).all()
     assert loss_of(SQUARED, found, Block(images)) < 1.01 * loss_of(SQUARED, online, Block(images))
 
@@ -144,7 +150,7 @@ class TestFits:
         return found
 
     def test_of_large_images_start_on_a_sketch(self, images, sketched):
-        model = dnmf.NMF(3, random_state=0).fit(images)
+        model = dnmf.NMF(3, random_state=0).fit(lazy(images))
         assert sketched == [220]
         exact = loss(images, weights(images, model.components_), model.components_)
         assert model.reconstruction_err_ == pytest.approx(np.sqrt(2 * exact), rel=1e-4)
@@ -153,9 +159,9 @@ class TestFits:
     def test_with_a_mask_or_another_loss_do_not(self, images, sketched):
         mask = np.zeros(images.shape, bool)
         mask[:5, :9] = True
-        dnmf.NMF(3, random_state=0, max_iter=1, tol=0.01).fit(images, mask=mask)
+        dnmf.NMF(3, random_state=0, max_iter=1, tol=0.01).fit(lazy(images), mask=mask)
         kl = {"beta_loss": "kullback-leibler", "max_iter": 1, "tol": 0.01}
-        dnmf.NMF(3, random_state=0, **kl).fit(images[:200, :300] + 1)
+        dnmf.NMF(3, random_state=0, **kl).fit(lazy(images[:200, :300] + 1))
         assert sketched == []
 
     @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -164,25 +170,25 @@ class TestFits:
         monkeypatch.setattr(
             warm_start, "warm_up_on_sketch", lambda *args: np.where([[1], [0], [1]], H, 0)
         )
-        model = dnmf.NMF(3, random_state=0, max_iter=1).fit(images)
+        model = dnmf.NMF(3, random_state=0, max_iter=1).fit(lazy(images))
         assert model.components_.any(axis=1).all()
 
     def test_dark_images(self):
-        assert not dnmf.NMF(3, random_state=0).fit(np.zeros((220, 900))).components_.any()
+        assert not dnmf.NMF(3, random_state=0).fit(lazy(np.zeros((220, 900)))).components_.any()
 
     def test_overflow_is_an_error(self):
         X = np.full((220, 900), 3e25, np.float32)
         with pytest.raises(dnmf.errors.DataError, match="too large"):
-            dnmf.NMF(3, random_state=0).fit(X)
+            dnmf.NMF(3, random_state=0).fit(lazy(X))
 
     def test_the_forecast_knows_of_the_sketch(self, images):
-        blocks = blocks_of(images)
+        blocks = blocks_of(lazy(images))
         memory = FitMemory.from_blocks(blocks, SQUARED, 3)
         assert memory.sketch_width == 16
         assert FitMemory.from_blocks(blocks, MaskedQuadratic(), 3).sketch_width == 0
 
     def test_the_plan_tries_the_steps(self, images, monkeypatch):
         monkeypatch.setattr("dnmf.solvers.calibrate.SECONDS", 0.05)
-        trial = dnmf.NMF(3).plan(images).trial
+        trial = dnmf.NMF(3).plan(lazy(images)).trial
         least, most = trial.start_seconds
         assert 0 < least < most < sketch.MAX_STEPS / (2 * sketch.LOOK) * least + trial.read_seconds
