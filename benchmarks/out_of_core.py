@@ -7,8 +7,8 @@
 
 `build` turns and shifts MNIST digits at random, `build-large` adds up smooth parts and noise; block
 i of either depends on the seed and i alone. `fit` prints what `dnmf plan` says, then runs
-`dnmf.NMF` on single-threaded worker processes of limited memory. Before each pass and after the
-last it gives the same H to others:
+`dnmf.NMF` on single-threaded worker processes of limited memory, started as `--workers` does.
+Before each pass and after the last it gives the same H to others:
 
 - "bare": as many plain processes, which read and measure the same blocks without Dask;
 - "memory": one process of as many threads, which has a gigabyte of the blocks in memory: a pass
@@ -41,6 +41,7 @@ import psutil
 from common import about, load
 
 import dnmf
+from dnmf.engine.client import freed_memory_kept
 from dnmf.engine.threads import VARIABLE, one_blas_thread
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.estimators import nmf
@@ -368,6 +369,7 @@ def fit(a: argparse.Namespace) -> tuple[Log, dict[str, Any]]:
     with (
         closing(Bare(a.corpus, a.workers, a.bare_seconds)) as bare,
         closing(Memory(a.corpus, a.workers)) as memory,
+        freed_memory_kept(),
         LocalCluster(**limits, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
         closing(Monitor(cluster)) as monitor,

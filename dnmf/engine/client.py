@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 10.0
 """Seconds that workers started here get to close: one that is stopped or stuck may never do."""
 
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**26}
+"""Bytes up to which glibc keeps freed memory in workers started here. Dask's own setting gives it
+back at once, and the system clears the same memory for each strip again."""
+
 
 @contextmanager
 def cluster(
@@ -85,7 +89,7 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
     from distributed import LocalCluster
 
     before = set(psutil.Process().children(recursive=True))
-    with _ctrl_c_ignored():
+    with _ctrl_c_ignored(), freed_memory_kept():
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -102,6 +106,19 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
             for process in set(psutil.Process().children(recursive=True)) - before:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Let workers that are started meanwhile keep freed memory, unless the environment says more.
+
+    They are told when they start: afterwards glibc takes no setting.
+    """
+    from dask import config
+
+    prefix = "distributed.nanny.pre-spawn-environ"
+    with config.set({f"{prefix}.{name}": value for name, value in MALLOC.items()}):
+        yield
 
 
 @contextmanager

@@ -214,9 +214,7 @@ def custom_H(
     return np.where(replaced.reshape(-1, 1), revived, H), reads
 
 
-def warm_up(
-    objective: Objective, H: Array, sample: Block, seed: int, tol: float, n: int
-) -> Array:
+def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float, n: int) -> Array:
     """Improve H on the sample by rounds of online updates, until they gain little.
 
     Parameters

@@ -13,6 +13,8 @@ import threadpoolctl
 
 import dnmf
 from dnmf.engine import threads
+from dnmf.engine.client import MALLOC, cluster
+from dnmf.engine.executors import active_client
 from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.errors import ParameterError
 from dnmf.estimators.inputs import blocks_of
@@ -144,3 +146,14 @@ def test_no_more_threads_compute_than_may(monkeypatch, source):
         used.clear()
         assert blocks_of(X).map_sum(note) == 1600
         assert len(used) <= count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", [None, "1000000"])
+def test_workers_that_a_command_starts_keep_freed_memory(monkeypatch, said):
+    name = "MALLOC_TRIM_THRESHOLD_"
+    if said is not None:
+        monkeypatch.setenv(name, said)
+    with cluster(workers=1):
+        (found,) = active_client().run(os.environ.get, name).values()
+    assert found == (said or str(MALLOC[name]))
