@@ -17,6 +17,10 @@ FLOOR = 1e-7
 Frobenius divide by the reconstruction. It is relative so that the scale of X does not matter."""
 
 
+REORDER = {"reassoc", "contract", "nsz", "arcp"}
+"""What the compiler may do with sums and quotients so that they become vector instructions."""
+
+
 def floors_of_means(means: Array) -> Array:
     """Return the least value of each image's reconstruction, given the means of the images.
 
@@ -112,14 +116,26 @@ def solve_kl(X, H, linear, l2, floors, W, tolerance, max_sweeps):  # type: ignor
                 break
 
 
-@compiled(nogil=True, error_model="numpy")
+@part_of_compiled(nogil=True, fastmath=REORDER, error_model="numpy", inline="always")
+def power_of(y, exponent):  # type: ignore[no-untyped-def]
+    """Compute ``y ** exponent``, faster where a root or a product gives it."""
+    if exponent == 2:
+        return y * y
+    if exponent == 1.5:
+        return y * np.sqrt(y)
+    if exponent == 0.5:
+        return np.sqrt(y)
+    return y**exponent
+
+
+@part_of_compiled(nogil=True, fastmath=REORDER, error_model="numpy", inline="always")
 def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[no-untyped-def]
     """Find the zero of the derivative along one weight, ``down(v) - up(v) + l1 + l2 v``.
 
     Both ``up`` and ``down`` are sums of powers of linear functions of v. The curved one, ``up`` for
     beta <= 2 and ``down`` else, is replaced by a single such power with the same value and slope at
     w, and the other one by its tangent (1 < beta <= 2) or, where that would not bound the loss, by
-    its value. Five safeguarded Newton steps follow.
+    its value. Four safeguarded Newton steps follow.
     """
     if beta <= 2:
         if not (up > 0 and up_slope > 0):
@@ -131,37 +147,50 @@ def beta_step(up, up_slope, down, down_slope, l1, l2, beta, w):  # type: ignore[
         if not (down > 0 and down_slope > 0):
             return 0.0
         q, rate, line, v = 1 - beta, down_slope / down, 0.0, w
-    for _ in range(5):
-        bend = (1 + (v - w) * rate) ** -q
+    for _ in range(4):
+        rise = 1 / (1 + (v - w) * rate)
+        bend = power_of(rise, q)
         if beta <= 2:
             value = down + line * (v - w) + l1 + l2 * v - up * bend
-            slope = line + l2 + q * rate * up * bend / (1 + (v - w) * rate)
+            slope = line + l2 + q * rate * up * bend * rise
         else:
             value = down * bend + l1 + l2 * v - up
-            slope = -q * rate * down * bend / (1 + (v - w) * rate) + l2
+            slope = -q * rate * down * bend * rise + l2
         v = max(v - value / slope, max(0.0, w - 0.95 / rate)) if slope > 0 else v
     return v
 
 
-@compiled(nogil=True, error_model="numpy")
-def power_of(y, exponent):  # type: ignore[no-untyped-def]
-    """Compute ``y ** exponent``, faster where a root or a product gives it."""
-    if exponent == -0.5:
-        return 1 / np.sqrt(y)
-    if exponent == -1.5:
-        return 1 / (y * np.sqrt(y))
+@part_of_compiled(nogil=True, fastmath=REORDER, error_model="numpy", inline="always")
+def update_powers(y, floor, exponent, inverse, power):  # type: ignore[no-untyped-def]
+    """Compute 1 / y and ``y ** exponent`` of y >= floor; roots and products are far faster.
+
+    Each has a loop of its own, which the compiler can make one of vector instructions.
+    """
+    for q in range(len(y)):
+        inverse[q] = 1 / max(y[q], floor)
     if exponent == -2:
-        return 1 / (y * y)
-    return y**exponent
+        for q in range(len(y)):
+            power[q] = inverse[q] * inverse[q]
+    elif exponent == -1.5:
+        for q in range(len(y)):
+            power[q] = inverse[q] * np.sqrt(inverse[q])
+    elif exponent == -0.5:
+        for q in range(len(y)):
+            power[q] = np.sqrt(inverse[q])
+    elif exponent == 1:
+        for q in range(len(y)):
+            power[q] = max(y[q], floor)
+    else:
+        for q in range(len(y)):
+            power[q] = inverse[q] ** -exponent
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(nogil=True, fastmath=REORDER, error_model="numpy")
 def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps):  # type: ignore[no-untyped-def]
     """Minimise ``D(x | w H)`` with penalties over w >= 0 for every row, in place in W.
 
     The method is cyclic coordinate descent by `beta_step`, for any beta, in float64 for the range
-    of the powers. It is compiled without fastmath because with it a fresh compilation rounded
-    differently from one that was loaded from the cache.
+    of the powers.
 
     Parameters
     ----------
@@ -184,8 +213,9 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
     """
     n, p = X.shape
     d = len(H)
-    seen, x, y, power = np.empty(p, np.int64), np.empty(p), np.empty(p), np.empty(p)
-    rows, sizes = np.empty((d, p)), np.empty(d)
+    seen, x, y = np.empty(p, np.int64), np.empty(p), np.empty(p)
+    inverse, power, rows = np.empty(p), np.empty(p), np.empty((d, p))
+    sizes, before = np.empty(d), np.empty(d)
     for i in range(n):
         w = W[i]
         m = 0
@@ -194,14 +224,13 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
                 seen[m], x[m], y[m] = q, X[i, q], 0.0
                 m += 1
         for j in range(d):
-            sizes[j] = 0
+            sizes[j], before[j] = 0, 0
             for q in range(m):
                 rows[j, q] = H[j, seen[q]]
                 sizes[j] += rows[j, q]
                 y[q] += w[j] * rows[j, q]
         floor = floors[i]
-        for q in range(m):
-            power[q] = power_of(max(y[q], floor), beta - 2)
+        update_powers(y[:m], floor, beta - 2, inverse, power)
         for _ in range(max_sweeps):
             moved, mass = 0.0, 0.0
             for j in range(d):
@@ -209,20 +238,23 @@ def solve_beta(X, H, observed, beta, l1, l2, floors, W, tolerance, max_sweeps): 
                 up, up_slope, down, down_slope = 0.0, 0.0, 0.0, 0.0
                 for q in range(m):
                     part = row[q] * power[q]
-                    value = max(y[q], floor)
-                    up += x[q] * part
-                    up_slope += x[q] * part * row[q] / value
-                    down += part * value
+                    rise = x[q] * part
+                    up += rise
+                    up_slope += rise * row[q] * inverse[q]
+                    down += part * max(y[q], floor)
                     down_slope += part * row[q]
                 new = beta_step(up, up_slope, down, down_slope, l1, l2, beta, w[j])
                 step = new - w[j]
+                if step * before[j] < 0:  # the last step went too far, and this one may, too
+                    step *= 0.5
+                before[j] = step
                 mass += new * sizes[j]
                 if step != 0:
                     moved += abs(step) * sizes[j]
-                    w[j] = new
+                    w[j] += step
                     for q in range(m):
                         y[q] += step * row[q]
-                        power[q] = power_of(max(y[q], floor), beta - 2)
+                    update_powers(y[:m], floor, beta - 2, inverse, power)
             if moved <= tolerance * mass:
                 break
 

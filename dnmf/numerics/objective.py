@@ -116,7 +116,8 @@ class Objective(ABC):
     W_tolerance : float
         Relative decrease of the loss that may be left when the solve for weights ends.
     exact_W : bool
-        Whether images that sweeps do not solve well, for squared error, are solved exactly.
+        Whether images that sweeps do not solve well, for squared error, are solved exactly; for
+        other losses, whether weights are solved for to the end.
     in_float64 : bool
         Whether sums are formed in float64 whatever the error at the components of the pass, as
         that after the update of H is known to be too small for float32.

@@ -24,8 +24,10 @@ from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import map_on_threads
 from dnmf.engine.local import LocalBlocks
 from dnmf.engine.threads import one_blas_thread, thread_count
+from dnmf.numerics.beta_divergence import BetaDivergence
 from dnmf.numerics.block import Block, compute_dtype, equal_mask_slices
 from dnmf.numerics.masked import MIN_IMAGES_PER_MASK, MaskedQuadratic
+from dnmf.numerics.multiplicative import alternate
 from dnmf.numerics.objective import Objective, reconstruct
 from dnmf.numerics.online import OnlineState, split_batches, update_on_batches
 from dnmf.numerics.quadratic import Quadratic
@@ -79,12 +81,17 @@ DEAD, REVIVAL_ROWS = 1e-12, 1024
 """Length of a component, relative to the longest, up to which it is taken to be zero, and number of
 images from which components are drawn that replace those."""
 
-FAIR = 1e-3
-"""Tolerance of the weights for squared error in the warm-up for other losses."""
+FAIR, FAIR_SWEEPS = 1e-3, 20
+"""Tolerance of the weights for squared error in the warm-up for other losses, and greatest number
+of sweeps over them."""
 
-SHORT = 256
-"""Least number of updates for losses other than squared error: these updates, or an epoch if that
-is more, on squared error, then as many on the loss itself. Updates for these losses are dearer."""
+SMALL = 2**22
+"""Number of pixels up to which the weights of a sample are kept, for losses other than squared
+error."""
+
+SHORT = (256, 512)
+"""Bounds of the number of updates for losses other than squared error, which is that of an epoch
+between them: so many on squared error, then on the loss itself. These updates are dearer."""
 
 FORGET = (0.5, 0.99)
 """Forgetting factor of the running sums at the first and the last update of a round. The first sums
@@ -238,10 +245,12 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     if not isinstance(objective, Quadratic):
         # Squared error is the cheap way from a poor H to a fair one, without exact weights.
         kind = Quadratic if sample.observed is None else MaskedQuadratic
-        plain = kind(W_tolerance=FAIR)
-        for stage in (plain, objective):
+        plain = kind(W_tolerance=FAIR, max_sweeps=FAIR_SWEEPS, exact_W=False)
+        for stage in (plain, replace(objective, exact_W=False)):
             what = "squared error" if stage is plain else "the loss itself"
             log.info("warm start: %s, %d components", what, len(H), extra=LIVE)
+            if isinstance(stage, BetaDivergence) and sample.X.size <= SMALL:
+                return alternate(stage, H, sample, tol)
             updates = _short_round(stage, len(H), len(sample))
             H = objective.raise_zeros(online_round(stage, H, sample, rng, updates))
         return H
@@ -361,7 +370,8 @@ def warm_up_updates(objective: Objective, d: int, blocks: Blocks, tol: float) ->
 
 def _short_round(objective: Objective, d: int, n_sample: int) -> int:
     """Return the number of updates of the only round for a loss other than squared error."""
-    return max(SHORT, n_sample // objective.warm_up_batch_size(d))
+    least, most = SHORT
+    return min(max(least, n_sample // objective.warm_up_batch_size(d)), most)
 
 
 def _rounds(objective: Objective, shape: tuple[int, int], d: int, tol: float) -> tuple[int, int]:
