@@ -43,8 +43,8 @@ UNLOADED_BYTES = 85e6
 SMALL_FIT_BYTES = 2**30
 """Bytes that every machine is taken to have: for a smaller fit in memory nothing is measured."""
 
-THREAD_BYTES = 2**25
-"""Bytes that BLAS and the allocator keep for a thread of a sketch, besides what it computes."""
+KEPT_BYTES = 2**26
+"""Bytes that BLAS and the allocator keep of a sketch, besides its arrays."""
 
 ALLOCATOR_FACTOR = 1.1
 """Factor for memory that has been freed and that allocators keep."""
@@ -220,7 +220,7 @@ class FitMemory:
         images = 3 * number * self.sample_rows * self.sketch_width
         steps = (8 * number + 32) * self.d * self.p + number * self.p * self.sketch_width
         chunk = number * min(chunk_rows(self.p), self.sample_rows) * self.p
-        return max(directions, steps) + images + at_once * (chunk + THREAD_BYTES)
+        return max(directions, steps) + images + at_once * chunk + KEPT_BYTES
 
     @property
     def online(self) -> int:
