@@ -110,9 +110,10 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Let workers that are started meanwhile keep freed memory, unless the environment says more.
+    """Let workers that are started meanwhile keep freed memory.
 
-    They are told when they start: afterwards glibc takes no setting.
+    They are told before they start, because glibc takes no setting afterwards. Variables that the
+    user has set stay as they are.
     """
     from dask import config
 
