@@ -93,7 +93,7 @@ SHORT = (256, 512)
 """Bounds of the number of updates for losses other than squared error, which is that of an epoch
 between them: so many on squared error, then on the loss itself. These updates are dearer."""
 
-FORGET = (0.5, 0.99)
+FORGET = (0.2, 0.99)
 """Forgetting factor of the running sums at the first and the last update of a round. The first sums
 come from a poor H and should fade fast; the last should average over many images, or H jitters. To
 start again with each round moves H further than to go on averaging."""
