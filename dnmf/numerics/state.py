@@ -26,9 +26,8 @@ BETA = 0.8
 BETA_GROWTH, BETA_MAX_GROWTH, BETA_DECAY = 1.05, 1.01, 1.5
 """Growth of beta, growth of its bound, and its decay after a rejected pass."""
 
-LEAST_W_TOLERANCE, LOOSE_W_TOLERANCE = 1e-12, 1e-4
-"""Bounds of the tolerance of the weights of a pass: next to the rounding of float64, and that for
-which no image is worth solving exactly. Where a pass gains much, its weights need not be exact."""
+LEAST_W_TOLERANCE = 1e-12
+"""Least tolerance of the weights of a pass, next to the rounding of float64."""
 
 EXACT = 1e-14
 """Share of ``||X||^2`` that a loss must exceed to be more than rounding."""
@@ -116,11 +115,10 @@ def objective_of_pass(objective: Objective, state: State) -> Objective:
     tolerance = objective.W_tolerance
     if len(losses) >= rejected + 2 and losses[-1] > 0:
         gain = losses[-2 - rejected] / losses[-1] - 1
-        tolerance = min(max(tolerance, LOOSE_W_TOLERANCE), 0.1 * gain)
+        tolerance = min(tolerance, 0.1 * gain)
     tolerance = max(tolerance * 0.1**rejected, LEAST_W_TOLERANCE)
     unresolved = bool(losses) and 2 * state.divergence < 1.01 * RESOLVED * state.xx
-    exact = tolerance < LOOSE_W_TOLERANCE
-    return replace(objective, W_tolerance=tolerance, exact_W=exact, in_float64=unresolved)
+    return replace(objective, W_tolerance=tolerance, in_float64=unresolved)
 
 
 def stop_reason(state: State, tol: float, max_iter: int) -> str | None:

@@ -34,6 +34,7 @@ from dnmf.errors import DataError
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import HeldOutBlock, Holdout
 from dnmf.numerics.objective import OVERFLOW, HUpdate, Objective, Projection, join_columns
+from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import (
     CONVERGED,
     MAX_ITER,
@@ -188,7 +189,7 @@ def solve(
     with one_blas_thread():
         for run in runs:
             if run.in_memory:
-                _fit_in_memory(blocks, run, tol, max_iter, on_pass)
+                _fit_in_memory(blocks, run, tol, max_iter, on_pass)  # type: ignore[arg-type]
         runs = [run for run in runs if run.stop_reason is None]
         while active := _active(blocks, runs, tol, max_iter):
             sinks = [run.due_sink() for run in active]
@@ -200,23 +201,27 @@ def solve(
 
 
 def _fit_in_memory(
-    blocks: LocalBlocks, run: ModelRun, tol: float, max_iter: int, on_pass: Callable[[], None]
+    blocks: Blocks, run: ModelRun, tol: float, max_iter: int, on_pass: Callable[[], None]
 ) -> None:
     """Fit a model on an array that is small, and measure the loss of its H, with exact weights."""
-    for run.state in iterate(blocks, run.objective, run.state, tol, max_iter):
+    objective, state = run.objective, run.state
+    assert isinstance(blocks, LocalBlocks)
+    assert isinstance(objective, Quadratic)  # as `is_small` has found
+    for state in iterate(blocks, objective, state, tol, max_iter):
+        run.state = state
         on_pass()
-    state, objective = run.state, run.objective
     stats = measure(blocks, objective, state.H)
     with np.errstate(all="ignore"):  # the loss is checked
         H, divergence, loss = objective.known_loss(stats, state.H, state.H)
         xx, energies = float(stats.xx.sum()), objective.energies(stats, H)
     update = HUpdate(H, divergence, loss, stats.total_weight, xx, energies)
     _require_scale(update, run)
-    run.state = advance(objective, replace(state, losses=()), update)
+    update = update.for_weights_times(blocks.rules.weight_unit)
+    end = advance(objective, replace(state, losses=()), update)
     # Losses on the way are those of other weights, in float32: none is lower than the last.
-    losses = tuple(max(loss, before) for before in state.losses[:-1])
-    run.state = replace(run.state, losses=(*losses, loss))
-    run.finish(blocks, MAX_ITER if len(losses) + 1 >= max_iter else CONVERGED)
+    losses = (*(max(end.losses[0], loss) for loss in state.losses[:-1]), *end.losses)
+    run.state = replace(end, losses=losses)
+    run.finish(blocks, MAX_ITER if len(losses) >= max_iter else CONVERGED)
 
 
 def _active(blocks: Blocks, runs: Sequence[ModelRun], tol: float, max_iter: int) -> list[ModelRun]:

@@ -34,8 +34,8 @@ BETA = 0.5
 """Extrapolation after the first iteration."""
 
 WINDOW = 20
-"""Number of iterations whose gain is compared with `tol`: together they do about what a pass does, and
-the gain of a single one varies with the extrapolation."""
+"""Number of iterations whose gain is compared with `tol`: together they do about what a pass does,
+and the gain of a single one varies with the extrapolation."""
 
 
 def is_small(blocks: Blocks, objective: Objective) -> bool:
@@ -44,20 +44,21 @@ def is_small(blocks: Blocks, objective: Objective) -> bool:
     if not (plain and isinstance(blocks, LocalBlocks)):
         return False
     if not (issparse(blocks.array) or blocks.is_plain):
-        return False
-    values = blocks.array.nnz if issparse(blocks.array) else blocks.array.size
+        return False  # some pixels are missing
+    X: Any = blocks.array
+    values = X.nnz if issparse(X) else X.size
     return bool(values <= (SMALL_OF_FEW if blocks.shape[0] <= FEW_IMAGES else SMALL))
 
 
 def iterate(
-    blocks: LocalBlocks, objective: Objective, state: State, tol: float, max_iter: int
+    blocks: LocalBlocks, objective: Quadratic, state: State, tol: float, max_iter: int
 ) -> Iterator[State]:
     """Improve H until iterations lower the loss little; yield the state after each of them.
 
     Parameters
     ----------
     blocks : LocalBlocks
-    objective : Objective
+    objective : Quadratic
     state : State
         With the first H.
     tol : float
@@ -76,7 +77,7 @@ def iterate(
     DataError
         A pixel is negative, NaN or infinite.
     """
-    X = blocks.array
+    X: Any = blocks.array
     values = X.data.reshape(1, -1) if issparse(X) else X
     if find_invalid(values, 0, None, blocks.rules.positive):
         blocks.map_sum(len)  # raises the error, which names the image
@@ -121,7 +122,7 @@ class _Factors:
         ``||X||^2``.
     """
 
-    def __init__(self, objective: Objective, X: Any, weights: Array | None, H: Array) -> None:
+    def __init__(self, objective: Quadratic, X: Any, weights: Array | None, H: Array) -> None:
         n, p = X.shape
         self.loss, self.beta, self.beta_max = np.inf, BETA, 1.0
         self.weights = weights

@@ -48,15 +48,15 @@ ROUGH_TOL, FINE_TOL = 1e-2, 1e-3
 in between the length is interpolated."""
 
 MAX_ROUNDS, LEAST_TOL = 12, 5e-5
-"""Largest number of rounds, and least value of `tol` for them: passes gain the last digits sooner."""
+"""Largest number of rounds, and least value of `tol` for them: passes gain the last digits."""
 
 WORTH, USUAL_RATIO = 3, 0.25
-"""A further round must be expected to lower the loss by three times `tol`, and by so much more as it
-costs more than a pass. Gains of rounds shrink; the first by so much, as a rule."""
+"""A further round must be expected to lower the loss by three times `tol`, and by so much more as
+it costs more than a pass. Gains of rounds shrink: the first by that ratio, as a rule."""
 
 SURE_ROUNDS = 3
-"""Number of rounds before a warm-up may end that is to be fine and whose rounds cost less than a pass:
-first gains vary."""
+"""Number of rounds before a warm-up may end, of which 2 are enough for ``tol >= 1e-3`` and where a
+round costs more than a pass: the first gains vary."""
 
 EPOCHS = 40
 """Number of times that a round takes an image at most: of few images passes learn as fast."""
@@ -142,7 +142,7 @@ def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: M
             H = _warm_up_on_sketch(run.objective, H, sample, spec.seed, tol)
         else:
             H = warm_up(run.objective, H, sample, spec.seed, tol, blocks.shape[0])
-    return State.at(H, reads + more)
+    return State.at(H, more if run.in_memory else reads + more)
 
 
 def sketches(objective: Objective, d: int, blocks: Blocks) -> bool:

@@ -98,7 +98,7 @@ def test_partial_fit_and_fit_go_on_from_them(H, X, kind):
     assert model.partial_fit(X).score(X) > before
     assert model.n_steps_ == 1
     warm = model_of(start, kind, n_components=3, warm_start=True).fit(X)
-    assert warm.n_reads_ == warm.n_iter_  # no sample was read for a start
+    assert warm.n_reads_ == warm.n_iter_ + 1  # for the last weights, but none for a sample
     assert model_of(H, kind, n_components=2, random_state=0).fit(X).components_.shape == (2, 30)
 
 
