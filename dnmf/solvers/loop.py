@@ -189,7 +189,7 @@ def solve(
     with one_blas_thread():
         for run in runs:
             if run.in_memory:
-                _fit_in_memory(blocks, run, tol, max_iter, on_pass)  # type: ignore[arg-type]
+                _fit_in_memory(blocks, run, tol, max_iter, on_pass)
         runs = [run for run in runs if run.stop_reason is None]
         while active := _active(blocks, runs, tol, max_iter):
             sinks = [run.due_sink() for run in active]
@@ -204,12 +204,13 @@ def _fit_in_memory(
     blocks: Blocks, run: ModelRun, tol: float, max_iter: int, on_pass: Callable[[], None]
 ) -> None:
     """Fit a model on an array that is small, and measure the loss of its H, with exact weights."""
-    objective, state = run.objective, run.state
+    objective = run.objective
     assert isinstance(blocks, LocalBlocks)
     assert isinstance(objective, Quadratic)  # as `is_small` has found
-    for state in iterate(blocks, objective, state, tol, max_iter):
-        run.state = state
+    for following in iterate(blocks, objective, run.state, tol, max_iter):
+        run.state = following
         on_pass()
+    state = run.state
     stats = measure(blocks, objective, state.H)
     with np.errstate(all="ignore"):  # the loss is checked
         H, divergence, loss = objective.known_loss(stats, state.H, state.H)

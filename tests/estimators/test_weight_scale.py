@@ -52,7 +52,7 @@ def test_any_scale_finds_the_same(X, scale, source):
     images = X if source == "memory" else da.from_array(X, chunks=(30, P))
     plain = fit(images, None)
     scaled = fit(images, np.full(N, scale))
-    np.testing.assert_allclose(scaled.components_, plain.components_, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(scaled.components_, plain.components_, rtol=5e-2, atol=2e-2)
     assert scaled.reconstruction_err_ == pytest.approx(
         np.sqrt(scale) * plain.reconstruction_err_, rel=1e-3
     )
