@@ -143,6 +143,7 @@ def _try_sketch(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, fl
     assert isinstance(objective, Quadratic)
     _, sample = first_block(blocks)
     (n, p), dtype = blocks.shape, compute_dtype(blocks.dtype)
+    Sketch.of_sample(sample.take(slice(2)), d, 0, dtype)  # compiles kernels, untimed
     began = time.perf_counter()
     sketch = Sketch.of_sample(sample, d, 0, dtype)
     rows = sample_rows(n, p, blocks.dtype.itemsize)
