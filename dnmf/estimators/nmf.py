@@ -69,7 +69,7 @@ class NMF(FittedNMF):
     of (X, H): each image's weights are a small problem of their own, solved while its block is in
     memory. So one pass over X reads every block once and updates both. H starts from online updates
     on a sample of images; full passes follow, with extrapolation (Ang and Gillis, Neural
-    Computation 2019).
+    Computation 2019). Small arrays in memory, without a checkpoint, need neither: W is kept there.
 
     Parameters
     ----------
@@ -92,9 +92,10 @@ class NMF(FittedNMF):
         may be 0.
     tol : float, default 1e-4
         Stop when a pass lowers the objective by less than this share; 0 runs all `max_iter` passes.
-        The larger it is, the sooner ends the warm-up; 0.01 asks for a rough answer.
+        The larger it is, the sooner ends the warm-up; 0.01 asks for a rough answer. On a small
+        array in memory 20 iterations count as a pass.
     max_iter : int, default 200
-        Most full passes over X.
+        Most full passes over X, or most iterations on a small array in memory.
     random_state : int, RandomState or None, default None
         With an int, results are the same bits on any number of workers or threads (of one machine
         type and one set of library builds).
@@ -143,7 +144,7 @@ class NMF(FittedNMF):
     loss_history_ : ndarray of shape (n_iter_,)
         Objective, penalties included, of the best H after each pass; never rises.
     n_iter_ : int
-        Full passes over X.
+        Full passes over X, or iterations on a small array in memory.
     n_reads_ : float
         Reads of X in units of the whole of it: passes, and what the start read.
     n_steps_ : int
