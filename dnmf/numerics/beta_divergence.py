@@ -15,7 +15,7 @@ from dnmf.numerics.objective import H_SWEEPS, Objective, floors, reconstruct, we
 from dnmf.numerics.quadratic import Quadratic, weighted_sum
 from dnmf.numerics.statistics import Basis, SufficientStats
 
-SWEEPS = 15
+SWEEPS = 30
 """Largest number of sweeps over the weights of an image; a few are usual. For beta < 1, where the
 loss is not convex, many images would go on, and gain a thousandth in the next hundred."""
 
