@@ -17,7 +17,7 @@ from scipy.sparse import issparse
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.local import LocalBlocks
-from dnmf.numerics.block import compute_dtype, find_invalid
+from dnmf.numerics.block import compute_dtype, find_invalid, squared_norms
 from dnmf.numerics.objective import RESOLVED, Objective
 from dnmf.numerics.quadratic import Quadratic, quadratic_loss
 from dnmf.numerics.state import BETA_DECAY, BETA_GROWTH, BETA_MAX_GROWTH, EXACT, State
@@ -83,7 +83,8 @@ def iterate(
         blocks.map_sum(len)  # raises the error, which names the image
     unit = blocks.rules.weight_unit
     weights = None if blocks.weights is None else blocks.weights / unit
-    factors = _Factors(objective, X.astype(compute_dtype(X.dtype), copy=False), weights, state.H)
+    X = X.astype(compute_dtype(X.dtype), copy=False)
+    factors = _Factors(objective, X if issparse(X) else np.ascontiguousarray(X), weights, state.H)
     losses: list[float] = []
     while len(losses) < max_iter and not _has_converged(losses, unit * factors.xx, tol):
         with np.errstate(all="ignore"):
@@ -127,8 +128,11 @@ class _Factors:
         self.loss, self.beta, self.beta_max = np.inf, BETA, 1.0
         self.weights = weights
         counts = np.ones(n) if weights is None else weights
-        squares = X.astype(np.float64).power(2) if issparse(X) else np.square(X, dtype=np.float64)
-        self.norms, self.pixel_norms = squares @ np.ones(p), squares.T @ counts
+        if issparse(X):
+            squares = X.astype(np.float64).power(2)
+            self.norms, self.pixel_norms = squares @ np.ones(p), squares.T @ counts
+        else:
+            self.norms, self.pixel_norms = squared_norms(X, counts)
         self.xx = float(self.pixel_norms.sum())
         self.objective, self.first = replace(objective, max_sweeps=SWEEPS), objective
         self._set(X, np.zeros((len(H), n)), H)
