@@ -93,7 +93,7 @@ class NMF(FittedNMF):
     tol : float, default 1e-4
         Stop when a pass lowers the objective by less than this share; 0 runs all `max_iter` passes.
         The larger it is, the sooner ends the warm-up; 0.01 asks for a rough answer. On a small
-        array in memory 20 iterations count as a pass.
+        array in memory 20 iterations count as a pass, unless it is 0.
     max_iter : int, default 200
         Most full passes over X, or most iterations on a small array in memory.
     random_state : int, RandomState or None, default None
@@ -281,7 +281,8 @@ class NMF(FittedNMF):
         if self.init == "custom":
             check_start(H, W, blocks, spec.n_components)
         run = ModelRun(spec, self._objective(mask), weights_every=self.checkpoint_every)
-        run.in_memory = self.checkpoint is None and is_small(blocks, run.objective)
+        if self.checkpoint is None:
+            run.in_memory = is_small(blocks, run.objective, self.tol)
         require_memory(blocks, run.objective, spec.n_components)
         with self._recorded(run, X, blocks, H, W, overwrite):
             solve(

@@ -126,7 +126,8 @@ def _begin(
     new = []
     for run in runs:
         run.weights_every, found = 0, None
-        run.in_memory = folder is None and run.holdout is None and is_small(blocks, run.objective)
+        if folder is None and run.holdout is None:
+            run.in_memory = is_small(blocks, run.objective, tol)
         if folder is not None:
             found = resume_checkpoint(checkpoint_of(run, folder), run.spec, keep)
         if found is None:

@@ -38,8 +38,13 @@ WINDOW = 20
 and the gain of a single one varies with the extrapolation."""
 
 
-def is_small(blocks: Blocks, objective: Objective) -> bool:
-    """Check whether `iterate` is to fit an array: small, in memory, without mask and penalties."""
+def is_small(blocks: Blocks, objective: Objective, tol: float) -> bool:
+    """Check whether `iterate` is to fit an array: small, in memory, without mask and penalties.
+
+    With ``tol=0`` the last digits are asked for, which exact weights find.
+    """
+    if not tol:
+        return False
     plain = type(objective) is Quadratic and not objective.has_penalties
     if not (plain and isinstance(blocks, LocalBlocks)):
         return False
@@ -63,7 +68,7 @@ def iterate(
         With the first H.
     tol : float
         Iterations end with the first `WINDOW` in a row that have lowered the loss by less than this
-        share of it; 0 for no end.
+        share of it.
     max_iter : int
         Largest number of iterations.
 
@@ -104,10 +109,10 @@ def iterate(
 
 
 def _has_converged(losses: list[float], xx: float, tol: float) -> bool:
-    if not losses or not tol:
+    if len(losses) < 2:
         return False
     before = losses[max(len(losses) - 1 - WINDOW, 0)]
-    return losses[-1] <= EXACT * xx or (len(losses) > 1 and before - losses[-1] <= tol * before)
+    return losses[-1] <= EXACT * xx or before - losses[-1] < tol * before
 
 
 class _Factors:

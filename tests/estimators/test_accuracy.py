@@ -141,10 +141,7 @@ def test_integers_are_fitted_as_well_as_the_same_numbers_in_float64(name):
 
 def test_passes_of_a_small_tol_are_not_thrown_away():
     X, d, accepted = load_digits().data[:300], 40, []
-    blocks = da.from_array(X, chunks=(150, -1))
-    model = fit(
-        blocks, d, tol=0, max_iter=40, on_pass=lambda state: accepted.append(state.accepted)
-    )
+    model = fit(X, d, tol=0, max_iter=40, on_pass=lambda state: accepted.append(state.accepted))
     assert accepted.count(False) < 10
     W = weights(X, model.components_)
     with warnings.catch_warnings():

@@ -69,10 +69,8 @@ def test_one_dark_weight_among_others(X, weights):
 
 
 def test_checkpoints_keep_the_scale_of_the_user(X, weights, tmp_path):
-    options = {"random_state": 0, "tol": 0}
-    whole = NMF(3, max_iter=6, checkpoint=tmp_path / "whole", **options)
-    whole.fit(X, sample_weight=2.0**80 * weights)
-    options["checkpoint"] = tmp_path / "m"
+    whole = NMF(3, random_state=0, tol=0, max_iter=6).fit(X, sample_weight=2.0**80 * weights)
+    options = {"checkpoint": tmp_path / "m", "random_state": 0, "tol": 0}
 
     class StopError(Exception):
         pass
