@@ -33,10 +33,6 @@ from dnmf.numerics.online import count_units
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.statistics import compute_ridge_inverse, gram
 
-TOLERANCE = 1e-3
-"""Relative decrease of the loss of the images of a unit to be expected of further sweeps with which
-their solve ends. H is no better for less, and worse for more where components are much alike."""
-
 REFRESH = 4
 """Number of updates after which the inverse that weights start from is computed again."""
 
@@ -145,7 +141,8 @@ class Rule(NamedTuple):
     l1_W, l2_W, l1_H, l2_H : float
         Penalties, as in `Objective`.
     sweeps, tolerance
-        Largest number of sweeps over the weights of an image, and `TOLERANCE`.
+        Largest number of sweeps over the weights of an image, and relative decrease of the loss of
+        all images of a unit, to be expected of further sweeps, with which their solve ends.
     normalized : bool
         Whether components are kept at length 1.
     """
@@ -473,7 +470,7 @@ def run_round(
     counters = np.zeros(LINE * threads, np.int64)
     rule = Rule(
         *(objective.l1_W, objective.l2_W, objective.l1_H, objective.l2_H),
-        *(objective.max_sweeps, TOLERANCE, not objective.has_penalties),
+        *(objective.max_sweeps, objective.W_tolerance, not objective.has_penalties),
     )
     drawn = _join(batches, keep, weights)
     address, failed = counters.ctypes.data, threading.Event()

@@ -36,6 +36,7 @@ from dnmf.solvers.loop import ModelRun
 from dnmf.solvers.nndsvd import nndsvd_H
 from dnmf.solvers.sample import mean_of, sample_rows, take_sample, whole
 from dnmf.solvers.sketch import is_sketched, warm_up_on_sketch
+from dnmf.solvers.small import SMALL
 
 log = logging.getLogger("dnmf")
 
@@ -61,11 +62,6 @@ round costs more than a pass: the first gains vary."""
 EPOCHS = 40
 """Number of times that a round takes an image at most: of few images passes learn as fast."""
 
-ROUND_SWEEPS, ROUND_STEPS = 100, 10_000
-"""Bounds of sweeps, and of sweeps times components, per image in one update. Where components are
-very many and much alike, to solve for the weights to the end takes many times as long and lowers
-the loss less."""
-
 MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
 """Bound of the flops of all rounds, if a single one does not take more: a minute on a few cores.
 More is left to the passes, which have a cluster. Ten sweeps over d weights take 20 d^2 flops."""
@@ -82,12 +78,8 @@ DEAD, REVIVAL_ROWS = 1e-12, 1024
 images from which components are drawn that replace those."""
 
 FAIR, FAIR_SWEEPS = 1e-3, 20
-"""Tolerance of the weights for squared error in the warm-up for other losses, and greatest number
-of sweeps over them."""
-
-SMALL = 2**22
-"""Number of pixels up to which the weights of a sample are kept, for losses other than squared
-error."""
+"""Tolerance of the weights in rounds, for squared error, and greatest number of sweeps over them: H
+is no better for less, and worse for more where components are much alike."""
 
 SHORT = (256, 512)
 """Bounds of the number of updates for losses other than squared error, which is that of an epoch
@@ -243,10 +235,9 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     """
     rng = np.random.default_rng([seed, 2])
     if not isinstance(objective, Quadratic):
-        # Squared error is the cheap way from a poor H to a fair one, without exact weights.
-        kind = Quadratic if sample.observed is None else MaskedQuadratic
-        plain = kind(W_tolerance=FAIR, max_sweeps=FAIR_SWEEPS, exact_W=False)
-        for stage in (plain, replace(objective, exact_W=False)):
+        # Squared error is the cheap way from a poor H to a fair one.
+        plain = Quadratic() if sample.observed is None else MaskedQuadratic()
+        for stage in (plain, objective):
             what = "squared error" if stage is plain else "the loss itself"
             log.info("warm start: %s, %d components", what, len(H), extra=LIVE)
             if isinstance(stage, BetaDivergence) and sample.X.size <= SMALL:
@@ -256,8 +247,6 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         return H
     d, p = H.shape
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
-    sweeps = max(min(ROUND_SWEEPS, ROUND_STEPS // d), 1)
-    bounded = replace(objective, max_sweeps=sweeps, exact_W=False)
     max_rounds, updates = _rounds(objective, (n, p), d, tol)
     cost = updates * objective.warm_up_batch_size(d) / n
     worth = WORTH * max(tol, LEAST_TOL) * max(cost, 1)
@@ -272,7 +261,7 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
             d,
             extra=LIVE,
         )
-        H = online_round(bounded, H, sample, rng, updates, dtype)
+        H = online_round(objective, H, sample, rng, updates, dtype)
         if max_rounds == 1:
             return H
         loss = loss_of(objective, H, probe)
@@ -412,6 +401,9 @@ def online_round(
         batches += _shuffled(groups, size, rng)
     forget = np.interp(np.arange(updates) / updates, (0, 1), FORGET)
     dtype = compute_dtype(sample.X.dtype) if dtype is None else dtype
+    objective = replace(objective, exact_W=False)
+    if isinstance(objective, Quadratic):
+        objective = replace(objective, W_tolerance=FAIR, max_sweeps=FAIR_SWEEPS)
     if isinstance(objective, Quadratic) and sample.observed is None:
         from dnmf.numerics.rounds import run_round  # imports numba
 

@@ -96,12 +96,11 @@ def test_a_sweep_is_that_of_numpy(d, lanes, ridge, dtype, seed):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("units", [1, 4])
 def test_a_round_is_that_of_numpy(objective, weighted, units, monkeypatch):
-    monkeypatch.setattr(rounds, "TOLERANCE", 0.0)
     monkeypatch.setattr(rounds, "count_units", lambda *shape: units)
     X = images()
     weights = np.random.default_rng(3).integers(1, 4, len(X)) / 2 if weighted else None
     sample, H = Block(X, 0, None, weights), start(5, X.shape[1])
-    mine, *rest = run(replace(objective, max_sweeps=2000), sample, H, threads=2)
+    mine, *rest = run(replace(objective, max_sweeps=2000, W_tolerance=0.0), sample, H, threads=2)
     np.testing.assert_allclose(mine, reference(objective, sample, H, *rest), rtol=1e-6, atol=1e-9)
 
 
