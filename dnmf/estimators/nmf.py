@@ -495,8 +495,8 @@ class NMF(FittedNMF):
 
     def _best_start(self, run: ModelRun, blocks: Blocks) -> State:
         """Fit from several seeds in the same reads, and return the end with the lowest loss."""
-        seeds = [(run.spec.seed + i) % 2**32 for i in range(self.n_init)]
-        runs = [ModelRun(replace(run.spec, seed=seed), run.objective) for seed in seeds]
+        specs = [replace(run.spec, seed=(run.spec.seed + i) % 2**32) for i in range(self.n_init)]
+        runs = [ModelRun(spec, run.objective, in_memory=run.in_memory) for spec in specs]
 
         def report(progress: Progress) -> None:
             self._report(_lowest(progress.states))

@@ -8,10 +8,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dnmf._typing import Array
+from dnmf.errors import DataError
 from dnmf.numerics.beta import divergences, solve_beta, solve_kl
 from dnmf.numerics.block import Strip
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.numerics.objective import H_SWEEPS, Objective, floors, reconstruct, weight_rows
+from dnmf.numerics.objective import (
+    H_SWEEPS,
+    OVERFLOW,
+    Objective,
+    floors,
+    reconstruct,
+    weight_rows,
+)
 from dnmf.numerics.quadratic import Quadratic, weighted_sum
 from dnmf.numerics.statistics import Basis, SufficientStats
 
@@ -89,6 +97,8 @@ class BetaDivergence(Objective):
 
     def first_W(self, strip: Strip, basis: Basis) -> Array:
         """Return fair weights, of which none is zero that may have to be positive."""
+        if strip.norms.max(initial=0) > np.finfo(basis.H.dtype).max:
+            raise DataError(OVERFLOW)
         W, sums = START.solve_W(strip, basis), basis.H.sum(axis=1)
         shares = np.divide(START_SHARE / len(sums), sums, out=np.zeros_like(sums), where=sums > 0)
         least = strip.X.sum(axis=1, keepdims=True) * shares

@@ -70,7 +70,7 @@ class OnlineState:
 
 def count_units(size: int, d: int, p: int) -> int:
     """Return the number of units of work of an update with a batch of some size, a power of 2."""
-    side = int(np.cbrt(size * d * p)) // UNIT_SIDE
+    side = int(np.cbrt(float(size) * d * p)) // UNIT_SIDE
     return min(1 << max(side.bit_length() - 1, 0), MAX_UNITS, size, p)
 
 

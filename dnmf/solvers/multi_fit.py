@@ -14,7 +14,6 @@ from dnmf.errors import CheckpointError, OutputExistsError
 from dnmf.numerics.state import State, stop_reason
 from dnmf.solvers.loop import ModelRun, solve
 from dnmf.solvers.memory_model import groups_that_fit, passes_bytes
-from dnmf.solvers.small import is_small
 from dnmf.solvers.warm_start import start
 from dnmf.storage.atomic import (
     MEMBERS,
@@ -125,9 +124,8 @@ def _begin(
     """Open the checkpoints that exist, start the other models and create their checkpoints."""
     new = []
     for run in runs:
-        run.weights_every, found = 0, None
-        if folder is None and run.holdout is None:
-            run.in_memory = is_small(blocks, run.objective, tol)
+        run.weights_every = 0
+        found = None
         if folder is not None:
             found = resume_checkpoint(checkpoint_of(run, folder), run.spec, keep)
         if found is None:

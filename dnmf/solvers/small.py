@@ -27,6 +27,9 @@ SMALL, FEW_IMAGES, SMALL_OF_FEW = 2**22, 1024, 2**24
 """Number of stored values up to which an array is small; up to 1,024 images, whose online updates
 would see all of them in a few batches, more values are."""
 
+TINY = 2**16
+"""Number of stored values up to which the computation is in float64, which costs no more there."""
+
 SWEEPS = 3
 """Number of sweeps over W, and over H, for one product with X: these cost more than sweeps."""
 
@@ -88,7 +91,8 @@ def iterate(
         blocks.map_sum(len)  # raises the error, which names the image
     unit = blocks.rules.weight_unit
     weights = None if blocks.weights is None else blocks.weights / unit
-    X = X.astype(compute_dtype(X.dtype), copy=False)
+    wide = values.size <= TINY
+    X = X.astype(np.float64 if wide else compute_dtype(X.dtype), copy=False)
     factors = _Factors(objective, X if issparse(X) else np.ascontiguousarray(X), weights, state.H)
     losses: list[float] = []
     while len(losses) < max_iter and not _has_converged(losses, unit * factors.xx, tol):

@@ -51,13 +51,12 @@ in between the length is interpolated."""
 MAX_ROUNDS, LEAST_TOL = 12, 5e-5
 """Largest number of rounds, and least value of `tol` for them: passes gain the last digits."""
 
-WORTH, USUAL_RATIO = 3, 0.25
-"""A further round must be expected to lower the loss by three times `tol`, and by so much more as
-it costs more than a pass. Gains of rounds shrink: the first by that ratio, as a rule."""
+WORTH, MOST_COST, USUAL_RATIO = 3, 4, 0.25
+"""A further round must be expected to lower the loss by three times `tol`, and by up to four times
+as much if it costs more than a pass. Gains of rounds shrink: the first by that ratio, as a rule."""
 
 SURE_ROUNDS = 3
-"""Number of rounds before a warm-up may end, of which 2 are enough for ``tol >= 1e-3`` and where a
-round costs more than a pass: the first gains vary."""
+"""Number of rounds before a warm-up may end, as the first gains vary; 2 for ``tol >= 1e-3``."""
 
 EPOCHS = 40
 """Number of times that a round takes an image at most: of few images passes learn as fast."""
@@ -249,8 +248,7 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     probe = sample.take(np.sort(rng.permutation(len(sample))[:PROBE_ROWS]))
     max_rounds, updates = _rounds(objective, (n, p), d, tol)
     cost = updates * objective.warm_up_batch_size(d) / n
-    worth = WORTH * max(tol, LEAST_TOL) * max(cost, 1)
-    sure = SURE_ROUNDS if cost <= 1 and tol < FINE_TOL else 2
+    worth = WORTH * max(tol, LEAST_TOL) * min(max(cost, 1), MOST_COST)
     best, losses, dtype = H, [np.inf], _dtype_for(probe)
     for number in range(1, max_rounds + 1):
         log.info(
@@ -267,7 +265,7 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         loss = loss_of(objective, H, probe)
         best = H if loss < min(losses) else best
         losses.append(loss)
-        if number >= sure and expected_gain(losses[1:]) < worth:
+        if number >= _sure_rounds(tol) and expected_gain(losses[1:]) < worth:
             break
         H = revive(objective, H, sample, rng)
     return best
@@ -354,13 +352,17 @@ def warm_up_updates(objective: Objective, d: int, blocks: Blocks, tol: float) ->
         # The updates on squared error cost next to nothing compared with those on the objective.
         return (_short_round(objective, d, sample_rows(n, p, blocks.dtype.itemsize)),) * 2
     max_rounds, updates = _rounds(objective, (n, p), d, tol)
-    return updates * min(2, max_rounds), updates * max_rounds
+    return updates * min(_sure_rounds(tol), max_rounds), updates * max_rounds
 
 
 def _short_round(objective: Objective, d: int, n_sample: int) -> int:
     """Return the number of updates of the only round for a loss other than squared error."""
     least, most = SHORT
     return min(max(least, n_sample // objective.warm_up_batch_size(d)), most)
+
+
+def _sure_rounds(tol: float) -> int:
+    return SURE_ROUNDS if tol < FINE_TOL else 2
 
 
 def _rounds(objective: Objective, shape: tuple[int, int], d: int, tol: float) -> tuple[int, int]:

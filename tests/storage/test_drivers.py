@@ -227,5 +227,6 @@ class TestDiskSpace:
         weights = sorted(int(p.name[8:14]) for p in path.glob("weights-*"))
         assert passes[-3:] == [7, 8, 9]
         assert len(passes) == 4
-        assert weights == passes[:1]
+        assert len(weights) == 1
+        assert weights[0] <= passes[0]  # less if the passes in between were rejected
         assert len(open_checkpoint(path, resume_from=passes[0]).read_weights(0)) == 128
