@@ -207,10 +207,12 @@ def _fit_in_memory(
     objective = run.objective
     assert isinstance(blocks, LocalBlocks)
     assert isinstance(objective, Quadratic)  # as `is_small` has found
-    for following in iterate(blocks, objective, run.state, tol, max_iter):
-        run.state = following
-        on_pass()
     state = run.state
+    for following in iterate(blocks, objective, state, tol, max_iter):
+        if following.n_iter > 1:
+            run.state = state
+            on_pass()
+        state = following  # the last is reported below, with its exact loss
     stats = measure(blocks, objective, state.H)
     with np.errstate(all="ignore"):  # the loss is checked
         H, divergence, loss = objective.known_loss(stats, state.H, state.H)
@@ -222,6 +224,7 @@ def _fit_in_memory(
     # Losses on the way are those of other weights, in float32: none is lower than the last.
     losses = (*(max(end.losses[0], loss) for loss in state.losses[:-1]), *end.losses)
     run.state = replace(end, losses=losses)
+    on_pass()
     run.finish(blocks, MAX_ITER if len(losses) >= max_iter else CONVERGED)
 
 

@@ -179,13 +179,14 @@ class TestReadsAndBits:
         assert len(passes) >= alone
 
     def test_models_have_the_bits_of_fits_alone(self, X, sweep):
+        blocks = da.from_array(X, chunks=X.shape)  # in passes, as those of a sweep are
         for row, model in zip(sweep.table, sweep.models_.values(), strict=True):
-            alone = nmf(row["n_components"], random_state=row["seed"]).fit(X)
+            alone = nmf(row["n_components"], random_state=row["seed"]).fit(blocks)
             assert np.array_equal(model.components_, alone.components_)
             assert model.stop_reason_ == alone.stop_reason_
             assert np.array_equal(model.energy_shares_, alone.energy_shares_)
             others = [
-                nmf(row["n_components"], random_state=seed).fit(X).reconstruction_err_
+                nmf(row["n_components"], random_state=seed).fit(blocks).reconstruction_err_
                 for seed in (0, 1)
             ]
             assert row["error"] == min(others)
@@ -477,8 +478,8 @@ class TestStartsOfOneFit:
     def test_on_pass_is_called_with_the_best_state(self, X):
         reports = []
         model = nmf(5, n_init=3, random_state=3, on_pass=reports.append).fit(X)
-        losses = [state.losses[-1] for state in reports]
-        assert losses == sorted(losses, reverse=True)
+        losses = np.array([state.losses[-1] for state in reports])
+        assert (np.diff(losses) <= 1e-5 * losses[:-1]).all()
         assert losses[-1] == model.loss_history_[-1]
 
     def test_a_fit_that_was_stopped_goes_on(self, X, tmp_path):
