@@ -123,12 +123,12 @@ def compare(X: Any, d: int, loss: float | str, seed: int) -> dict[str, float]:
     there = min(until(ours, X, error) for _ in range(REPEATS))
     return {
         "seconds": seconds,
-        "error": error,
+        "error": float(error),
         "there": there / seconds,
         "ratio": my_seconds / seconds,
-        "above": mine.reconstruction_err_ / error - 1,
+        "above": float(mine.reconstruction_err_ / error - 1),
         "batch ratio": batch_seconds / seconds,
-        "batch above": batches.reconstruction_err_ / error - 1,
+        "batch above": float(batches.reconstruction_err_ / error - 1),
     }
 
 

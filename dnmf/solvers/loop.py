@@ -34,7 +34,6 @@ from dnmf.errors import DataError
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import HeldOutBlock, Holdout
 from dnmf.numerics.objective import OVERFLOW, HUpdate, Objective, Projection, join_columns
-from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import (
     CONVERGED,
     MAX_ITER,
@@ -204,10 +203,8 @@ def _fit_in_memory(
     blocks: Blocks, run: ModelRun, tol: float, max_iter: int, on_pass: Callable[[], None]
 ) -> None:
     """Fit a model on an array that is small, and measure the loss of its H, with exact weights."""
-    objective = run.objective
-    assert isinstance(blocks, LocalBlocks)
-    assert isinstance(objective, Quadratic)  # as `is_small` has found
-    state = run.state
+    objective, state = run.objective, run.state
+    assert isinstance(blocks, LocalBlocks)  # as `is_small` has found
     for following in iterate(blocks, objective, state, tol, max_iter):
         if following.n_iter > 1:
             run.state = state

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from scipy.sparse import issparse
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.local import LocalBlocks
-from dnmf.numerics.block import compute_dtype, find_invalid, squared_norms
+from dnmf.numerics.beta_divergence import BetaDivergence
+from dnmf.numerics.block import Block, compute_dtype, find_invalid, squared_norms
+from dnmf.numerics.multiplicative import FINE_TOL, STEPS_PER_CHECK, alternate
 from dnmf.numerics.objective import RESOLVED, Objective
 from dnmf.numerics.quadratic import Quadratic, quadratic_loss
 from dnmf.numerics.state import BETA_DECAY, BETA_GROWTH, BETA_MAX_GROWTH, EXACT, State
@@ -44,34 +47,37 @@ and the gain of a single one varies with the extrapolation."""
 def is_small(blocks: Blocks, objective: Objective, tol: float) -> bool:
     """Check whether `iterate` is to fit an array: small, in memory, without mask and penalties.
 
-    With ``tol=0`` the last digits are asked for, which exact weights find.
+    With ``tol=0``, and for losses other than squared error below 1e-4, the last digits are asked
+    for, which exact weights find.
     """
-    if not tol:
+    if not tol or (tol < FINE_TOL and not isinstance(objective, Quadratic)):
         return False
-    plain = type(objective) is Quadratic and not objective.has_penalties
-    if not (plain and isinstance(blocks, LocalBlocks)):
+    if objective.has_penalties or type(objective) not in (Quadratic, BetaDivergence):
         return False
-    if not (issparse(blocks.array) or blocks.is_plain):
-        return False  # some pixels are missing
+    if not isinstance(blocks, LocalBlocks):
+        return False
     X: Any = blocks.array
-    values = X.nnz if issparse(X) else X.size
-    return bool(values <= (SMALL_OF_FEW if blocks.shape[0] <= FEW_IMAGES else SMALL))
+    if issparse(X):  # what is dense are the products with it, but for other losses all of W H
+        return type(objective) is Quadratic and bool(X.nnz <= SMALL)
+    return blocks.is_plain and bool(X.size <= (SMALL_OF_FEW if len(X) <= FEW_IMAGES else SMALL))
 
 
 def iterate(
-    blocks: LocalBlocks, objective: Quadratic, state: State, tol: float, max_iter: int
+    blocks: LocalBlocks, objective: Objective, state: State, tol: float, max_iter: int
 ) -> Iterator[State]:
     """Improve H until iterations lower the loss little; yield the state after each of them.
 
     Parameters
     ----------
     blocks : LocalBlocks
-    objective : Quadratic
+    objective : Objective
+        Of those that `is_small` takes.
     state : State
         With the first H.
     tol : float
         Iterations end with the first `WINDOW` in a row that have lowered the loss by less than this
-        share of it.
+        share of it. For losses other than squared error an iteration is ten multiplicative steps;
+        the last lowers the loss by less than ten times this share.
     max_iter : int
         Largest number of iterations.
 
@@ -93,13 +99,15 @@ def iterate(
     weights = None if blocks.weights is None else blocks.weights / unit
     wide = values.size <= TINY
     X = X.astype(np.float64 if wide else compute_dtype(X.dtype), copy=False)
-    factors = _Factors(objective, X if issparse(X) else np.ascontiguousarray(X), weights, state.H)
+    X = X if issparse(X) else np.ascontiguousarray(X)
+    improvements = (
+        _sweeps(_Factors(objective, X, weights, state.H), tol)
+        if isinstance(objective, Quadratic)
+        else _steps(objective, X, weights, state.H, tol, max_iter)
+    )
     losses: list[float] = []
-    while len(losses) < max_iter and not _has_converged(losses, unit * factors.xx, tol):
-        with np.errstate(all="ignore"):
-            factors.improve()
-        losses.append(unit * factors.loss)
-        H = factors.H.astype(np.float64)
+    for H, loss in islice(improvements, max_iter):
+        losses.append(min(unit * loss, losses[-1] if losses else np.inf))
         yield replace(
             state,
             H=H,
@@ -108,8 +116,31 @@ def iterate(
             losses=tuple(losses),
             divergence=losses[-1],
             n_reads=state.n_reads + len(losses),
-            xx=unit * factors.xx,
         )
+
+
+def _sweeps(factors: _Factors, tol: float) -> Iterator[tuple[Array, float]]:
+    """Yield H and the loss after each iteration for squared error."""
+    losses: list[float] = []
+    while not _has_converged(losses, factors.xx, tol):
+        with np.errstate(all="ignore"):
+            factors.improve()
+        losses.append(factors.loss)
+        yield factors.H.astype(np.float64), factors.loss
+
+
+def _steps(
+    objective: Objective, X: Array, weights: Array | None, H: Array, tol: float, max_iter: int
+) -> Iterator[tuple[Array, float]]:
+    """Yield H and the loss after every ten steps for other losses."""
+    assert isinstance(objective, BetaDivergence)
+    fair = _Factors(Quadratic(), X, weights, H)
+    fair.first, fair.beta = fair.objective, 0.0  # H must not settle yet
+    with np.errstate(all="ignore"):
+        for _ in range(WINDOW):
+            fair.improve()  # the cheap way from a poor H to a fair one
+        block, H = Block(X, weights=weights), fair.H.astype(np.float64)
+        yield from alternate(objective, H, block, tol, STEPS_PER_CHECK * max_iter)
 
 
 def _has_converged(losses: list[float], xx: float, tol: float) -> bool:

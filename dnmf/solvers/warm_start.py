@@ -240,7 +240,8 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
             what = "squared error" if stage is plain else "the loss itself"
             log.info("warm start: %s, %d components", what, len(H), extra=LIVE)
             if isinstance(stage, BetaDivergence) and sample.X.size <= SMALL:
-                return alternate(stage, H, sample, tol)
+                *_, (H, _) = alternate(stage, H, sample, tol)
+                return stage.raise_zeros(H)
             updates = _short_round(stage, len(H), len(sample))
             H = objective.raise_zeros(online_round(stage, H, sample, rng, updates))
         return H
