@@ -36,9 +36,10 @@ from dnmf.numerics.statistics import compute_ridge_inverse, gram
 REFRESH = 4
 """Number of updates after which the inverse that weights start from is computed again."""
 
-SPINS, PAUSE = 20_000, 1e-5
-"""Number of times that a thread looks at the counters of others, in tens of microseconds, before it
-gives its core to them, and for how many seconds."""
+SPINS, PAUSE = 200_000, 1e-5
+"""Number of times that a thread looks at the counters of others, in less than a millisecond, before
+it gives its core to them, and for how many seconds. With fewer, a thread that is ready a little
+sooner sleeps through the next phase."""
 
 PHASES, INVERSE = 5, 1
 """Number of phases of an update: the Gram matrix, the inverse, the images, the sum of the products
