@@ -102,7 +102,7 @@ def _local_cluster(workers: int, memory_limit: str | None) -> Iterator[LocalClus
     finally:
         try:
             local.close(timeout=CLOSE_TIMEOUT)
-        except TimeoutError:
+        except (TimeoutError, KeyError):  # the latter is Dask's own, where a worker has just died
             for process in set(psutil.Process().children(recursive=True)) - before:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

@@ -76,9 +76,10 @@ DEAD, REVIVAL_ROWS = 1e-12, 1024
 """Length of a component, relative to the longest, up to which it is taken to be zero, and number of
 images from which components are drawn that replace those."""
 
-FAIR, FAIR_SWEEPS = 1e-3, 20
-"""Tolerance of the weights in rounds, for squared error, and greatest number of sweeps over them: H
-is no better for less, and worse for more where components are much alike."""
+FAIR, FAIR_SWEEPS = 1e-4, 100
+"""Tolerance of the weights in rounds, for squared error, and greatest number of sweeps over them.
+With more, or fewer sweeps, H is worse where components are much alike; with less it is no better.
+"""
 
 SHORT = (256, 512)
 """Bounds of the number of updates for losses other than squared error, which is that of an epoch
