@@ -76,6 +76,10 @@ class Work(NamedTuple):
         What the pixels and the images of each unit add to G and S.
     room, steps : ndarray of shape (units, 3, size) and (units, size)
         Room for matrices of a unit.
+    counts : ndarray of shape (units, size)
+        Weights of the images of each unit.
+    ones : ndarray of shape (size,)
+        Ones, which is how pixels count.
     """
 
     edges: Array
@@ -91,6 +95,8 @@ class Work(NamedTuple):
     parts_S: Array
     room: Array
     steps: Array
+    counts: Array
+    ones: Array
 
 
 class Pixels(NamedTuple):
@@ -158,7 +164,7 @@ class Rule(NamedTuple):
 
 
 @part_of_compiled(nogil=True, fastmath=True, error_model="numpy")
-def descend(a, G, ridge, w, room, steps):  # type: ignore[no-untyped-def]
+def descend(a, G, ridge, w, counts, room, steps):  # type: ignore[no-untyped-def]
     """Sweep over all components once, for problems as of `dnmf.numerics.nnls.solve_nnls`.
 
     Parameters
@@ -168,6 +174,8 @@ def descend(a, G, ridge, w, room, steps):  # type: ignore[no-untyped-def]
     G : ndarray of shape (d, d)
     ridge : float
         Penalty that is to be added to the diagonal of G.
+    counts : ndarray of shape (lanes,)
+        How many times each problem counts in what is returned.
     room : ndarray of shape (d * lanes,) or more
     steps : ndarray of shape (GROUP, lanes)
 
@@ -190,7 +198,7 @@ def descend(a, G, ridge, w, room, steps):  # type: ignore[no-untyped-def]
             linear, weight, descent, part = a[j], w[j], g[j - low], zero
             for i in range(lanes):
                 descent[i] = linear[i] - ridge * weight[i] - descent[i]
-                part += weight[i] * (linear[i] + descent[i])
+                part += counts[i] * weight[i] * (linear[i] + descent[i])
             overlap += part
         for first in range(low, high, GROUP):
             last = min(first + GROUP, high)
@@ -201,7 +209,7 @@ def descend(a, G, ridge, w, room, steps):  # type: ignore[no-untyped-def]
                     for i in range(lanes):
                         step[i] = max(weight[i] + rate * descent[i], zero) - weight[i]
                         weight[i] += step[i]
-                        part += step[i] * step[i]
+                        part += counts[i] * step[i] * step[i]
                     gain += half * curve * part
                 else:  # the objective is linear in this weight: a penalty takes it to 0
                     for i in range(lanes):
@@ -257,20 +265,20 @@ def sum_weights(u, keep, work):  # type: ignore[no-untyped-def]
 
 
 @part_of_compiled(nogil=True, fastmath=True, error_model="numpy")
-def convert(X, rows, low, high, images):  # type: ignore[no-untyped-def]
-    """Convert some pixels of some rows of X; return half the sum of their squares."""
+def convert(X, rows, low, high, counts, images):  # type: ignore[no-untyped-def]
+    """Convert some pixels of some rows of X; return half the sum of squares, as images count."""
     number, energy = images.dtype.type, 0.0
     for i in range(len(rows)):
         image, pixels, square = images[i], X[rows[i], low:high], number(0)
         for j in range(high - low):
             image[j] = pixels[j]
             square += image[j] * image[j]
-        energy += number(0.5) * square
+        energy += number(0.5) * counts[i] * square
     return energy
 
 
 @part_of_compiled(nogil=True, fastmath=True, error_model="numpy")
-def project(first, last, rows, sample, work, A, product):  # type: ignore[no-untyped-def]
+def project(first, last, rows, counts, sample, work, A, product):  # type: ignore[no-untyped-def]
     """Convert images of a batch, given their rows of the sample, and compute ``H X^T`` in A.
 
     Returns
@@ -284,11 +292,11 @@ def project(first, last, rows, sample, work, A, product):  # type: ignore[no-unt
         low, high = work.edges[k], work.edges[k + 1]
         images = work.batch[size * low : size * high].reshape(size, high - low)[first:last]
         if sample.bytes == 1:
-            energy += convert(sample.in_bytes, rows, low, high, images)
+            energy += convert(sample.in_bytes, rows, low, high, counts, images)
         elif sample.bytes == 2:
-            energy += convert(sample.in_words, rows, low, high, images)
+            energy += convert(sample.in_words, rows, low, high, counts, images)
         else:
-            energy += convert(sample.in_floats, rows, low, high, images)
+            energy += convert(sample.in_floats, rows, low, high, counts, images)
         np.dot(work.H[d * low : d * high].reshape(d, high - low), images.T, product)
         for j in range(d):
             for i in range(count):
@@ -321,12 +329,15 @@ def solve_images(u, t, sample, batches, work, rule):  # type: ignore[no-untyped-
     rows, count = batches.rows[begin + first : begin + last], last - first
     A = work.room[u, 0, : d * count].reshape(d, count)
     W = work.room[u, 1, : d * count].reshape(d, count)
-    room = work.room[u, 2]
-    energy, before = project(first, last, rows, sample, work, A, W), 0.0
+    room, counts = work.room[u, 2], work.counts[u, :count]
+    if len(batches.weights):
+        for i in range(count):
+            counts[i] = batches.weights[rows[i]]
+    energy, before = project(first, last, rows, counts, sample, work, A, W), 0.0
     first_weights(A, number(rule.l1_W), work, room[: d * count].reshape(d, count), W)
     ridge, steps = number(rule.l2_W), work.steps[u, : GROUP * count].reshape(GROUP, count)
     for _ in range(rule.sweeps):
-        gain, overlap = descend(A, work.G, ridge, W, room, steps)
+        gain, overlap = descend(A, work.G, ridge, W, counts, room, steps)
         loss = max(energy - 0.5 * overlap, np.finfo(A.dtype).eps * energy)
         if has_converged(gain, before, rule.tolerance * loss):
             break
@@ -338,9 +349,8 @@ def solve_images(u, t, sample, batches, work, rule):  # type: ignore[no-untyped-
             V[i, j] = W[j, i]
     if len(batches.weights):
         for i in range(count):
-            weight = number(batches.weights[rows[i]])
             for j in range(d):
-                V[i, j] *= weight
+                V[i, j] *= counts[i]
     np.dot(W, V, work.parts_S[u])
 
 
@@ -368,7 +378,7 @@ def update_pixels(u, t, batches, work, rule):  # type: ignore[no-untyped-def]
                 linear[j, i] = T[j, i] - l1
                 H[j, i] *= rate
         steps = work.steps[u, : GROUP * count].reshape(GROUP, count)
-        descend(linear, work.S, l2, H, work.room[u, 2], steps)
+        descend(linear, work.S, l2, H, work.ones[:count], work.room[u, 2], steps)
         add_gram(H, work.parts_G[u], work.room[u, 2])
 
 
@@ -533,6 +543,8 @@ def _room(H: Array, size: int) -> Work:
         parts_S=np.empty_like(parts_G),
         room=np.empty((units, 3, d * max(lanes, GRAM)), dtype),
         steps=np.empty((units, GROUP * lanes), dtype),
+        counts=np.ones((units, lanes), dtype),
+        ones=np.ones(lanes, dtype),
     )
 
 

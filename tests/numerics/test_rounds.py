@@ -79,7 +79,8 @@ def test_a_sweep_is_that_of_numpy(d, lanes, ridge, dtype, seed):
     A, G, W = H @ X.T, H @ H.T, rng.random((d, lanes)) * (rng.random((d, lanes)) < 0.5)
     w, room = W.astype(dtype), np.empty(d * lanes, dtype)
     steps = np.empty((GROUP, lanes), dtype)
-    gain, overlap = descend(A.astype(dtype), G.astype(dtype), dtype(ridge), w, room, steps)
+    terms, ones = (A.astype(dtype), G.astype(dtype), dtype(ridge)), np.ones(lanes, dtype)
+    gain, overlap = descend(*terms, w, ones, room, steps)
     ridged = G + ridge * np.eye(d)
     expected = sweep(A, ridged, W.copy())
     tight = dtype == np.float64
