@@ -152,6 +152,8 @@ def test_no_more_threads_compute_than_may(monkeypatch, source):
 @pytest.mark.parametrize("said", [None, "1000000"])
 def test_workers_that_a_command_starts_keep_freed_memory(monkeypatch, said):
     name = "MALLOC_TRIM_THRESHOLD_"
+    # Dask leaves what it tells its workers in the environment of the process that starts them.
+    monkeypatch.delenv(name, raising=False)
     if said is not None:
         monkeypatch.setenv(name, said)
     with cluster(workers=1):
