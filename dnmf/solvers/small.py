@@ -25,6 +25,7 @@ from dnmf.numerics.objective import RESOLVED, Objective
 from dnmf.numerics.quadratic import Quadratic, quadratic_loss
 from dnmf.numerics.state import BETA_DECAY, BETA_GROWTH, BETA_MAX_GROWTH, EXACT, State
 from dnmf.numerics.statistics import SufficientStats, gram
+from dnmf.solvers.sample import whole
 
 SMALL, FEW_IMAGES, SMALL_OF_FEW = 2**22, 1024, 2**24
 """Number of stored values up to which an array is small; up to 1,024 images, whose online updates
@@ -91,19 +92,20 @@ def iterate(
     DataError
         A pixel is negative, NaN or infinite.
     """
-    X: Any = blocks.array
+    block, unit = whole(blocks), blocks.rules.weight_unit
+    X: Any = block.X
     values = X.data.reshape(1, -1) if issparse(X) else X
     if find_invalid(values, 0, None, blocks.rules.positive):
         blocks.map_sum(len)  # raises the error, which names the image
-    unit = blocks.rules.weight_unit
-    weights = None if blocks.weights is None else blocks.weights / unit
     wide = values.size <= TINY
     X = X.astype(np.float64 if wide else compute_dtype(X.dtype), copy=False)
     X = X if issparse(X) else np.ascontiguousarray(X)
+    squared = objective if isinstance(objective, Quadratic) else Quadratic()
+    factors = _Factors(squared, X, block.weights, state.H)
     improvements = (
-        _sweeps(_Factors(objective, X, weights, state.H), tol)
-        if isinstance(objective, Quadratic)
-        else _steps(objective, X, weights, state.H, tol, max_iter)
+        _sweeps(factors, tol)
+        if squared is objective
+        else _steps(objective, factors, replace(block, X=X), tol, max_iter)
     )
     losses: list[float] = []
     for H, loss in islice(improvements, max_iter):
@@ -116,6 +118,7 @@ def iterate(
             losses=tuple(losses),
             divergence=losses[-1],
             n_reads=state.n_reads + len(losses),
+            xx=unit * factors.xx,
         )
 
 
@@ -130,16 +133,15 @@ def _sweeps(factors: _Factors, tol: float) -> Iterator[tuple[Array, float]]:
 
 
 def _steps(
-    objective: Objective, X: Array, weights: Array | None, H: Array, tol: float, max_iter: int
+    objective: Objective, fair: _Factors, block: Block, tol: float, max_iter: int
 ) -> Iterator[tuple[Array, float]]:
     """Yield H and the loss after every ten steps for other losses."""
     assert isinstance(objective, BetaDivergence)
-    fair = _Factors(Quadratic(), X, weights, H)
     fair.first, fair.beta = fair.objective, 0.0  # H must not settle yet
     with np.errstate(all="ignore"):
         for _ in range(WINDOW):
             fair.improve()  # the cheap way from a poor H to a fair one
-        block, H = Block(X, weights=weights), fair.H.astype(np.float64)
+        H = fair.H.astype(np.float64)
         yield from alternate(objective, H, block, tol, STEPS_PER_CHECK * max_iter)
 
 

@@ -170,6 +170,8 @@ class TestTheEnd:
         model = fit(digits[:100], 3, on_pass=seen.append)
         assert [state.n_iter for state in seen] == list(range(1, model.n_iter_ + 1))
         assert seen[-1].error == pytest.approx(model.reconstruction_err_, rel=1e-2)
+        norm = np.linalg.norm(digits[:100].astype(float))
+        assert seen[0].relative_error == pytest.approx(seen[0].error / norm)
 
 
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
