@@ -1,0 +1,56 @@
+"""A file that may hold images, and the interface of a format that opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from dnmf.io.sources.choices import Choices
+    from dnmf.io.sources.image_array import ImageArray
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file on a disk, behind a URL or inside an archive.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it: its path, its URL, or the path of its archive and its name in it.
+    open : callable
+        Opens it for reading in binary mode, seekable.
+    path : Path or None
+        Where it lies on a disk of this machine; None if it does not.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    path: Path | None = None
+
+
+class Format(Protocol):
+    """A format of image files.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``TIFF``.
+    suffixes : tuple of str
+        Ends of the names of such files, in lower case, such as ``.tif``.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+
+    def open(self, file: ImageFile, choices: Choices) -> ImageArray:
+        """Open a file; decode its pixels now, or lazily when they are read.
+
+        Raises
+        ------
+        IngestError
+            It cannot be read, or is not of this format; the message begins with its name.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Places where image files lie: folders, lists, archives, tables and URLs."""
