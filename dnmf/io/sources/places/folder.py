@@ -1,0 +1,139 @@
+"""Image files on a disk of this machine: folders with their subfolders, patterns, single files."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dnmf.errors import IngestError
+from dnmf.io.sources.formats import known_suffixes
+from dnmf.io.sources.formats.file import ImageFile
+from dnmf.io.sources.places.order import natural, sort_flat
+from dnmf.io.sources.places.place import Listed, Reject
+
+_log = logging.getLogger(__name__)
+
+STORE_FILES = ("zarr.json", ".zarray", ".zgroup")
+"""Names of the files that make a folder a Zarr array or group."""
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Files below a folder of this machine; a `Place`.
+
+    Attributes
+    ----------
+    root : str
+        Absolute path of the folder that the names are relative to.
+    targets : tuple of str
+        Absolute paths of folders and files below it, in the order of the corpus.
+    """
+
+    root: str
+    targets: tuple[str, ...] = ()
+
+    def list_files(self) -> Iterator[Listed | Reject]:
+        """Yield the files of the targets; of folders those with the suffix of an image."""
+        ignored: Counter[str] = Counter()
+        for target in self.targets:
+            if os.path.isdir(target) and not is_store(target):
+                yield from self._walk(target, os.path.realpath(target), ignored)
+            elif is_store(target) or stat.S_ISREG(os.stat(target).st_mode):
+                yield self._listed(target)
+            else:
+                yield Reject(target, "is no regular file; leave it out")
+        report_ignored(ignored)
+
+    def _walk(self, folder: str, top: str, ignored: Counter[str]) -> Iterator[Listed | Reject]:
+        """Yield the files below a folder, in natural order.
+
+        Links must not lead out of the folder: it may belong to somebody else, and a link in it may
+        lead to a file that only its reader may see. A path that the caller has named may lead
+        anywhere.
+        """
+        try:
+            names = ((e.name, _kind(e)) for e in os.scandir(folder) if not e.name.startswith("."))
+            entries = sort_flat(names, key=lambda entry: natural(entry[0]))
+            for name, kind in entries:
+                path = os.path.join(folder, name)
+                if kind == "folder" and not is_store(path):
+                    yield from self._walk(path, top, ignored)
+                elif kind == "link" and (reason := _refuse_link(path, top)):
+                    yield Reject(path, reason)
+                elif os.path.isdir(path) and not is_store(path):
+                    ignored["links to folders"] += 1
+                elif kind == "other":
+                    ignored["that are no regular files"] += 1
+                elif has_suffix(name):
+                    yield self._listed(path)
+                else:
+                    ignored[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+        except OSError as error:
+            yield Reject(folder, f"cannot be listed ({error.strerror}); see to your rights")
+
+    def _listed(self, path: str) -> Listed:
+        name = os.path.relpath(path, self.root)
+        return Listed(name, name)
+
+    def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
+        """Yield files by their names."""
+        for name in names:
+            path = os.path.join(self.root, name)
+            yield ImageFile(path, partial(open, path, "rb"), Path(path))
+
+
+def open_local(paths: Sequence[str]) -> LocalFiles:
+    """Return a place for files and folders; raise IngestError unless they exist."""
+    targets: list[str] = []
+    for path in map(os.path.abspath, paths):
+        if os.path.lexists(path):
+            targets.append(path)
+            continue
+        found = sorted(glob.glob(path, recursive=True), key=natural)
+        if not found:
+            raise IngestError(f"{path} does not exist; give folders, files, patterns or URLs")
+        targets += found
+    folders = [p if os.path.isdir(p) and not is_store(p) else os.path.dirname(p) for p in targets]
+    return LocalFiles(os.path.commonpath(folders), tuple(targets))
+
+
+def is_store(path: str) -> bool:
+    """Check whether a folder is a Zarr array or group, which counts as one file."""
+    return any(os.path.exists(os.path.join(path, name)) for name in STORE_FILES)
+
+
+def has_suffix(name: str) -> bool:
+    """Check whether a name ends as those of image files do."""
+    return name.lower().endswith(known_suffixes())
+
+
+def report_ignored(ignored: Counter[str]) -> None:
+    """Log how many files were left out because their names are not those of images."""
+    if ignored:
+        most = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common(5))
+        _log.warning("%d files left out, not images that dnmf reads: %s", ignored.total(), most)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return "link"
+    if entry.is_dir():
+        return "folder"
+    return "file" if entry.is_file() else "other"
+
+
+def _refuse_link(path: str, top: str) -> str | None:
+    """Say why a link is not followed; None if it is."""
+    target = os.path.realpath(path)
+    if os.path.commonpath([top, target]) != top:
+        return (
+            f"is a link out of {top}; give the file it stands for by name, copy it, or leave it out"
+        )
+    return None if os.path.exists(target) else "is a link to nothing; mend it or leave it out"

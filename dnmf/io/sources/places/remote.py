@@ -1,0 +1,125 @@
+"""Image files behind a URL: ``s3://``, ``gs://``, ``az://``, ``https://`` and others of fsspec."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from dnmf.errors import IngestError
+from dnmf.io.sources.formats.file import ImageFile
+from dnmf.io.sources.places.folder import has_suffix, report_ignored
+from dnmf.io.sources.places.order import natural, sort_flat
+from dnmf.io.sources.places.place import Listed, Reject
+from dnmf.storage.store import MAGIC, StorageOptions
+
+AT_ONCE = 32
+"""Number of objects that are fetched at once: a single one waits for the network most of its time."""
+
+WHOLE_BYTES = 2**26
+"""Largest object that is fetched as a whole; of larger ones a reader fetches the parts it needs."""
+
+
+@dataclass(frozen=True)
+class RemoteFiles:
+    """Files behind a URL; a `Place`.
+
+    Attributes
+    ----------
+    root : str
+        URL that the names are relative to.
+    targets : tuple of str
+        URLs of folders, patterns and files, in the order of the corpus.
+    options : str
+        Options of the file system, as JSON.
+    """
+
+    root: str
+    targets: tuple[str, ...] = ()
+    options: str = "{}"
+
+    def _locate(self, url: str) -> tuple[Any, str]:
+        """Return the file system behind a URL, and the path in it."""
+        from fsspec.core import url_to_fs
+
+        try:
+            fs, path = url_to_fs(url, **json.loads(self.options))
+        except (ImportError, ValueError) as error:
+            raise IngestError(
+                f"{url} cannot be opened ({error}); pip install 'dnmf[cloud]' has the file systems "
+                "of s3://, gs:// and az://"
+            ) from error
+        return fs, str(path)
+
+    def list_files(self) -> Iterator[Listed | Reject]:
+        """Yield the objects below the targets, of folders those with the suffix of an image."""
+        ignored: Counter[str] = Counter()
+        for target in self.targets:
+            try:
+                yield from self._list(target, ignored)
+            except (OSError, ValueError) as error:
+                raise IngestError(f"{target} cannot be listed ({error})") from error
+        report_ignored(ignored)
+
+    def _list(self, target: str, ignored: Counter[str]) -> Iterator[Listed | Reject]:
+        fs, path = self._locate(target)
+        start = len(self._locate(self.root)[1].rstrip("/")) + 1
+        if MAGIC.intersection(path):
+            found = fs.glob(path)
+        elif has_suffix(path) or not fs.isdir(path):
+            yield Listed(path[start:], path[start:])
+            return
+        else:
+            found = fs.find(path)
+        for name in sort_flat(found, key=lambda name: [natural(part) for part in name.split("/")]):
+            relative = name[start:]
+            if any(part.startswith(".") for part in relative.split("/")):
+                continue
+            if has_suffix(name):
+                yield Listed(relative, relative)
+            else:
+                ignored[f".{name.rpartition('.')[2]}"] += 1
+
+    def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
+        """Yield files by their names, of which some are fetched at once."""
+        fs, root = self._locate(self.root)
+        for first in range(0, len(names), AT_ONCE):
+            wanted = [f"{root.rstrip('/')}/{name}" for name in names[first : first + AT_ONCE]]
+            small = self._small(fs, wanted)
+            found = fs.cat(small, on_error="return") if small else {}
+            for name, path in zip(names[first : first + AT_ONCE], wanted, strict=True):
+                url = f"{self.root.rstrip('/')}/{name}"
+                content = found.get(path)
+                if isinstance(content, bytes):
+                    yield ImageFile(url, partial(io.BytesIO, content))
+                elif content is None:
+                    yield ImageFile(url, partial(fs.open, path, "rb"))
+                else:
+                    yield IngestError(f"{url} cannot be fetched ({content})")
+
+    def _small(self, fs: Any, paths: Sequence[str]) -> list[str]:
+        """Return the paths of objects that are fetched as a whole."""
+        sizes = fs.sizes(list(paths)) if len(paths) == 1 else [0] * len(paths)
+        return [p for p, size in zip(paths, sizes, strict=True) if (size or 0) <= WHOLE_BYTES]
+
+
+def open_remote(urls: Sequence[str], storage_options: StorageOptions = None) -> RemoteFiles:
+    """Return a place for URLs of one file system."""
+    roots = [
+        url.rpartition("/")[0] if has_suffix(url) or MAGIC.intersection(url) else url
+        for url in urls
+    ]
+    root = roots[0]
+    while not all(f"{other}/".startswith(f"{root}/") for other in roots):
+        root = root.rpartition("/")[0]
+    if root.endswith((":", ":/")):
+        raise IngestError(
+            f"{urls[0]} and {urls[-1]} have nothing in common; ingest them into separate corpora"
+        )
+    while MAGIC.intersection(root):
+        root = root.rpartition("/")[0]
+    return RemoteFiles(root, tuple(urls), json.dumps(storage_options or {}, sort_keys=True))

@@ -1,0 +1,234 @@
+"""Tables of image files: lists in text, CSV and Parquet files, pandas frames, and image columns.
+
+A column with paths says where the files are; all other columns are kept beside the images.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from dnmf.errors import IngestError
+from dnmf.io.sources.formats import require
+from dnmf.io.sources.formats.file import ImageFile
+from dnmf.io.sources.places.folder import LocalFiles
+from dnmf.io.sources.places.place import Listed, Place, Reject
+from dnmf.io.sources.places.remote import open_remote
+from dnmf.storage.paths import is_url
+from dnmf.storage.store import StorageOptions
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "url")
+"""Names of the column that holds the paths of the images, in any case; the first found is taken."""
+
+ID_COLUMNS = ("id", "ids", "key", "name")
+"""Names of the column that holds the ids of the images."""
+
+LISTS = (".csv", ".tsv", ".txt", ".lst", ".parquet", ".pq")
+"""Suffixes of tables."""
+
+
+@dataclass(frozen=True)
+class ListedFiles:
+    """Files that a table names; a `Place`.
+
+    Attributes
+    ----------
+    table : str
+        Path or URL of the table; empty for a frame, which needs no more than its list.
+    files : LocalFiles or RemoteFiles
+        Opens the files.
+    rows : object
+        Frame of pandas, or None.
+    """
+
+    table: str
+    files: Place
+    rows: Any = None
+
+    def list_files(self) -> Iterator[Listed | Reject]:
+        """Yield the files in the order of the table."""
+        rows = _rows_of_frame(self.rows) if self.rows is not None else read_rows(self.table)
+        for number, row in enumerate(rows):
+            column = _column(row, PATH_COLUMNS, self.table or "the frame")
+            path = row[column]
+            if not isinstance(path, (str, os.PathLike)) or not str(path):
+                yield Reject(f"{self.table}:{number}", f"has no path in the column {column!r}")
+                continue
+            yield _listed(os.fspath(path), row, column)
+
+    def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
+        """Yield files by their names."""
+        return self.files.open_files(names)
+
+    def __hash__(self) -> int:
+        return hash((self.table, self.files))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ListedFiles, (self.table, self.files)  # workers only open files
+
+
+@dataclass(frozen=True)
+class ParquetImages:
+    """Images in a column of a Parquet file, as bytes or as the struct of Hugging Face; a `Place`.
+
+    Attributes
+    ----------
+    table : str
+        Path of the file.
+    column : str
+        Name of the column with the images.
+    """
+
+    table: str
+    column: str
+
+    def list_files(self) -> Iterator[Listed | Reject]:
+        """Yield the images in the order of the table, named by their row."""
+        stem = os.path.basename(self.table)
+        for number, row in enumerate(read_rows(self.table, without=self.column)):
+            yield _listed(str(number), row, None, default=f"{stem}:{number}")
+
+    def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
+        """Yield images by their rows, of which each group is read once."""
+        for name in names:
+            try:
+                content = self._content(int(name))
+            except (OSError, ValueError) as error:
+                yield IngestError(f"{self.table}: row {name} cannot be read ({error})")
+                continue
+            if not isinstance(content, bytes):
+                yield IngestError(f"{self.table}: row {name} holds no image")
+                continue
+            yield ImageFile(f"{self.table}:{name}", lambda content=content: io.BytesIO(content))
+
+    def _content(self, row: int) -> Any:
+        starts = _row_groups(self.table)
+        group = next(i for i in range(len(starts) - 1) if row < starts[i + 1])
+        value = _read_group(self.table, self.column, group)[row - starts[group]].as_py()
+        return value.get("bytes") if isinstance(value, dict) else value
+
+
+def open_table(path: str, storage_options: StorageOptions = None) -> Place:
+    """Return the place of a table of files, or of a Parquet file with images in a column."""
+    column = _image_column(path) if path.lower().endswith((".parquet", ".pq")) else None
+    if column is not None:
+        return ParquetImages(path, column)
+    if is_url(path):
+        return ListedFiles(path, open_remote([path.rpartition("/")[0]], storage_options))
+    return ListedFiles(path, LocalFiles(os.path.dirname(os.path.abspath(path))))
+
+
+def open_frame(frame: Any) -> ListedFiles:
+    """Return the place of the files that a pandas frame names, relative to the working folder."""
+    _column(dict.fromkeys(map(str, frame.columns)), PATH_COLUMNS, "the frame")
+    return ListedFiles("", LocalFiles(os.getcwd()), frame)
+
+
+def read_rows(path: str, without: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as dicts, some at a time.
+
+    Parameters
+    ----------
+    path : str
+        A Parquet file, CSV or TSV with a header, or text with a path in each line.
+    without : str, optional
+        Name of a column to leave out.
+    """
+    if path.lower().endswith((".parquet", ".pq")):
+        pq = require("pyarrow.parquet", "parquet")
+        table = pq.ParquetFile(path)
+        names = [name for name in table.schema_arrow.names if name != without]
+        for batch in table.iter_batches(batch_size=4096, columns=names):
+            if not names:
+                yield from ({} for _ in range(batch.num_rows))
+            yield from batch.to_pylist()
+        return
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            if path.lower().endswith((".csv", ".tsv")):
+                yield from _read_csv(file, path)
+            else:
+                lines = (line.rstrip("\r\n") for line in file)
+                yield from ({"path": line} for line in lines if line and line[0] != "#")
+    except OSError as error:
+        raise IngestError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _read_csv(file: Iterable[str], path: str) -> Iterator[dict[str, Any]]:
+    reader = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise IngestError(
+                    f"{path}, line {reader.line_num}: has {'more' if None in row else 'fewer'} "
+                    f"fields than the header, which has {len(reader.fieldnames or ())}: mend it"
+                )
+            yield dict(row)
+    except csv.Error as error:
+        raise IngestError(f"{path}, line {reader.line_num}: {error}; mend the table") from error
+
+
+def _rows_of_frame(frame: Any) -> Iterator[dict[str, Any]]:
+    names = list(map(str, frame.columns))
+    for row in frame.itertuples(index=False, name=None):
+        yield {
+            name: getattr(v, "item", lambda v=v: v)() for name, v in zip(names, row, strict=True)
+        }
+
+
+def _listed(
+    name: str, row: Mapping[str, Any], column: str | None, default: str | None = None
+) -> Listed:
+    """Return a row of a table as a file with its id and its other columns."""
+    by_name = {key.lower(): key for key in reversed(list(row)) if key != column}
+    key = next((by_name[name] for name in ID_COLUMNS if name in by_name), None)
+    identity = str(row[key]) if key is not None and row[key] not in (None, "") else default or name
+    values = {other: row[other] for other in row if other not in (column, key)}
+    return Listed(name, identity, values)
+
+
+def _column(row: Mapping[str, Any], names: Sequence[str], table: str) -> str:
+    by_name = {key.lower(): key for key in reversed(list(row))}
+    for name in names:
+        if name in by_name:
+            return by_name[name]
+    raise IngestError(
+        f"{table} has the columns {', '.join(row)}, none of which holds paths: name one of them "
+        f"{', '.join(names[:-1])} or {names[-1]}"
+    )
+
+
+def _image_column(path: str) -> str | None:
+    """Return the name of the column of a Parquet file that holds encoded images; None if none."""
+    pa, pq = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IngestError(f"{path} cannot be read as Parquet ({error})") from error
+    for field in schema:
+        parts = field.type.fields if pa.types.is_struct(field.type) else ()
+        kind = next((part.type for part in parts if part.name == "bytes"), field.type)
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return str(field.name)
+    return None
+
+
+@lru_cache(maxsize=64)
+def _row_groups(path: str) -> tuple[int, ...]:
+    """Return the number of the first row of each group, and then that of all rows."""
+    metadata = require("pyarrow.parquet", "parquet").ParquetFile(path).metadata
+    starts = [0]
+    for group in range(metadata.num_row_groups):
+        starts.append(starts[-1] + metadata.row_group(group).num_rows)
+    return tuple(starts)
+
+
+@lru_cache(maxsize=4)
+def _read_group(path: str, column: str, group: int) -> Any:
+    table = require("pyarrow.parquet", "parquet").ParquetFile(path)
+    return table.read_row_group(group, columns=[column]).column(0)
