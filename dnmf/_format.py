@@ -22,6 +22,14 @@ def format_shape(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape))
 
 
+def shorten(text: str, width: int) -> str:
+    """Shorten text to a number of characters, if need be with ``…`` in its middle."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 3  # of paths, the ends differ more than the beginnings
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
 def format_html(facts: Mapping[str, str]) -> str:
     """Write facts as an HTML table with a row for each, for notebooks."""
     return _table([f"{_cell('th', name)}{_cell('td', fact)}" for name, fact in facts.items()])
@@ -43,6 +51,21 @@ def format_html_rows(rows: Sequence[Sequence[str]], bold: int, text: str) -> str
         "".join(_cell(kind, fact) for fact in row) for kind, row in zip(kinds, rows, strict=True)
     ]
     return f"{_table(lines)}<p>{html.escape(text)}</p>"
+
+
+def format_html_pictures(pictures: Iterable[tuple[str, str]]) -> str:
+    """Write pictures, given by URL and name, side by side in HTML, for notebooks.
+
+    Names are cut off at the width of the picture; the whole name is the tooltip.
+    """
+    figures = "".join(
+        "<figure style='margin:4px;width:80px;text-align:center'>"
+        f"<img src='{html.escape(url)}' alt='' style='max-width:80px'>"
+        "<figcaption style='font-size:9px;overflow:hidden;text-overflow:ellipsis;"
+        f"white-space:nowrap' title='{html.escape(name)}'>{html.escape(name)}</figcaption></figure>"
+        for url, name in pictures
+    )
+    return f"<div style='display:flex;flex-wrap:wrap;max-width:560px'>{figures}</div>"
 
 
 def _cell(kind: str, text: str) -> str:

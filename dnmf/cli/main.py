@@ -21,6 +21,7 @@ from dnmf.cli.plan import plan
 from dnmf.cli.plot import plot
 from dnmf.cli.progress import LogPrinter
 from dnmf.cli.rank import rank
+from dnmf.cli.show import show
 from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal
 from dnmf.cli.transform import reconstruct, transform
 from dnmf.errors import BadImagesError, DnmfError, ParameterError
@@ -153,6 +154,6 @@ def main() -> None:
     """
 
 
-for command in (demo, ingest, info, verify, plan, fit, transform, reconstruct, rank, plot):
+for command in (demo, ingest, info, show, verify, plan, fit, transform, reconstruct, rank, plot):
     command.params.append(quiet_option)
     main.add_command(command)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
@@ -34,7 +29,7 @@ from dnmf.storage.corpus_writer import (
     write_block,
 )
 from dnmf.storage.paths import is_url, normalize_path
-from dnmf.storage.pictures import SOFTWARE, picture_folder, require_own_pictures
+from dnmf.storage.pictures import picture_folder, require_own_pictures, save_pictures
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import commit_weights, create_weights, write_weights_block
 
@@ -174,28 +169,8 @@ def write_pngs(
     weights = model.transform(originals.reshape(len(numbers), -1), pixel_mask)
     reconstructed = model.inverse_transform(weights).reshape(originals.shape)
     pictures = [_to_image(pixels, originals) for pixels in reconstructed]
-    with translate_disk_full(target, "pictures"):
-        _save_all(target, [f"{number:06d}.png" for number in numbers], pictures)
+    save_pictures(target, {f"{n:06d}.png": each for n, each in zip(numbers, pictures, strict=True)})
     return len(numbers)
-
-
-def _save_all(folder: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
-    """Save pictures into a folder, which is created if need be; all of them or none."""
-    is_new = not folder.exists()
-    text = PngInfo()
-    for key, value in SOFTWARE.items():
-        text.add_text(key, value)
-    folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as temporary:
-        try:
-            for name, picture in zip(names, pictures, strict=True):
-                picture.save(Path(temporary) / name, pnginfo=text)
-        except BaseException:
-            if is_new:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        for name in names:
-            os.replace(Path(temporary) / name, folder / name)
 
 
 def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Projection]:

@@ -5,11 +5,13 @@ figures of one model; `sweep` has those that compare numbers of components. `ima
 images, and `style` holds colours, titles and the writing of files. Public names are exported here.
 """
 
+from dnmf.plot.contact_sheet import contact_sheet
 from dnmf.plot.model import components, loss_curve, reconstructions, write_plots
 from dnmf.plot.sweep import reconstruction_sheet, selection, write_sweep_plots
 
 __all__ = [
     "components",
+    "contact_sheet",
     "loss_curve",
     "reconstruction_sheet",
     "reconstructions",

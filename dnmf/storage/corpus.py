@@ -164,6 +164,18 @@ class Corpus(VerifiedMatrix):
         )
 
     def _repr_html_(self) -> str:
+        return self._facts_as_html() + self._pictures_as_html()
+
+    def _pictures_as_html(self) -> str:
+        """Return the first images as HTML, or nothing if they cannot be read and drawn."""
+        from dnmf.storage.thumbnails import draw_html
+
+        try:
+            return draw_html(self)
+        except Exception:  # what is wrong with a block is said when somebody asks for it
+            return ""
+
+    def _facts_as_html(self) -> str:
         return format_html(
             {
                 "Corpus": self.path,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dnmf.errors import OutputExistsError, ParameterError
+from dnmf.storage.atomic import translate_disk_full
 from dnmf.storage.paths import is_url, normalize_path
 from dnmf.storage.store import require_parent
 
@@ -44,6 +48,33 @@ def require_own_pictures(folder: Path, names: Iterable[str]) -> None:
                 f"{folder / name} exists, and does not say that dnmf wrote it: move it elsewhere, "
                 "or choose another folder"
             )
+
+
+def save_pictures(folder: Path, pictures: Mapping[str, Image.Image]) -> list[Path]:
+    """Save PNG files into a folder, which is created if need be; all of them or none.
+
+    Raises
+    ------
+    SpaceError
+        The disk is full.
+    """
+    is_new = not folder.exists()
+    text = PngInfo()
+    for key, value in SOFTWARE.items():
+        text.add_text(key, value)
+    with translate_disk_full(folder, "pictures"):
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as temporary:
+            try:
+                for name, picture in pictures.items():
+                    picture.save(Path(temporary) / name, pnginfo=text)
+            except BaseException:
+                if is_new:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            for name in pictures:
+                os.replace(Path(temporary) / name, folder / name)
+    return [folder / name for name in pictures]
 
 
 def _is_own(path: Path) -> bool:

@@ -61,6 +61,7 @@ class TestPaths:
         [
             "info {}",
             "verify {}",
+            "show {}",
             "fit {} m -k 3",
             "plan {} -k 3",
             "rank {} out -k 3",

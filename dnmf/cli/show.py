@@ -1,0 +1,48 @@
+"""The command ``dnmf show``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+import dnmf
+from dnmf.cli.options import AT_LEAST_1, PATH, Rows, json_option
+from dnmf.cli.paths import Argument, check_arguments, require_folder_of
+from dnmf.cli.progress import print_line
+
+
+@click.command(short_help="Draw images of a corpus with their names.")
+@click.argument("corpus", type=PATH)
+@click.option("--rows", type=Rows(), help="Images to draw.  [default: 60 at even distances]")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="PNG",
+    help="The picture.  [default: NAME-sheet.png beside the corpus]",
+)
+@click.option("--columns", type=AT_LEAST_1, help="Images side by side.  [default: a square sheet]")
+@click.option(
+    "--channel",
+    type=click.IntRange(min=0),
+    help="Channel to draw.  [default: three as red, green and blue, else their mean]",
+)
+@json_option
+def show(
+    corpus: str,
+    rows: slice | None,
+    out: str | None,
+    columns: int | None,
+    channel: int | None,
+    as_json: bool,
+) -> None:
+    """Draw images of CORPUS in small into one picture, a contact sheet, over their names."""
+    check_arguments(Argument("CORPUS", corpus, ("corpus",)))
+    if out is not None:
+        require_folder_of(out)
+    print_line(f"opening {corpus}")
+    from dnmf.plot.contact_sheet import write_contact_sheet
+
+    images = dnmf.open_corpus(corpus)
+    path = write_contact_sheet(images, out, rows=rows, columns=columns, channel=channel)
+    click.echo(json.dumps({"path": str(path)}) if as_json else str(path))

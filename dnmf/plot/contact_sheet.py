@@ -1,0 +1,154 @@
+"""A contact sheet: many images of a corpus in small, each over its name."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+
+from dnmf._format import shorten
+from dnmf._typing import Array
+from dnmf.errors import ParameterError
+from dnmf.storage.corpus import Corpus
+from dnmf.storage.paths import is_url, normalize_path
+from dnmf.storage.pictures import picture_folder, require_own_pictures, save_pictures
+from dnmf.storage.thumbnails import draw_thumbnails
+
+SIDE = 112
+"""Largest height and width of an image on a sheet, in pixels: four times that of MNIST's."""
+
+GAP = 12
+"""Pixels between images."""
+
+FONT_SIZE = 9
+"""Height of the font in pixels."""
+
+LINE = 11
+"""Height of a line of text in pixels."""
+
+N_IMAGES = 60
+"""Number of images on a sheet of a larger corpus."""
+
+MOST_IMAGES = 2000
+"""Largest number of images on a sheet, so that it can still be looked at."""
+
+
+def contact_sheet(
+    corpus: Corpus,
+    rows: slice | None = None,
+    *,
+    columns: int | None = None,
+    channel: int | None = None,
+) -> Image.Image:
+    """Draw images of a corpus in small, each over its number, its name and its label.
+
+    All are on one scale from black at zero to white. Names that are too long are shortened in the
+    middle.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    rows : slice, optional
+        Which images; by default all of up to 60, else 60 at even distances.
+    columns : int, optional
+        Number of images side by side; by default the sheet is nearly square.
+    channel : int, optional
+        Channel to draw. Without it, three channels are red, green and blue, and of any other
+        number their mean is drawn.
+
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    ParameterError
+        `rows` selects no image or too many, or `columns` or `channel` is out of its range.
+    """
+    n = len(corpus)
+    numbers = np.arange(n)[rows] if rows else np.linspace(0, n - 1, min(n, N_IMAGES)).astype(int)
+    if not 0 < len(numbers) <= MOST_IMAGES:
+        raise ParameterError(
+            f"rows {rows.start if rows else 0}:{rows.stop if rows else n} select {len(numbers)} of "
+            f"{n:,} images; a sheet shows from 1 to {MOST_IMAGES:,}"
+        )
+    if columns is not None and columns < 1:
+        raise ParameterError(f"columns is {columns}; it must be at least 1")
+    thumbnails = draw_thumbnails(corpus, numbers, SIDE, channel)
+    font = ImageFont.truetype(findfont("DejaVu Sans Mono"), FONT_SIZE)
+    width = int(SIDE / font.getlength("0"))
+    captions = [_caption(corpus, int(row), width) for row in numbers]
+    return _lay_out(thumbnails, captions, columns, font)
+
+
+def write_contact_sheet(
+    corpus: Corpus,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    rows: slice | None = None,
+    columns: int | None = None,
+    channel: int | None = None,
+) -> Path:
+    """Write a contact sheet as a PNG file, replacing one that dnmf wrote before.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    path : str or path, optional
+        The file; by default ``NAME-sheet.png`` beside the corpus, or in the working folder if the
+        corpus is behind a URL.
+    rows, columns, channel
+        As of `contact_sheet`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OutputExistsError
+        The file exists, and dnmf did not write it.
+    ParameterError
+        Its name does not end with ``.png``, or another parameter is out of its range.
+    """
+    if path is None:
+        place = Path(corpus.path.rpartition("://")[2] if is_url(corpus.path) else corpus.path)
+        path = (Path() if is_url(corpus.path) else place.parent) / f"{place.stem}-sheet.png"
+    folder, name = os.path.split(normalize_path(path))
+    if os.path.splitext(name)[1] != ".png":
+        raise ParameterError(f"out is {path}; a contact sheet is a PNG file: give NAME.png")
+
+    target = picture_folder(folder or ".")
+    require_own_pictures(target, [name])
+    sheet = contact_sheet(corpus, rows, columns=columns, channel=channel)
+    return save_pictures(target, {name: sheet})[0]
+
+
+def _lay_out(
+    thumbnails: Array, captions: Sequence[str], columns: int | None, font: ImageFont.FreeTypeFont
+) -> Image.Image:
+    """Arrange pictures in lines, from the top left on, each over its caption."""
+    n, height, width = thumbnails.shape[:3]
+    step = height + LINE * max(caption.count("\n") + 1 for caption in captions) + GAP
+    cell = SIDE + GAP
+    columns = min(columns or math.ceil(math.sqrt(n * step / cell)), n)
+    size = columns * cell + GAP, math.ceil(n / columns) * step + GAP
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, (pixels, caption) in enumerate(zip(thumbnails, captions, strict=True)):
+        top, middle = GAP + place // columns * step, (GAP + cell) // 2 + place % columns * cell
+        sheet.paste(Image.fromarray(pixels), (middle - width // 2, top))
+        pen.text((middle, top + height + 2), caption, "black", font, "ma", align="center")
+    return sheet
+
+
+def _caption(corpus: Corpus, row: int, width: int) -> str:
+    name = shorten(corpus.id_of(row), width)
+    number = f"{row}"
+    return f"{number} {name}" if len(number) + 1 + len(name) <= width else f"{number}\n{name}"

@@ -1,0 +1,146 @@
+"""Small pictures of images of any shape and type, for contact sheets and notebooks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dnmf._format import format_html_pictures
+from dnmf._typing import Array
+from dnmf.errors import ParameterError
+
+if TYPE_CHECKING:
+    from dnmf.storage.corpus import Corpus
+
+HTML_IMAGES = 12
+"""Number of images in a notebook."""
+
+HTML_SIDE = 64
+"""Largest height and width of an image in a notebook, in pixels."""
+
+WHITE = 99.9
+"""Percentile of the pixels of all thumbnails that is drawn white: a few hot pixels of a camera
+leave the rest visible."""
+
+
+def draw_thumbnails(
+    corpus: Corpus, rows: Sequence[int] | Array, side: int, channel: int | None = None
+) -> Array:
+    """Draw images of a corpus in small, all on one scale from black at zero to white.
+
+    Blocks are read one after the other, so memory holds one of them and the thumbnails.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    rows : sequence of int
+    side : int
+        Largest height and width of a thumbnail.
+    channel : int, optional
+        Channel to draw. Without it, three channels are red, green and blue, and of any other
+        number their mean is drawn.
+
+    Returns
+    -------
+    ndarray of shape (rows, h, w) or (rows, h, w, 3), uint8
+        Missing pixels are white. Flat images are drawn as squares if they have a square number of
+        pixels, else as curves.
+
+    Raises
+    ------
+    ParameterError
+        The images have no such channel.
+    """
+    numbers = np.asarray(rows)
+    small: Array | None = None
+    for block in np.unique(numbers // corpus.block_rows):
+        here = numbers // corpus.block_rows == block
+        part = _shrink(_as_pictures(corpus.images(numbers[here]), channel), side)
+        small = np.empty((len(numbers), *part.shape[1:]), np.float32) if small is None else small
+        small[here] = part
+    if small is None:
+        raise ParameterError("rows select no image")
+    top = float(np.percentile(np.nan_to_num(small, posinf=0), WHITE)) or float(np.nanmax(small))
+    bright = np.clip(small / (top or 1.0), 0, 1)
+    if small.ndim == 2:
+        return np.stack([_draw_curve(values, side) for values in bright])
+    pixels = np.rint(255 * np.nan_to_num(bright, nan=1.0)).astype(np.uint8)
+    times = max(1, side // max(pixels.shape[1:3]))
+    return pixels.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def draw_html(corpus: Corpus) -> str:
+    """Draw the first images of a corpus over their names as HTML, for notebooks.
+
+    They are of one block, so that a corpus behind a URL is shown soon.
+    """
+    rows = range(min(HTML_IMAGES, corpus.block_rows, len(corpus)))
+    cells = []
+    for row, picture in zip(rows, draw_thumbnails(corpus, rows, HTML_SIDE), strict=True):
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "PNG")
+        source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+        cells.append((source, corpus.id_of(row)))
+    return format_html_pictures(cells)
+
+
+def _as_pictures(images: Array, channel: int | None) -> Array:
+    """Return images as (n, h, w), (n, h, w, 3) or, to be drawn as curves, (n, p)."""
+    n_channels = images.shape[3] if images.ndim == 4 else 1
+    if channel is not None and not 0 <= channel < n_channels:
+        raise ParameterError(f"channel is {channel}; the images have {n_channels}, numbered from 0")
+    if images.ndim == 4:
+        if channel is not None or n_channels == 1:
+            return images[..., channel or 0]
+        return images if n_channels == 3 else images.mean(axis=3, dtype=np.float32)
+    side = math.isqrt(images.shape[1])
+    is_square = images.ndim == 2 and side > 1 and side * side == images.shape[1]
+    return images.reshape(-1, side, side) if is_square else images
+
+
+def _shrink(images: Array, side: int) -> Array:
+    """Reduce images to a height and width of at most `side`, by means over the pixels observed."""
+    if images.ndim == 2:
+        edges = np.linspace(0, images.shape[1], min(side, images.shape[1]) + 1).astype(int)[:-1]
+        return _observed_mean(images, lambda values: np.add.reduceat(values, edges, axis=1))
+    height, width = images.shape[1:3]
+    share = min(1.0, side / max(height, width))
+    if share == 1:
+        return images.astype(np.float32)
+    size = max(1, round(share * width)), max(1, round(share * height))
+    planes = np.moveaxis(images, 3, 1) if images.ndim == 4 else images[:, None]
+
+    def resize(stack: Array) -> Array:
+        small = [[Image.fromarray(p).resize(size, Image.Resampling.BOX) for p in x] for x in stack]
+        return np.array([[np.asarray(picture) for picture in each] for each in small])
+
+    shrunk = _observed_mean(planes, resize)
+    return np.moveaxis(shrunk, 1, 3) if images.ndim == 4 else shrunk[:, 0]
+
+
+def _observed_mean(values: Array, add: Callable[[Array], Array]) -> Array:
+    """Divide sums over the numbers that are not NaN by their number; NaN where there are none."""
+    values = values.astype(np.float32)
+    observed = np.isfinite(values)
+    counts = add(observed.astype(np.float32))
+    sums = add(np.where(observed, values, 0))
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _draw_curve(values: Array, side: int) -> Array:
+    """Draw numbers from 0 to 1 as a black curve on white, half as high as it is wide."""
+    height = max(2, side // 2)
+    picture = Image.new("L", (side, height), 255)
+    x = np.linspace(0, side - 1, len(values))
+    y = (height - 1) * (1 - values)
+    for part in np.split(np.arange(len(values)), np.flatnonzero(np.isnan(values))):
+        points = [(float(x[i]), float(y[i])) for i in part if not np.isnan(values[i])]
+        if points:
+            ImageDraw.Draw(picture).line([*points, points[-1]], fill=0)
+    return np.asarray(picture)
