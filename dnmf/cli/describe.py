@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 from dnmf.errors import CorpusError
+from dnmf.io.components import FORMAT as COMPONENTS
 from dnmf.model_selection.sweep_store import FORMAT as SWEEP
-from dnmf.storage.atomic import format_at, is_absent
+from dnmf.storage.atomic import format_at, is_absent, read_record
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT as MODEL
 from dnmf.storage.corpus import open_corpus
@@ -47,6 +48,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if kind == WEIGHTS:
         n, d = open_weights(location).shape
         return {"kind": "weights", "path": location, "images": n, "components": d}
+    if kind == COMPONENTS:
+        record = read_record(location) or {}
+        facts = {name: record.get(name) for name in ("components", "image_shape", "file_format")}
+        return {"kind": "components", "path": location, **facts}
     if is_absent(location, error=CorpusError):
         raise CorpusError(f"{location}: nothing is there")
     raise CorpusError(

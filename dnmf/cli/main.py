@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from dnmf._version import __version__
+from dnmf.cli.components import components
 from dnmf.cli.demo import demo
 from dnmf.cli.fit import fit
 from dnmf.cli.info import info, verify
@@ -154,6 +155,9 @@ def main() -> None:
     """
 
 
-for command in (demo, ingest, info, show, verify, plan, fit, transform, reconstruct, rank, plot):
+for command in (
+    *(demo, ingest, info, show, verify),
+    *(plan, fit, transform, reconstruct, components, rank, plot),
+):
     command.params.append(quiet_option)
     main.add_command(command)

@@ -50,9 +50,13 @@ MEMBERS = {
     "dnmf-corpus": r"pixels|ids|manifest",
     "dnmf-weights": r"c|manifest",
     "dnmf-model": r"pass-\d{6,}-\d+|weights-\d{6,}-[0-9a-f]{8}|feature-names",
+    "dnmf-components": r"0",
     "dnmf-sweep": r"\.?k\d{4,}-(?:whole|part)-\d+(?:\.[0-9a-f]+\.partial)?",
 }
 """Patterns of the names of the groups and arrays that a store of each format consists of."""
+
+FILES = {"dnmf-components": r"component-\d{3,}\.(?:png|tiff)|components\.npy|spectra\.csv"}
+"""Patterns of the names of other files that a store of a format may hold."""
 
 
 def read_record(
@@ -248,7 +252,8 @@ def _list_keys(path: str) -> list[str]:
 def _is_member(key: str, kind: str) -> bool:
     top = key.partition("/")[0]
     is_metadata = re.fullmatch(r"zarr\.json|\.zarr\.json\.[0-9a-f]+\.partial", key)
-    return is_zarr_name(key) and bool(is_metadata or re.fullmatch(MEMBERS[kind], top))
+    is_node = is_metadata or re.fullmatch(MEMBERS[kind], top)
+    return bool(is_zarr_name(key) and is_node) or bool(re.fullmatch(FILES.get(kind, "(?!)"), key))
 
 
 def _remove_objects(path: str, kind: str) -> None:

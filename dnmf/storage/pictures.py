@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -59,15 +60,12 @@ def save_pictures(folder: Path, pictures: Mapping[str, Image.Image]) -> list[Pat
         The disk is full.
     """
     is_new = not folder.exists()
-    text = PngInfo()
-    for key, value in SOFTWARE.items():
-        text.add_text(key, value)
     with translate_disk_full(folder, "pictures"):
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".dnmf-", dir=folder) as temporary:
             try:
                 for name, picture in pictures.items():
-                    picture.save(Path(temporary) / name, pnginfo=text)
+                    Path(temporary, name).write_bytes(png_bytes(picture))
             except BaseException:
                 if is_new:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -75,6 +73,15 @@ def save_pictures(folder: Path, pictures: Mapping[str, Image.Image]) -> list[Pat
             for name in pictures:
                 os.replace(Path(temporary) / name, folder / name)
     return [folder / name for name in pictures]
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """Encode a picture as a PNG file that says that dnmf wrote it."""
+    text, content = PngInfo(), io.BytesIO()
+    for key, value in SOFTWARE.items():
+        text.add_text(key, value)
+    picture.save(content, "PNG", pnginfo=text)
+    return content.getvalue()
 
 
 def _is_own(path: Path) -> bool:

@@ -38,6 +38,9 @@ def error_of(*line, status=1):
     return next(text for text in log if text.startswith("Error: "))
 
 
+OF_A_MODEL = ("transform", "reconstruct", "plot", "components")
+
+
 class TestPaths:
     def test_swapped_arguments(self, corpus, model, tmp_path):
         new = tmp_path / "new"
@@ -68,12 +71,13 @@ class TestPaths:
             "transform {} c w",
             "reconstruct {} c r",
             "plot {} --out p",
+            "components {} --out p",
         ],
     )
     def test_a_path_that_does_not_exist_is_told_with_the_nearest_name(
         self, model, corpus, tmp_path, line
     ):
-        wanted = model if line.split()[0] in ("transform", "reconstruct", "plot") else corpus.path
+        wanted = model if line.split()[0] in OF_A_MODEL else corpus.path
         (tmp_path / "digits.zarr").symlink_to(wanted)
         (tmp_path / "digits.zar.txt").touch()
         message = error_of(*line.format(tmp_path / "digit.zarr").split())

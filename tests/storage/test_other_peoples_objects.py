@@ -106,6 +106,7 @@ COMMANDS = {
     "fit": lambda corpus, model, path: [corpus.path, path, "-k", 2, "--max-iter", 1],
     "transform": lambda corpus, model, path: [model, corpus.path, path],
     "reconstruct": lambda corpus, model, path: [model, corpus.path, path],
+    "components": lambda corpus, model, path: [model, "--out", path],
     "rank": lambda corpus, model, path: [corpus.path, path, "-k", "1-2", "--max-iter", 1],
 }
 
