@@ -30,6 +30,11 @@ def shorten(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
+def name_components(n: int) -> list[str]:
+    """Return names of components for files and tables, of one length up to a thousand."""
+    return [f"component-{j:03d}" for j in range(n)]
+
+
 def format_html(facts: Mapping[str, str]) -> str:
     """Write facts as an HTML table with a row for each, for notebooks."""
     return _table([f"{_cell('th', name)}{_cell('td', fact)}" for name, fact in facts.items()])

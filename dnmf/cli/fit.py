@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import dnmf
+from dnmf.cli.images import array_options, open_images
 from dnmf.cli.options import (
     AT_LEAST_1,
     PATH,
@@ -20,9 +21,8 @@ from dnmf.cli.options import (
     grace_option,
     json_option,
     mask_option,
-    open_images,
 )
-from dnmf.cli.paths import Argument, check_arguments
+from dnmf.cli.paths import IMAGES, Argument, check_arguments
 from dnmf.cli.progress import (
     PassProgress,
     end_live_line,
@@ -51,6 +51,7 @@ INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
     help="Random starts; the best is kept.",
 )
 @mask_option
+@array_options
 @click.option(
     "--checkpoint-every",
     type=AT_LEAST_1,
@@ -79,6 +80,7 @@ def fit(
     corpus: str,
     model: str,
     mask: str | None,
+    part: dict[str, Any],
     grace: float,
     force: bool,
     as_json: bool,
@@ -87,20 +89,23 @@ def fit(
 ) -> None:
     """Factorise CORPUS into MODEL, with a checkpoint after each pass.
 
+    CORPUS may also be an array of Zarr, HDF5 (file.h5::/path) or NumPy, of images along its first
+    axis or along --axis; it is read where it is.
+
     A rerun of the same line continues an interrupted fit and ends with the same bits; with a
     smaller --tol or a larger --max-iter it continues a finished one. SIGTERM or SIGUSR1 end it with
     the pass that runs, or without that after --grace or a second signal, and with exit status 75.
     """
     began = time.monotonic()
     check_arguments(
-        Argument("CORPUS", corpus, ("corpus",)),
+        Argument("CORPUS", corpus, IMAGES),
         Argument("MODEL", model, ("model",), is_output=True),
     )
     print_line(f"opening {corpus}")
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
 
-    images, pixel_mask = open_images(corpus, mask)
+    images, pixel_mask = open_images(corpus, mask, part)
     stop = StopRequest(grace)
     progress = PassProgress(len(images), parameters["tol"], parameters["max_iter"])
     nmf = dnmf.NMF(checkpoint=model, on_pass=stop.wrap(progress), **parameters)

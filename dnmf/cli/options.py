@@ -7,17 +7,12 @@ import math
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from dnmf.cli.paths import require_exists
 from dnmf.cli.progress import silent_dask
-
-if TYPE_CHECKING:
-    import zarr
-
-    from dnmf.storage.corpus import Corpus
 
 LOSSES = ("frobenius", "kullback-leibler", "itakura-saito")
 CLUSTER_PARAMETERS = ("workers", "memory_limit", "scheduler", "scheduler_file")
@@ -348,18 +343,3 @@ mask_option = click.option(
     metavar="ZARR",
     help="Boolean Zarr array (images, pixels), true where a pixel is to be ignored.",
 )
-
-
-def open_images(corpus: str, mask: str | None) -> tuple[Corpus, zarr.Array[Any] | None]:
-    """Open a corpus and the mask of its pixels, if there is one.
-
-    Parameters
-    ----------
-    corpus, mask : str
-        Paths, as the command got them.
-    """
-    from dnmf.estimators.inputs import open_mask
-    from dnmf.storage.corpus import open_corpus
-
-    images = open_corpus(corpus)
-    return images, None if mask is None else open_mask(mask, images.shape)

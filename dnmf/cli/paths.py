@@ -29,6 +29,12 @@ MADE_BY = {
 }
 """How each kind of store is made."""
 
+ARRAY_SUFFIXES = (".npy", ".h5", ".hdf5", ".hdf", ".nxs", ".nwb", ".emd")
+"""Suffixes by which a file is taken for one of arrays that can be read where they are."""
+
+IMAGES = ("corpus", "array")
+"""Kinds of what a model can be fitted to."""
+
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".npy", ".gz", ".gif", ".bmp",
 )  # fmt: skip
@@ -46,7 +52,7 @@ class Argument:
     path : str
         What was typed.
     kinds : tuple of str
-        Kinds of store that it may be, of `MADE_BY`.
+        Kinds that it may be, of `MADE_BY` and ``array``.
     is_output : bool
         Whether the command writes it, so that nothing need be there.
     may_exist : bool
@@ -94,9 +100,9 @@ def _check_output(argument: Argument, kind: str) -> None:
         raise OutputExistsError(
             f"{path} already exists and is {_a(kind)}, which is not replaced; choose another path"
         )
-    elif kind == "file" or (kind == "folder" and any(_folder(path).iterdir())):
+    elif kind in ("file", "array") or (kind == "folder" and any(_folder(path).iterdir())):
         raise OutputExistsError(
-            f"{path} already exists and is a {kind} not written by dnmf; choose another path"
+            f"{path} already exists and is {_a(kind)} not written by dnmf; choose another path"
         )
 
 
@@ -106,23 +112,38 @@ def kind_at(path: str) -> str:
     Returns
     -------
     str
-        A kind of store of `MADE_BY`; or ``"nothing"``, ``"file"``, ``"folder"``; or ``"unknown"``
-        for a URL and what cannot be read, of which the library will say more.
+        A kind of store of `MADE_BY`; or ``"array"``, for arrays of others: Zarr, and files of
+        HDF5 and NumPy, also with a name in them after ``::``; or ``"nothing"``, ``"file"``,
+        ``"folder"``; or ``"unknown"`` for a URL and what cannot be read, of which the library will
+        say more.
     """
     if is_url(location := normalize_path(path)):
         return "unknown"
     place = Path(location)
     try:
         if not place.is_dir():
-            return "file" if place.exists() else "nothing"
+            return _kind_of_file(place)
+        if any((place / name).exists() for name in (".zarray", ".zgroup")):  # of Zarr v2
+            return "array"
         with (place / "zarr.json").open("rb") as file:
-            record = json.loads(file.read(RECORD_BYTES))["attributes"]["dnmf"]["format"]
+            attributes = json.loads(file.read(RECORD_BYTES)).get("attributes", {})
+        if "dnmf" not in attributes:
+            return "folder" if kind_at(str(place.parent)) in MADE_BY else "array"
+        record = attributes["dnmf"]["format"]
         kind = str(record).removeprefix("dnmf-")
         return kind if kind in MADE_BY else "unknown"
-    except (FileNotFoundError, KeyError, TypeError):
+    except FileNotFoundError:
         return "folder"
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return "unknown"
+
+
+def _kind_of_file(place: Path) -> str:
+    """Return what is at a path that is no folder; see `kind_at`."""
+    if place.exists():
+        return "array" if place.name.lower().endswith(ARRAY_SUFFIXES) else "file"
+    above, separator, _ = str(place).rpartition("::")
+    return "array" if separator and os.path.exists(above) else "nothing"
 
 
 def require_exists(name: str, path: str) -> None:
@@ -152,7 +173,7 @@ def check_sources(sources: Sequence[str], corpus: str, *, force: bool) -> None:
     for source in sources:
         kind = kind_at(source)
         if kind == "nothing":
-            if target in ("folder", "file") and _holds_images(_folder(corpus)):
+            if target in ("folder", "file", "array") and _holds_images(_folder(corpus)):
                 raise IngestError(
                     f"{source} does not exist, and {corpus} holds images: the new corpus comes "
                     f"last, `dnmf ingest {corpus} {source}`"
@@ -162,7 +183,7 @@ def check_sources(sources: Sequence[str], corpus: str, *, force: bool) -> None:
             raise IngestError(
                 f"{source} is {_a(kind)} already; give image files or folders of them"
             )
-    if target in ("folder", "file") and _holds_images(_folder(corpus)):
+    if target in ("folder", "file", "array") and _holds_images(_folder(corpus)):
         raise OutputExistsError(
             f"{corpus} holds images, and the last argument must be the new corpus: "
             "`dnmf ingest IMAGES... NEW.zarr`"
@@ -183,7 +204,7 @@ def _describe_wrong(argument: Argument, kind: str) -> str:
     if len(argument.kinds) > 2:
         wanted = "what dnmf has written: a corpus, weights, a model or a sweep"
     must_be = f"{argument.name} must be {wanted}"
-    if len(argument.kinds) == 1:
+    if argument.kinds[1:] in ((), IMAGES[1:]):
         must_be += f": {MADE_BY[argument.kinds[0]]}"
     if kind == "nothing":
         absent = _describe_absent(path, argument.kinds)
@@ -242,4 +263,5 @@ def _holds_images(place: Path) -> bool:
 
 
 def _a(kind: str) -> str:
-    return kind if kind == "weights" else f"a {kind}"
+    article = {"weights": "", "array": "an "}.get(kind, "a ")
+    return f"{article}{kind}"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import dnmf
+from dnmf.cli.images import array_options, open_images
 from dnmf.cli.options import (
     PATH,
     cluster_options,
@@ -16,10 +17,9 @@ from dnmf.cli.options import (
     json_option,
     loss_option,
     mask_option,
-    open_images,
     tol_option,
 )
-from dnmf.cli.paths import Argument, check_arguments
+from dnmf.cli.paths import IMAGES, Argument, check_arguments
 from dnmf.cli.progress import print_line
 
 
@@ -29,12 +29,14 @@ from dnmf.cli.progress import print_line
 @tol_option
 @loss_option
 @mask_option
+@array_options
 @click.option("--trial/--no-trial", default=True, help="Run parts of it, to predict its time.")
 @json_option
 @cluster_options
 def plan(
     corpus: str,
     mask: str | None,
+    part: dict[str, Any],
     trial: bool,
     as_json: bool,
     where: dict[str, Any],
@@ -45,11 +47,11 @@ def plan(
     Options for the cluster are those of fit. Exit status 1 means that memory is too small: fit
     would refuse.
     """
-    check_arguments(Argument("CORPUS", corpus, ("corpus",)))
+    check_arguments(Argument("CORPUS", corpus, IMAGES))
     print_line(f"opening {corpus}")
     from dnmf.engine.client import cluster
 
-    images, pixel_mask = open_images(corpus, mask)
+    images, pixel_mask = open_images(corpus, mask, part)
     model = dnmf.NMF(random_state=0, **parameters)
     model.check_parameters()
     with cluster(**where) as place:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import dnmf
+from dnmf.cli.images import array_options, open_images
 from dnmf.cli.options import (
     AT_LEAST_1,
     PATH,
@@ -20,9 +21,8 @@ from dnmf.cli.options import (
     grace_option,
     json_option,
     mask_option,
-    open_images,
 )
-from dnmf.cli.paths import Argument, check_arguments
+from dnmf.cli.paths import IMAGES, Argument, check_arguments
 from dnmf.cli.progress import SweepProgress, end_live_line, explain_resume, print_line
 from dnmf.cli.signals import StopRequest
 
@@ -55,6 +55,7 @@ from dnmf.cli.signals import StopRequest
 )
 @fit_options
 @mask_option
+@array_options
 @grace_option
 @force_option
 @json_option
@@ -66,6 +67,7 @@ def rank(
     n_init: int,
     holdout: float,
     mask: str | None,
+    part: dict[str, Any],
     grace: float,
     force: bool,
     as_json: bool,
@@ -81,12 +83,12 @@ def rank(
     """
     began = time.monotonic()
     check_arguments(
-        Argument("CORPUS", corpus, ("corpus",)), Argument("OUT", out, ("sweep",), is_output=True)
+        Argument("CORPUS", corpus, IMAGES), Argument("OUT", out, ("sweep",), is_output=True)
     )
     print_line(f"opening {corpus}")
     from dnmf.engine.client import cluster
 
-    images, pixel_mask = open_images(corpus, mask)
+    images, pixel_mask = open_images(corpus, mask, part)
     stop = StopRequest(grace)
     with stop, cluster(**where) as place:
         ranks = ", ".join(map(str, n_components))

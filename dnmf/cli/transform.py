@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import dnmf
+from dnmf.cli.images import open_pixel_mask
 from dnmf.cli.options import (
     PATH,
     Rows,
@@ -15,7 +16,6 @@ from dnmf.cli.options import (
     force_option,
     json_option,
     mask_option,
-    open_images,
 )
 from dnmf.cli.paths import Argument, check_arguments, require_folder_of
 from dnmf.cli.progress import print_line
@@ -50,7 +50,8 @@ def transform(
     from dnmf.io.export import write_weights
 
     fitted = dnmf.load(model)
-    images, pixel_mask = open_images(corpus, mask)
+    images = dnmf.open_corpus(corpus)
+    pixel_mask = open_pixel_mask(mask, images.shape)
     with cluster(**where) as place:
         print_line(f"compute weights of {repr(images)[1:-1]} on {place}")
         n_images = write_weights(fitted, images, weights, mask=pixel_mask, force=force)
@@ -103,7 +104,8 @@ def reconstruct(
     from dnmf.io.export import write_pngs, write_reconstruction
 
     fitted = dnmf.load(model)
-    images, pixel_mask = open_images(corpus, mask)
+    images = dnmf.open_corpus(corpus)
+    pixel_mask = open_pixel_mask(mask, images.shape)
     if png is not None:
         rows = rows or slice(0, 25)
         n_images = write_pngs(fitted, images, rows, png, mask=pixel_mask, force=force)

@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from PIL import Image
 
+from dnmf._format import name_components
 from dnmf._typing import Array
 from dnmf.errors import DataError, ParameterError
 from dnmf.estimators.nmf import NMF
@@ -134,12 +135,8 @@ def _encode(chosen: str, model: NMF, images: Array, tops: Array) -> dict[str, by
     encode = _encode_png if chosen == "png" else _encode_tiff
     return {
         f"{name}.{chosen}": encode(image / (top or 1.0) if chosen == "png" else image)
-        for name, image, top in zip(_names(len(images)), images, tops, strict=True)
+        for name, image, top in zip(name_components(len(images)), images, tops, strict=True)
     }
-
-
-def _names(n: int) -> list[str]:
-    return [f"component-{j:03d}" for j in range(n)]
 
 
 def _encode_png(image: Array) -> bytes:
@@ -186,7 +183,7 @@ def _encode_spectra(model: NMF, spectra: Array) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     names = getattr(model, "feature_names_in_", np.arange(spectra.shape[1]))
-    writer.writerow(["pixel", *_names(len(spectra))])
+    writer.writerow(["pixel", *name_components(len(spectra))])
     for name, values in zip(names, spectra.T, strict=True):
         writer.writerow([name, *values.tolist()])
     return text.getvalue().encode()
@@ -207,7 +204,7 @@ def _write_ome_zarr(group: zarr.Group, images: Array) -> dict[str, Any]:
     dict
         The attributes of OME-Zarr for the group.
     """
-    names = _names(len(images))
+    names = name_components(len(images))
     if images.ndim == 4:
         names = [f"{name} channel {c}" for name in names for c in range(images.shape[3])]
         images = np.moveaxis(images, 3, 1).reshape(-1, *images.shape[1:3])

@@ -1,0 +1,95 @@
+"""Images that a model is fitted to, or applied to: a corpus, or an array that stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnmf.cli.options import add_options
+from dnmf.cli.paths import kind_at
+
+if TYPE_CHECKING:
+    import zarr
+
+    from dnmf.io.in_place import ImagesInPlace
+    from dnmf.storage.corpus import Corpus
+
+PARTS = ("array", "level", "axis", "channel")
+"""Names of the options of `array_options`, and of the fields of `Choices` that they set."""
+
+
+class Axes(click.ParamType[tuple[str, ...]]):
+    """Names or numbers of axes, written ``t,z``."""
+
+    name = "AXIS,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Return the names or numbers."""
+        return value if isinstance(value, tuple) else tuple(str(value).split(","))
+
+
+def array_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that find images in an array; the command gets them as the dict `part`."""
+
+    @wraps(command)
+    def call(**arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in PARTS}
+        part = {name: value for name, value in given.items() if value is not None}
+        return command(**arguments, part=part)
+
+    return add_options(
+        click.option("--array", metavar="NAME", help="Array of a group, as after :: in a path."),
+        click.option("--level", type=click.IntRange(min=0), help="Level of an OME-Zarr pyramid."),
+        click.option("--axis", type=Axes(), help="Axes of an array along which images lie."),
+        click.option("--channel", metavar="C", help="Take one channel of an array."),
+    )(call)
+
+
+def open_images(
+    path: str, mask: str | None, part: dict[str, Any]
+) -> tuple[Corpus | ImagesInPlace, zarr.Array[Any] | None]:
+    """Open images and the mask of their pixels, if there is one.
+
+    Parameters
+    ----------
+    path, mask : str
+        Paths, as the command got them.
+    part : dict
+        What `array_options` gave.
+
+    Raises
+    ------
+    click.UsageError
+        `part` says where images lie in what is a corpus.
+    """
+    from dnmf.storage.atomic import format_at, is_absent
+    from dnmf.storage.corpus import open_corpus
+    from dnmf.storage.paths import is_url, normalize_path
+
+    place = normalize_path(path)
+    is_array = kind_at(path) == "array" or (
+        is_url(place) and format_at(place) is None and not is_absent(place)
+    )
+    if part and not is_array:
+        raise click.UsageError(
+            f"--{next(iter(part))} says where images lie in an array, and {path} is a corpus"
+        )
+    images: Corpus | ImagesInPlace
+    if is_array:
+        from dnmf.io.in_place import ImagesInPlace
+        from dnmf.io.sources.choices import Choices
+
+        images = ImagesInPlace(path, Choices(**part))
+    else:
+        images = open_corpus(path)
+    return images, open_pixel_mask(mask, images.shape)
+
+
+def open_pixel_mask(mask: str | None, shape: tuple[int, ...]) -> zarr.Array[Any] | None:
+    """Open the mask of images of that shape, if a path is given."""
+    from dnmf.estimators.inputs import open_mask
+
+    return None if mask is None else open_mask(mask, shape)
