@@ -216,7 +216,7 @@ class TestRefusals:
 
     def test_not_images(self, tmp_path):
         (tmp_path / "a.png").write_text("hello")
-        self.refused("ingest", tmp_path, tmp_path / "c", message="not an image that dnmf reads")
+        self.refused("ingest", tmp_path, tmp_path / "c", message="it is text, not one of PNG")
 
     def test_mixed_sizes(self, tmp_path):
         for i in (3, 4):

@@ -17,7 +17,7 @@ from PIL import Image
 
 import dnmf
 from dnmf.errors import BadImagesError, IngestError
-from dnmf.io.sources.decode import MAX_PIXELS
+from dnmf.io.sources.formats.file import MAX_PIXELS
 from dnmf.io.sources.source import open_source
 
 GRAY = np.random.default_rng(0).integers(0, 256, (8, 6), dtype=np.uint8)
@@ -62,20 +62,17 @@ def bomb():
 
 
 FILES = {
-    "empty": (b"", "not an image that dnmf reads"),
-    "html.png": (b"<html>404</html>", "not an image that dnmf reads"),
-    "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image that dnmf reads"),
-    "eps.png": (lambda: encoded("EPS"), "not an image that dnmf reads"),
-    "pdf.jpg": (lambda: encoded("PDF"), "not an image that dnmf reads"),
-    "gif.png": (lambda: encoded("GIF"), "not an image that dnmf reads"),
-    "bmp.png": (lambda: encoded("BMP"), "not an image that dnmf reads"),
-    "webp.png": (lambda: encoded("WEBP"), "not an image that dnmf reads"),
-    "jpeg2000.jpg": (lambda: encoded("JPEG2000"), "not an image that dnmf reads"),
-    "icns.png": (lambda: encoded("ICNS"), "not an image that dnmf reads"),
+    "empty": (b"", "it is empty"),
+    "html.png": (b"<html>404</html>", "it is an HTML page"),
+    "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is XML or SVG"),
+    "eps.png": (lambda: encoded("EPS"), "it is PostScript"),
+    "pdf.jpg": (lambda: encoded("PDF"), "it is a PDF"),
+    "jpeg2000.jpg": (lambda: encoded("JPEG2000"), "it is a JPEG 2000"),
+    "icns.png": (lambda: encoded("ICNS"), "it is an Apple icon"),
     "cut.png": (lambda: encoded("PNG")[:-40], "cannot be read"),
     "cut.jpg": (lambda: encoded("JPEG")[:-200], "cannot be read"),
-    "flipped.png": (lambda: flipped(encoded("PNG")), "cannot be read|not an image"),
-    "of-no-pixels.png": (lambda: png_of(0, 8), "cannot be read|not an image"),
+    "flipped.png": (lambda: flipped(encoded("PNG")), "cannot be read|it is a PNG, not one of"),
+    "of-no-pixels.png": (lambda: png_of(0, 8), "cannot be read|it is a PNG, not one of"),
     "a-bomb-by-its-header.png": (lambda: png_of(30_000, 30_000), "67,108,864 pixels"),
     "a-wide-one.png": (lambda: png_of(MAX_PIXELS + 1, 1), "67,108,864 pixels"),
     "a-bomb.png": (bomb, "67,108,864 pixels"),

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from dnmf.errors import IngestError
-from dnmf.io.sources.image_files import read_image
 from dnmf.io.sources.source import open_source
 
 RNG = np.random.default_rng(0)
@@ -54,19 +53,6 @@ def test_lossless_files_keep_their_pixels(tmp_path, name, pixels):
     assert (found[0] == pixels).all()
 
 
-def test_jpeg_is_approximate(tmp_path):
-    smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 2
-    found = read_image(save(tmp_path / "a.jpg", smooth, quality=95), None, None)
-    assert np.abs(found.astype(int) - smooth).max() < 12
-
-
-def test_jpeg_is_turned_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    save(tmp_path / "a.jpg", np.zeros((8, 20), np.uint8), exif=exif)
-    assert read_image(tmp_path / "a.jpg", None, None).shape == (20, 8)
-
-
 def test_folders_are_searched_in_order_with_their_subfolders(tmp_path):
     (tmp_path / "in/sub").mkdir(parents=True)
     for name in ("in/b.png", "in/a.png", "in/sub/c.PNG"):
@@ -99,20 +85,6 @@ def test_size_is_height_by_width(tmp_path):
     assert source.read(0, 1).shape == (1, 5, 3, 3)
 
 
-@pytest.mark.parametrize(("color", "shape"), [("gray", (12, 10)), ("rgb", (12, 10, 3))])
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK", "1"])
-def test_color_converts_any_mode(tmp_path, mode, color, shape):
-    Image.fromarray(COLOR).convert(mode).save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
-    source = open_source([tmp_path], color=color)
-    assert source.image_shape == shape
-    assert source.dtype == np.uint8
-
-
-def test_gray_keeps_sixteen_bits(tmp_path):
-    found = read_image(save(tmp_path / "a.png", DEEP), None, "gray")
-    assert (found == DEEP).all()
-
-
 @pytest.mark.parametrize(
     ("code", "dtype"), [(8, "u1"), (9, "i1"), (11, "i2"), (12, "i4"), (13, "f4"), (14, "f8")]
 )
@@ -136,27 +108,6 @@ def test_npy(tmp_path, dtype, shape, order):
     assert source.image_shape == shape[1:]
     assert source.dtype.isnative
     assert (source.read(0, 6) == images).all()
-
-
-def test_arrays_can_be_resized_and_converted(tmp_path):
-    np.save(tmp_path / "x.npy", np.stack([COLOR, COLOR]))
-    source = open_source([tmp_path / "x.npy"], size=(6, 5), color="gray")
-    expected = np.asarray(Image.fromarray(COLOR).convert("L").resize((5, 6), Image.Resampling.BOX))
-    assert (source.read(1, 2)[0] == expected).all()
-
-
-@pytest.mark.parametrize("dtype", ["i1", "i2", "u4", "i4", "f2", "f8", "?"])
-@pytest.mark.parametrize("options", [{"size": (2, 2)}, {"color": "gray"}])
-def test_arrays_that_would_change_are_not_resized_or_converted(tmp_path, dtype, options):
-    np.save(tmp_path / "x.npy", np.ones((3, 4, 4), dtype))
-    with pytest.raises(IngestError, match=r"x\.npy: .*cannot be resized or converted"):
-        open_source([tmp_path / "x.npy"], **options)
-
-
-def test_negative_floats_are_not_averaged_away(tmp_path):
-    np.save(tmp_path / "x.npy", np.full((3, 4, 4), (-1, 3, 3, 3), np.float32))
-    with pytest.raises(IngestError, match="negative, NaN or infinite"):
-        open_source([tmp_path / "x.npy"], size=(1, 1))
 
 
 def test_arrays_are_stacked(tmp_path):
@@ -224,13 +175,11 @@ def damaged(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("empty.png", "not an image that dnmf reads"),
-        ("text.png", "not an image that dnmf reads"),
-        ("gif.png", "not an image that dnmf reads"),
+        ("empty.png", "it is empty"),
+        ("text.png", "it is an HTML page"),
         ("cut.png", "cannot be read"),
         ("cut.jpg", "cannot be read"),
-        ("frames.tif", "holds 2 images; split"),
-        ("palette.png", "a palette of colours.*--color"),
+        ("frames.tif", "holds 2 images"),
         ("labels-idx1", "holds labels"),
         ("cut-idx", "header promises"),
         ("cut-idx.gz", "cannot be read"),

@@ -2,5 +2,5 @@
 
 Imports `errors` and Pillow.
 Start reading at `source`: a new input format is a class like its `Source`. `image_files` reads
-PNG and the like, each through `decode`; `arrays` takes arrays, and `array_files` those in files.
+PNG and the like with `formats`; `arrays` takes arrays, and `array_files` those in files.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -9,16 +10,20 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dnmf._format import format_shape
 from dnmf._typing import Array
 from dnmf.errors import BadImagesError, IngestError
-from dnmf.io.sources.decode import AS_ARRAY, decode_image
+from dnmf.io.sources.choices import Choices
+from dnmf.io.sources.formats import netpbm, pillow
+from dnmf.io.sources.formats.file import ImageFile, named_errors
+from dnmf.io.sources.formats.simple_tiff import open_simple_tiff
+from dnmf.io.sources.prepare import prepare
 
 _log = logging.getLogger(__name__)
 
@@ -30,16 +35,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm")
 
 MAX_TRIED = 1000
 """Number of files tried in search of a readable one, which says what the others must be like."""
-
-
-_MODES = {
-    "1": "black and white of 1 bit",
-    "LA": "grey with transparency",
-    "P": "a palette of colours",
-    "PA": "a palette of colours with transparency",
-    "RGBA": "RGB with transparency",
-}
-"""Words for Pillow's modes of images that need a conversion; others are words already."""
 
 
 @dataclass(frozen=True)
@@ -153,80 +148,31 @@ def read_image(path: Path, size: Size | None, color: str | None) -> Array:
     Raises
     ------
     IngestError
-        The file cannot be decoded to the numbers that are in it, has colours that need `color`, or
-        has floating-point pixels that are negative, NaN or infinite.
+        The file cannot be decoded to the numbers that are in it, has transparent pixels, or has
+        pixels that are negative, NaN or infinite.
     """
-    image = decode_image(path, convert=color is not None)
-    try:
-        return _convert(image, size, color)
-    except (IngestError, OSError, ValueError) as error:
-        raise IngestError(f"{path}: {error}") from None
+    file = ImageFile(str(path), partial(io.FileIO, path), path)
+    choices = Choices(size=size, color=color)
+    suffix = path.suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        image = open_simple_tiff(file)
+    else:
+        reader = netpbm.FORMAT if suffix in netpbm.FORMAT.suffixes else pillow.FORMAT
+        image = reader.open(file, choices)
+    with named_errors(file):
+        prepared: Array = prepare(image.array[None], image.colors, choices)[0]
+    return prepared
 
 
 def convert_array(image: Array, size: Size | None, color: str | None) -> Array:
     """Convert and resize an image that is an array of shape (h, w) or (h, w, channels)."""
-    kept = [np.uint8] if image.ndim == 3 else [np.uint8, np.uint16, np.float32]
-    try:
-        if image.dtype not in kept:
-            raise TypeError
-        return _convert(Image.fromarray(image), size, color)
-    except TypeError as error:
-        raise IngestError(
-            f"images of {describe_images(image.shape, image.dtype)} cannot be resized or "
-            "converted; do it before, without --size and --color"
-        ) from error
+    prepared: Array = prepare(image[None], None, Choices(size=size, color=color))[0]
+    return prepared
 
 
 def describe_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
     """Write shape and dtype of an image, such as ``28 x 28 uint8``."""
     return f"{format_shape(shape)} {dtype}"
-
-
-def _convert(image: Image.Image, size: Size | None, color: str | None) -> Array:
-    """Convert and resize a decoded image; 16-bit and floating-point grey keep their dtype."""
-    deep = image.mode.startswith("I") or image.mode == "F"
-    if color == "rgb" and deep:
-        raise IngestError(
-            "it is grey with more than 8 bits, which cannot become rgb; pass --color gray"
-        )
-    if color is not None and not deep:
-        _require_opaque(image)
-        image = image.convert("L" if color == "gray" else "RGB")
-    if not deep and image.mode not in ("L", "RGB"):
-        raise IngestError(
-            f"it is {_MODES.get(image.mode, image.mode)}, neither grey nor RGB; pass "
-            "--color gray or rgb"
-        )
-    if deep and image.mode in ("I", "F"):
-        _require_pixels(np.asarray(image))
-    if size is not None:
-        image = image.resize(size[::-1], Image.Resampling.BOX)
-    pixels = np.asarray(image)
-    dtype = np.dtype(np.uint16) if deep and image.mode != "F" else pixels.dtype.newbyteorder("=")
-    return pixels.astype(dtype, copy=False)
-
-
-def _require_opaque(image: Image.Image) -> None:
-    """Raise IngestError if pixels are transparent: what colour they show is not in the file."""
-    if image.mode in ("L", "RGB") or not image.has_transparency_data:
-        return
-    darkest: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
-    if darkest < 255:
-        raise IngestError(
-            "it has transparent pixels, whose colour depends on what is behind; flatten it onto a "
-            "background first"
-        )
-
-
-def _require_pixels(pixels: Array) -> None:
-    """Raise IngestError unless numbers can be pixels, before resizing mixes them with others."""
-    if not np.isfinite(pixels).all() or pixels.min() < 0:
-        raise IngestError(
-            "it has negative, NaN or infinite pixels, which cannot be factorised; mend it or leave "
-            "it out"
-        )
-    if pixels.dtype.kind == "i" and pixels.max() > 65535:  # as the decoder widens 16 bits
-        raise IngestError(f"its pixels do not fit 16 bits; {AS_ARRAY}")
 
 
 def _first_readable(

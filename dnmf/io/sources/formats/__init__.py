@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dnmf.io.sources.choices import Choices
     from dnmf.io.sources.image_array import ImageArray
 
-MODULES = ("pillow",)
+MODULES = ("netpbm", "pillow")
 """Modules of this folder that hold a format, in the order in which they are asked."""
 
 ENTRY_POINTS = "dnmf.sources"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from dnmf.errors import IngestError
 
 if TYPE_CHECKING:
     from dnmf.io.sources.choices import Choices
@@ -54,3 +57,34 @@ class Format(Protocol):
             It cannot be read, or is not of this format; the message begins with its name.
         """
         ...
+
+
+MAX_PIXELS = 2**26
+"""Largest number of pixels of an image that is decoded at once: a file of some kilobytes can
+decompress to any number."""
+
+
+TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; cut it into tiles, shrink it or leave it out"
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise IngestError if an image has too many pixels to be decoded, by what its header says."""
+    if height * width > MAX_PIXELS:
+        raise IngestError(TOO_LARGE)
+
+
+@contextmanager
+def named_errors(file: ImageFile) -> Iterator[None]:
+    """Turn every error of a reader into an IngestError that begins with the name of the file.
+
+    Decoders meet damaged files with errors of any kind, which must not end an ingest.
+    """
+    try:
+        yield
+    except IngestError as error:
+        raise IngestError(f"{file.name}: {error}") from None
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise IngestError(
+            f"{file.name} cannot be read ({text}); mend it or leave it out"
+        ) from error
