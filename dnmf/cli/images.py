@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnmf.cli.options import add_options
 from dnmf.cli.paths import kind_at
+from dnmf.cli.pixel_options import part_options
 
 if TYPE_CHECKING:
     import zarr
@@ -21,16 +21,6 @@ PARTS = ("array", "level", "axis", "channel")
 """Names of the options of `array_options`, and of the fields of `Choices` that they set."""
 
 
-class Axes(click.ParamType[tuple[str, ...]]):
-    """Names or numbers of axes, written ``t,z``."""
-
-    name = "AXIS,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """Return the names or numbers."""
-        return value if isinstance(value, tuple) else tuple(str(value).split(","))
-
-
 def array_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that find images in an array; the command gets them as the dict `part`."""
 
@@ -40,12 +30,7 @@ def array_options(command: Callable[..., Any]) -> Callable[..., Any]:
         part = {name: value for name, value in given.items() if value is not None}
         return command(**arguments, part=part)
 
-    return add_options(
-        click.option("--array", metavar="NAME", help="Array of a group, as after :: in a path."),
-        click.option("--level", type=click.IntRange(min=0), help="Level of an OME-Zarr pyramid."),
-        click.option("--axis", type=Axes(), help="Axes of an array along which images lie."),
-        click.option("--channel", metavar="C", help="Take one channel of an array."),
-    )(call)
+    return part_options(call)
 
 
 def open_images(

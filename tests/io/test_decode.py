@@ -322,7 +322,7 @@ class TestJpeg:
 
     def test_a_crop_before_is_in_pixels_of_the_file(self, tmp_path):
         path = save(tmp_path / "a.jpg", smooth_rgb(64, 64))
-        for choice in ({"crop": (0, 0, 32, 32)}, {"patches": (32, 32, 0)}):
+        for choice in ({"crop": (0, 0, 32, 32)}, {"patches": (32, 32, 32)}):
             assert raw(path, size=(8, 8), **choice).array.shape == (64, 64, 3)
 
     def test_a_photo_with_another_behind_it_is_one_image(self, tmp_path):

@@ -16,6 +16,22 @@ ALPHAS = ("refuse", "drop", "white", "black")
 NANS = ("refuse", "keep")
 DTYPES = ("uint8", "uint16", "uint32", "float32", "float64")
 
+_WORDS: dict[str, tuple[str | None, ...]] = {
+    "color": (None, *COLORS),
+    "alpha": ALPHAS,
+    "nan": NANS,
+    "dtype": (None, *DTYPES),
+}
+"""Choices that are words, and the words that they may be."""
+
+_NUMBERS = {
+    "size": ("height, width", (1, 1)),
+    "pad": ("height, width", (1, 1)),
+    "crop": ("top, left, height, width", (-1, -1, 1, 1)),
+    "patches": ("height, width, stride", (1, 1, 1)),
+}
+"""Choices that are tuples of integers: what these are, and the least of each."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -34,8 +50,7 @@ class Choices:
     crop : tuple of int, or None
         Top, left, height and width of the part to take; a top or left of -1 centres it.
     patches : tuple of int, or None
-        Height, width and stride of the patches that an image is cut into; with a stride of 0
-        they lie side by side.
+        Height, width and stride of the patches that an image is cut into.
     alpha : str
         What becomes of transparent pixels: ``refuse``, ``drop`` (the colour that the file gives
         them), or the background ``white`` or ``black``.
@@ -73,24 +88,19 @@ class Choices:
     nan: str = "refuse"
 
     def __post_init__(self) -> None:
-        for name, allowed in self._words():
+        for name, allowed in _WORDS.items():
             if (value := getattr(self, name)) not in allowed:
                 words = ", ".join(repr(word) for word in allowed if word is not None)
                 raise IngestError(f"{name} is {value!r}; it must be one of {words}")
-        for name in ("size", "pad"):
-            _check_size(name, getattr(self, name))
+        for name, (words, least) in _NUMBERS.items():
+            if (value := getattr(self, name)) is not None:
+                _check_numbers(name, value, words, least)
+        if self.axis is not None and not isinstance(self.axis, tuple):
+            raise IngestError(f"axis is {self.axis!r}; it must be a tuple of names, like ('t',)")
+        if not (isinstance(self.level, int) and self.level >= 0):
+            raise IngestError(f"level is {self.level!r}; it must be 0 or a positive integer")
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise IngestError(f"scale is {self.scale!r}; it must be a positive number")
-
-    @staticmethod
-    def _words() -> tuple[tuple[str, tuple[str | None, ...]], ...]:
-        """Return the names of the choices that are words, with the words they may be."""
-        return (
-            ("color", (None, *COLORS)),
-            ("alpha", ALPHAS),
-            ("nan", NANS),
-            ("dtype", (None, *DTYPES)),
-        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the choices that differ from the defaults, as JSON types."""
@@ -101,10 +111,13 @@ class Choices:
         }
 
 
-def _check_size(name: str, size: Any) -> None:
-    if size is None:
-        return
-    if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(x, int) for x in size)):
-        raise IngestError(f"{name} is {size!r}; it must be (height, width)")
-    if min(size) < 1:
-        raise IngestError(f"{name} is {size[0]}x{size[1]}; height and width must be at least 1")
+def _check_numbers(name: str, value: Any, words: str, least: tuple[int, ...]) -> None:
+    """Raise IngestError unless a choice is a tuple of integers that are not too small."""
+    if not (
+        isinstance(value, tuple)
+        and len(value) == len(least)
+        and all(isinstance(x, int) for x in value)
+    ):
+        raise IngestError(f"{name} is {value!r}; it must be ({words})")
+    if any(x < limit for x, limit in zip(value, least, strict=True)):
+        raise IngestError(f"{name} is {value}; ({words}) must be at least {least}")
