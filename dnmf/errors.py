@@ -48,21 +48,43 @@ class IngestError(DnmfError, ValueError):
 
 
 class BadImagesError(IngestError):
-    """Some image files cannot be read, or are not like the others.
+    """Too many images cannot be read, or are not like the others.
 
-    ``errors`` says why, and ``names`` has the name of each, where the source has told it.
+    Attributes
+    ----------
+    errors : sequence of str
+        Why each cannot be used.
+    names : sequence of str
+        Path of each.
+    allowed, n_images : int or None
+        How many of how many images might be bad.
     """
 
-    def __init__(self, errors: list[str], names: Sequence[str] = ()) -> None:
-        super().__init__(errors, names)
+    def __init__(
+        self,
+        errors: Sequence[str],
+        names: Sequence[str] = (),
+        allowed: int | None = None,
+        n_images: int | None = None,
+    ) -> None:
+        super().__init__(errors, names, allowed, n_images)
         self.errors, self.names = errors, names
+        self.allowed, self.n_images = allowed, n_images
 
     def __str__(self) -> str:
+        advice = ""
+        if self.allowed:
+            advice = (
+                f"\nof {self.n_images:,} images at most {self.allowed:,} may be left out: mend the "
+                f"others, or allow more with --max-rejects N (max_rejects=N)"
+            )
+        elif self.allowed == 0:
+            advice = "\nwithout --strict they are left out (--max-rejects N allows N of them)"
         if len(self.errors) == 1:
-            return self.errors[0]
+            return f"{self.errors[0]}{advice}"
         listed = "\n".join(self.errors[:SHOWN])
         more = f"\n... and {len(self.errors) - SHOWN:,} more" * (len(self.errors) > SHOWN)
-        return f"{len(self.errors):,} images cannot be used:\n{listed}{more}"
+        return f"{len(self.errors):,} images cannot be used:\n{listed}{more}{advice}"
 
 
 class CorpusError(DnmfError, OSError):

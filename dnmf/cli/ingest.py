@@ -3,85 +3,160 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import click
 
 import dnmf
-from dnmf.cli.options import AT_LEAST_1, PATH, Size, cluster_options, force_option, json_option
+from dnmf.cli.options import (
+    AT_LEAST_1,
+    PATH,
+    cluster_options,
+    force_option,
+    json_option,
+    storage_option,
+)
 from dnmf.cli.paths import check_sources
-from dnmf.cli.progress import BlockProgress, print_line
+from dnmf.cli.pixel_options import choice_options
+from dnmf.cli.progress import ImageProgress, print_line
 from dnmf.storage.codecs import CODECS
 
 
-@click.command()
+class Part(click.ParamType[tuple[int, int]]):
+    """Part of an ingest, written ``I/N``."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Return the number of the part and of all parts."""
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"{value!r} is no part; write 1/16 for the first of 16", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+class Share(click.ParamType[float]):
+    """Number of images, or a share of them, written ``5`` or ``0.1%``."""
+
+    name = "N|P%"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | float:
+        """Return an int for a number and a float for a share."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        if value.isdecimal():
+            return int(value)
+        found = re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]+)?|100)%", value)
+        if found is None:
+            self.fail(f"{value!r} is neither a number of images nor a share like 5%", param, ctx)
+        return float(found[1]) / 100
+
+
+@click.command(short_help="Turn images into a corpus.")
 @click.argument("source", nargs=-1, type=PATH, metavar="SOURCE...")
 @click.argument("corpus", type=PATH)
-@click.option("--size", type=Size(), help="Resize every image, averaging over areas.")
-@click.option("--color", type=click.Choice(["gray", "rgb"]), help="Convert every image.")
+@choice_options
+@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be used.")
+@click.option(
+    "--max-rejects",
+    type=Share(),
+    default="10%",
+    show_default=True,
+    help="Stop if more images than this cannot be used.",
+)
 @click.option("--block-rows", type=AT_LEAST_1, help="Images per block [about 16 MiB].")
 @click.option(
     "--codec",
     type=click.Choice(list(CODECS)),
     help="Compress pixels so [by a trial: what is soonest read and decoded].",
 )
-@click.option(
-    "--skip-bad",
-    is_flag=True,
-    help="Leave out image files that cannot be used, and record their names in the corpus.",
-)
+@click.option("--plan", "mode", flag_value="plan", help="Only list the images and plan the parts.")
+@click.option("--part", type=Part(), help="Only read and write one part of a planned ingest.")
+@click.option("--finish", "mode", flag_value="finish", help="Only finish, when all parts are done.")
+@click.option("--append", "mode", flag_value="append", help="Add the images to a corpus.")
+@storage_option
 @force_option
 @json_option
 @cluster_options
 def ingest(
     source: tuple[str, ...],
     corpus: str,
-    size: tuple[int, int] | None,
-    color: str | None,
-    block_rows: int | None,
-    codec: str | None,
-    skip_bad: bool,
+    mode: str | None,
+    part: tuple[int, int] | None,
+    storage_options: dict[str, Any],
     force: bool,
     as_json: bool,
     where: dict[str, Any],
+    **options: Any,
 ) -> None:
     """Turn images into a corpus.
 
-    SOURCE is PNG, JPEG, TIFF and PGM files and folders of them, with their subfolders; or IDX
-    (.gz too) and .npy files, each by its name. CORPUS is a new Zarr store. Images must be alike in
-    size and colour unless --size and --color make them so.
+    SOURCE is image files, folders of them with their subfolders, patterns like 'run*/*.tif', zip
+    and tar archives, tables of files (CSV, text, Parquet), array files (file.h5::/name) and URLs of
+    these; CORPUS is a new Zarr store. Images must be alike in size and colour unless options make
+    them so.
 
     Files in a folder are taken in the natural order of their names, f2 before f10; those given by
-    name in the order in which they are given.
+    name in the order in which they are given. Files that cannot be used are left out, and
+    CORPUS/rejects.jsonl says why. The same line again goes on after a kill.
+
+    \b
+    As jobs of an array, without a cluster:
+      dnmf ingest --plan IMAGES faces.zarr --size 64x64
+      dnmf ingest --part 1/16 faces.zarr       (and so on, on any machine)
+      dnmf ingest --finish faces.zarr
     """
+    from dnmf.cli.describe import describe
+
+    _check_use(source, corpus, mode, part, force=force)
+    from dnmf.engine.client import cluster
+    from dnmf.io import ingest as steps
+
+    common = {"storage_options": storage_options or None}
+    if part is not None:
+        with ImageProgress() as progress:
+            n_blocks = steps.ingest_part(corpus, *part, **common, on_progress=progress)
+        click.echo(f"{corpus}: part {part[0]}/{part[1]}, {n_blocks} blocks")
+        return
+    if mode == "finish":
+        _report(steps.finish_parts(corpus, **common, force=force), as_json, describe)
+        return
+    print_line(f"looking for images in {', '.join(source[:3])}{' ...' * (len(source) > 3)}")
+    if mode == "plan":
+        plan = steps.plan_ingest(source, corpus, **common, force=force, **options)
+        click.echo(f"{corpus}: {plan.layout.n_images:,} images in {plan.layout.n_blocks:,} blocks")
+        return
+    with cluster(**where), ImageProgress() as progress:
+        result = dnmf.ingest(
+            source, corpus, **common, force=force, on_progress=progress, **options
+        )
+    _report(result, as_json, describe)
+
+
+def _check_use(
+    source: tuple[str, ...], corpus: str, mode: str | None, part: Any, *, force: bool
+) -> None:
+    """Raise UsageError or IngestError unless the arguments belong together."""
+    if part is not None or mode == "finish":
+        if source:
+            raise click.UsageError("--part and --finish take the corpus alone: the plan has the rest")
+        return
     if not source:
         raise click.UsageError(
             f"give the images and, after them, the new corpus: `dnmf ingest {corpus} NEW.zarr`"
         )
     check_sources(source, corpus, force=force)
-    print_line(f"looking for images in {', '.join(source[:3])}{' ...' * (len(source) > 3)}")
-    from dnmf.cli.describe import describe
-    from dnmf.engine.client import cluster
 
-    with cluster(**where), BlockProgress() as progress:
-        result = dnmf.ingest(
-            source,
-            corpus,
-            size=size,
-            color=color,
-            block_rows=block_rows,
-            codec=codec,
-            skip_bad=skip_bad,
-            force=force,
-            on_block=progress,
-        )
+
+def _report(result: dnmf.Corpus, as_json: bool, describe: Any) -> None:
+    """Print what was written and how many images were left out."""
     if as_json:
-        click.echo(json.dumps(describe(corpus)))
+        click.echo(json.dumps(describe(result.path)))
         return
     click.echo(repr(result)[1:-1])
-    for name, reason in result.skipped.items():
-        click.echo(f"skipped {name}: {reason}", err=True)
-    if result.skipped:
+    if result.n_rejects:
         click.echo(
-            f"{len(result.skipped):,} images skipped; `dnmf info --json` lists them", err=True
+            f"{result.n_rejects:,} images left out; {result.path}/rejects.jsonl says which and why",
+            err=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -234,6 +235,30 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 force_option = click.option(
     "--force", is_flag=True, help="Replace an earlier output of the same kind."
+)
+
+def _as_options(
+    ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, mark, value = pair.partition("=")
+        if not (name and mark):
+            raise click.BadParameter(f"{pair!r} is no option; write NAME=VALUE", ctx, param)
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+storage_option = click.option(
+    "--storage-option",
+    "storage_options",
+    multiple=True,
+    callback=_as_options,
+    metavar="NAME=VALUE",
+    help="Option of the file system behind URLs of sources, like anon=true; may be repeated.",
 )
 
 grace_option = click.option(

@@ -25,6 +25,9 @@ STOP_REASONS = {
 }
 
 
+LOG_SECONDS = 10
+"""Seconds between two lines about the progress of an ingest in a log."""
+
 DASK_LOGS = ("distributed.client", "asyncio")
 """Logs that have levels of their own beside that of ``distributed``."""
 
@@ -51,6 +54,50 @@ class BlockProgress:
         if done == total:
             self.bar.render_finish()
             self.bar = None
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()
+
+
+class ImageProgress:
+    """Progress over images: a bar on a terminal, lines in a log, with rate and time left."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.first: tuple[float, int] | None = None
+        self.shown = -math.inf
+
+    def __enter__(self) -> ImageProgress:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        """Report how many images are done."""
+        now = time.monotonic()
+        rate = 0.0
+        if self.first is not None and now > self.first[0]:
+            rate = (done - self.first[1]) / (now - self.first[0])
+        self.first = self.first or (now, done)
+        if is_quiet():
+            return
+        if sys.stderr.isatty():
+            self._draw(done, total, rate)
+        elif done == total or now - self.shown >= LOG_SECONDS:
+            self.shown = now
+            left = f"   about {format_duration((total - done) / rate)} left" if rate else ""
+            speed = f"   {rate:,.0f} images/s" if rate else ""
+            print_line(f"{done:,} of {total:,} images{speed}{left if done < total else ''}")
+
+    def _draw(self, done: int, total: int, rate: float) -> None:
+        if self.bar is None:
+            self.bar = click.progressbar(
+                length=total,
+                label="images",
+                show_pos=True,
+                item_show_func=lambda rate: f"{rate:,.0f} images/s" if rate else None,
+                file=sys.stderr,
+            )
+        self.bar.update(done - self.bar.pos, rate)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -1,43 +1,46 @@
-"""Ingest images into a corpus: one task per block reads, checks and writes it."""
+"""Ingest images into a corpus: a plan, parts that are read and written in parallel, and an end.
+
+`plan` lists the images and lays out the corpus, `parts` writes its blocks, `finish` commits it. One
+process does all of it, with or without a cluster, or the jobs of an array do the parts.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from dnmf._typing import Array
 from dnmf.engine.executors import each_block
 from dnmf.engine.tree_reduce import choose_block_rows
-from dnmf.errors import BadImagesError, IngestError, ParameterError
+from dnmf.errors import DataError, IngestError, ParameterError
+from dnmf.io.finish import finish_corpus
+from dnmf.io.parts import Progress, load, part_of, write_blocks
+from dnmf.io.plan import Limits, Plan, building_place, done_blocks, read_plan, write_plan
 from dnmf.io.sources.arrays import open_array
-from dnmf.io.sources.image_files import ImageFiles, Size
-from dnmf.io.sources.source import Source, check_options, open_source
-from dnmf.numerics.block import find_invalid, invalid_pixel_error
-from dnmf.storage.atomic import new_store, require_space, translate_disk_full
-from dnmf.storage.codecs import (
-    TRIAL_BYTES,
-    check_codec,
-    default_codec,
-    try_codecs,
+from dnmf.io.sources.choices import Choices
+from dnmf.io.sources.files import FileImages
+from dnmf.io.sources.places.place import Reject
+from dnmf.io.sources.places.tables import open_frame
+from dnmf.io.sources.source import Source, open_source, source_of
+from dnmf.storage.atomic import (
+    check_free,
+    discard_building,
+    require_space,
+    swap_in,
+    translate_disk_full,
 )
+from dnmf.storage.codecs import TRIAL_BYTES, check_codec, default_codec, try_codecs
 from dnmf.storage.corpus import Corpus, open_corpus
-from dnmf.storage.corpus_writer import (
-    FORMAT,
-    Layout,
-    ManifestLine,
-    commit_corpus,
-    create_corpus,
-    write_block,
-)
-from dnmf.storage.paths import is_url, normalize_path
-
-MAX_BAD_IMAGES = 1000
-"""Number of bad images after which an ingest stops looking for more."""
+from dnmf.storage.corpus_writer import FORMAT, Layout, create_corpus
+from dnmf.storage.lock import locked
+from dnmf.storage.paths import absolute, is_url, normalize_path
+from dnmf.storage.store import StorageOptions, require_parent
 
 TRIAL_PLACES = 4
 """Number of places in the corpus from which a trial of codecs takes images: the first may be
@@ -48,31 +51,30 @@ def ingest(
     source: Any,
     path: str | os.PathLike[str],
     *,
-    size: Size | None = None,
-    color: str | None = None,
     block_rows: int | None = None,
     codec: str | None = None,
-    skip_bad: bool = False,
+    strict: bool = False,
+    max_rejects: float = 0.1,
+    storage_options: StorageOptions = None,
     force: bool = False,
-    on_block: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = lambda done, total: None,
+    **choices: Any,
 ) -> Corpus:
     """Ingest images into a corpus.
 
     Blocks are read and written in parallel: on the active Dask client if there is one, else on
-    threads. The corpus appears at `path` when all of it is written, and not at all on an error.
+    threads. The corpus appears at `path` when all of it is written. An ingest that was killed goes
+    on where it was when the same call is made again.
 
     Parameters
     ----------
-    source : path, sequence of paths, array, or Source
-        Folders of PNG, JPEG, TIFF or PGM images, such files, IDX (``.gz`` too) or ``.npy`` files;
-        or an array of shape (n, h, w), (n, h, w, channels) or (n, p), lazy ones of Dask and Zarr
+    source : path, sequence of paths, array, frame, or Source
+        Folders, image files, patterns, zip and tar archives, tables of files, array files
+        (``file.h5::/name``) and URLs of these; or a pandas frame with a column of paths; or an
+        array of shape (n, h, w), (n, h, w, channels) or (n, p), lazy ones of Dask, Zarr and xarray
         too, or a list of images.
     path : str or path
         Path of the new corpus; at a URL it is written in place.
-    size : (h, w), optional
-        Size to which every image is resized.
-    color : "gray" or "rgb", optional
-        Colours to which every image is converted; without it all must be alike, grey or RGB.
     block_rows : int, optional
         Number of images per block; by default about 16 MiB of them.
     codec : str, optional
@@ -80,14 +82,21 @@ def ingest(
         "zstd-bitshuffle" or "none". By default a trial on 1 MiB of them chooses the one with which
         a block is soonest read, at 750 MB/s, and decoded; of those that take at most a tenth
         longer, the one that takes the least room.
-    skip_bad : bool, default False
-        Whether to leave out image files that cannot be used, up to a thousand and not more than
-        half of all; the corpus records them in its `skipped`. All are decoded once more to find
-        them.
+    strict : bool, default False
+        Whether a single file that cannot be used ends the ingest. Otherwise such files are left
+        out, and ``rejects.jsonl`` in the corpus says of each its path and the reason.
+    max_rejects : int or float, default 0.1
+        Largest number of images that may be left out; as a float below 1 their largest share.
+    storage_options : dict, optional
+        Options of the file system behind URLs of sources.
     force : bool, default False
-        Whether to replace a corpus that is already there.
-    on_block : callable
-        Called after each block with the number of blocks done and of all blocks.
+        Whether to replace a corpus that is already there, and to begin an ingest anew.
+    on_progress : callable
+        Called after each block with the number of images done and of all images.
+    **choices
+        What is done to the images, as `dnmf.io.sources.choices.Choices` lists it: `size`, `color`,
+        `alpha`, `crop`, `pad`, `patches`, `scale`, `clip`, `dtype`, `nan`, `axis`, `channel`,
+        `level`, `array`.
 
     Returns
     -------
@@ -96,10 +105,10 @@ def ingest(
     Raises
     ------
     IngestError
-        There are no images; or, as BadImagesError, which names up to a thousand of them, some are
-        unreadable or differ in size or colour.
+        There are no images; or, as BadImagesError, too many of them are unreadable or differ in
+        size or colour.
     DataError
-        A floating-point or signed image has a negative, NaN or infinite pixel.
+        An array has a negative, NaN or infinite pixel.
     OutputExistsError
         There is something at `path`.
     SpaceError
@@ -111,83 +120,241 @@ def ingest(
     <Corpus faces.zarr: 13,233 images of 64 x 64 uint8, 54.2 MB in 16 blocks>
     """
     location = normalize_path(path)
-    if block_rows is not None and block_rows < 1:
-        raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
-    if codec is not None:
-        check_codec(codec)
-    with (
-        translate_disk_full(location, "the corpus"),
-        new_store(location, FORMAT, force=force) as building,
+    with locked(location), translate_disk_full(location, "the corpus"):
+        plan = plan_ingest(
+            source, location, block_rows=block_rows, codec=codec, strict=strict,
+            max_rejects=max_rejects, storage_options=storage_options, force=force, **choices,
+        )  # fmt: skip
+        with _discarded_on_refusal(plan.building):
+            write_blocks(plan, range(plan.layout.n_blocks), on_progress)
+            return finish_ingest(plan, force=force)
+
+
+def plan_ingest(
+    source: Any,
+    path: str | os.PathLike[str],
+    *,
+    block_rows: int | None = None,
+    codec: str | None = None,
+    strict: bool = False,
+    max_rejects: float = 0.1,
+    storage_options: StorageOptions = None,
+    force: bool = False,
+    **choices: Any,
+) -> Plan:
+    """List the images, and create the unfinished corpus with its plan; see `ingest`.
+
+    If there is an unfinished corpus of the same call, its plan is taken as it is.
+    """
+    location = normalize_path(path)
+    _check(block_rows, codec, strict, max_rejects)
+    asked = _choices(choices)
+    check_free(location, FORMAT, force=force)
+    require_parent(location)
+    limits = Limits(strict, max_rejects)
+    request = _request(source, asked, block_rows, codec)
+    if request is not None and (
+        plan := _plan_to_continue(location, request, storage_options, force)
     ):
-        images = _as_source(source, size, color)
-        facts: dict[str, Any] = {}
-        if isinstance(images, ImageFiles):
-            facts["order"] = images.order
-            if skip_bad and (bad := _find_bad(images, block_rows, on_block)) is not None:
-                images = _without(images, bad)
-                facts["skipped"] = dict(zip(bad.names, bad.errors, strict=True))
-        layout = _layout_of(images, block_rows)
+        return plan
+    building = building_place(location)
+    discard_building(building, FORMAT)
+    with TemporaryDirectory(prefix="dnmf-") as scratch, _discarded_on_refusal(building):
+        images, rejects = _as_source(source, asked, scratch, storage_options)
+        layout = _layout_of(images, block_rows, codec)
         require_space(location, layout.max_bytes, "the corpus")
-        if codec is None:
-            ((_, codec),) = each_block(partial(_try_codecs, layout=layout), images, 1)
-        layout = replace(layout, codec=codec)
         create_corpus(building, layout)
-        task = partial(_ingest_block, path=building, layout=layout)
-        manifest, found = _run(task, images, layout, on_block)
-        if found is not None:
-            raise found
-        commit_corpus(building, layout, manifest, facts)
-    return open_corpus(location)
+        return write_plan(Plan(location, building, images, layout, limits, rejects, request))
 
 
-def _as_source(source: Any, size: Size | None, color: str | None) -> Source:
-    if hasattr(source, "read") and hasattr(source, "image_shape"):
-        if size is not None or color is not None:
-            raise IngestError(
-                "size and color are for paths and arrays; a Source gives its images as they are"
-            )
-        return source  # type: ignore[no-any-return]
-    check_options(size, color)
+def finish_ingest(plan: Plan, *, force: bool = False) -> Corpus:
+    """Finish a corpus whose blocks are all written, and move it to its path."""
+    finish_corpus(plan)
+    if not is_url(plan.path):
+        check_free(plan.path, FORMAT, force=force)  # hours may have passed
+        swap_in(plan.building, plan.path, FORMAT)
+    return open_corpus(plan.path)
+
+
+def ingest_part(
+    path: str | os.PathLike[str],
+    number: int,
+    parts: int,
+    *,
+    storage_options: StorageOptions = None,
+    on_progress: Progress = lambda done, total: None,
+) -> int:
+    """Read and write one of several parts of an ingest that `plan_ingest` has planned.
+
+    Any number of processes can do this at the same time, each for another part.
+
+    Parameters
+    ----------
+    path : str or path
+        Path of the corpus.
+    number, parts : int
+        Number of the part, from 1, and of all parts.
+    storage_options, on_progress
+        See `ingest`.
+
+    Returns
+    -------
+    int
+        Number of blocks in the part.
+    """
+    if not 1 <= number <= parts:
+        raise ParameterError(f"part is {number}/{parts}; the first is 1/{parts}")
+    plan = _existing_plan(path, storage_options)
+    blocks = part_of(plan.layout.n_blocks, number, parts)
+    with translate_disk_full(plan.path, "the corpus"):
+        write_blocks(plan, blocks, on_progress)
+    return len(blocks)
+
+
+def finish_parts(
+    path: str | os.PathLike[str], *, storage_options: StorageOptions = None, force: bool = False
+) -> Corpus:
+    """Finish a corpus of which all parts are written; see `ingest_part`.
+
+    Raises
+    ------
+    IngestError
+        There is no plan, or a part is missing.
+    """
+    plan = _existing_plan(path, storage_options)
+    with locked(plan.path), translate_disk_full(plan.path, "the corpus"):
+        return finish_ingest(plan, force=force)
+
+
+def _existing_plan(path: str | os.PathLike[str], storage_options: StorageOptions) -> Plan:
+    location = normalize_path(path)
+    plan = read_plan(location, storage_options)
+    if plan is None:
+        raise IngestError(
+            f"{location}: no ingest is planned there; begin with `dnmf ingest --plan SOURCE "
+            f"{location}`"
+        )
+    return plan
+
+
+@contextmanager
+def _discarded_on_refusal(building: str) -> Iterator[None]:
+    """Remove the unfinished corpus if images are refused: the same call would end the same way."""
+    try:
+        yield
+    except (IngestError, DataError, ParameterError):
+        discard_building(building, FORMAT)
+        raise
+
+
+def _plan_to_continue(
+    location: str, request: dict[str, Any], storage_options: StorageOptions, force: bool
+) -> Plan | None:
+    """Return the plan of an unfinished corpus if it is of the same call."""
+    if force or (plan := read_plan(location, storage_options)) is None:
+        return None
+    if plan.request == request:
+        return plan
+    asked = {**request, **request["choices"]}
+    before = {**(plan.request or {}), **(plan.request or {}).get("choices", {})}
+    other = next(name for name in asked if name != "choices" and asked[name] != before.get(name))
+    raise IngestError(
+        f"{plan.building} holds an unfinished ingest, {len(done_blocks(plan.building)):,} of "
+        f"{plan.layout.n_blocks:,} blocks, whose {other} is {before.get(other)} where "
+        f"{asked[other]} is asked now: repeat the call as it was, or begin anew with --force "
+        "(force=True in Python)"
+    )
+
+
+def _request(
+    source: Any, choices: Choices, block_rows: int | None, codec: str | None
+) -> dict[str, Any] | None:
+    """Return what was asked, in JSON types; None if the source is not of paths."""
+    paths = _paths(source)
+    if paths is None:
+        return None
+    return {
+        "sources": [absolute(normalize_path(path)) for path in paths],
+        "choices": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(choices).items()},
+        "block_rows": block_rows,
+        "codec": codec,
+    }
+
+
+def _paths(source: Any) -> list[str | os.PathLike[str]] | None:
+    """Return the source as a list of paths; None if it is none."""
     if isinstance(source, (str, os.PathLike)):
-        source = [source]
+        return [source]
+    if not isinstance(source, (list, tuple)) or not source:
+        return None
+    return list(source) if all(isinstance(item, (str, os.PathLike)) for item in source) else None
+
+
+def _as_source(
+    source: Any, choices: Choices, scratch: str, storage_options: StorageOptions
+) -> tuple[Source | FileImages, list[Reject]]:
+    if (paths := _paths(source)) is not None:
+        return open_source(paths, choices, scratch, storage_options)
+    if hasattr(source, "itertuples"):
+        if any(kind == object or kind.kind in "OUT" for kind in source.dtypes):
+            return source_of([open_frame(source)], choices, scratch)
+    if hasattr(source, "read") and hasattr(source, "image_shape"):
+        if choices != Choices():
+            raise IngestError(
+                f"{', '.join(choices.as_dict())}: these are for paths and arrays; a Source gives "
+                "its images as they are"
+            )
+        return source, []
     if hasattr(source, "shape"):
-        return open_array(source, size, color)
+        return open_array(source, choices), []
     items = list(source) if isinstance(source, Iterable) and not hasattr(source, "keys") else []
     if not items:
         raise IngestError(
             f"the source is a {type(source).__name__}, or empty; give paths, an array of images, a "
-            "list of either, or a Source"
+            "list of either, a frame with a column of paths, or a Source"
         )
-    if all(isinstance(item, (str, os.PathLike)) for item in items):
-        return open_source(_local_paths(items), size=size, color=color)
-    return open_array(items, size, color)
+    return open_array(items, choices), []
 
 
-def _local_paths(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Return paths of files on this machine as dnmf uses them; raise IngestError for a URL."""
-    local = list(map(normalize_path, paths))
-    for path in filter(is_url, local):
-        raise IngestError(
-            f"{path} is a URL; images are read from files on this machine: copy them first"
+def _choices(choices: dict[str, Any]) -> Choices:
+    try:
+        return Choices(**{k: tuple(v) if isinstance(v, list) else v for k, v in choices.items()})
+    except TypeError as error:
+        raise ParameterError(f"ingest: {str(error).partition(') ')[2] or error}") from error
+
+
+def _check(block_rows: int | None, codec: str | None, strict: bool, max_rejects: float) -> None:
+    """Raise ParameterError for a parameter that is out of its range."""
+    if block_rows is not None and block_rows < 1:
+        raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
+    if codec is not None:
+        check_codec(codec)
+    valid = max_rejects >= 0 if isinstance(max_rejects, int) else 0 <= max_rejects <= 1
+    if not valid:
+        raise ParameterError(
+            f"max_rejects is {max_rejects}; it must be a number of images, or a share from 0.0 to "
+            "1.0"
         )
-    return local
 
 
-def _layout_of(source: Source, block_rows: int | None) -> Layout:
+def _layout_of(source: Source | FileImages, block_rows: int | None, codec: str | None) -> Layout:
     if (n := len(source)) == 0:
         raise IngestError("the source holds no images")
     image_bytes = source.dtype.itemsize
     for length in source.image_shape:
         image_bytes *= length
     rows = min(block_rows or choose_block_rows(n, image_bytes), n)
-    starts = range(0, n, rows)
-    ids = (name for start in starts for name in source.ids(start, min(start + rows, n)))
-    id_bytes = max((len(name.encode(errors="surrogateescape")) for name in ids), default=0) or 1
-    codec = default_codec(source.dtype.itemsize)
-    return Layout(n, tuple(source.image_shape), str(source.dtype), id_bytes, rows, codec)
+    layout = Layout(
+        n, tuple(source.image_shape), str(source.dtype), rows,
+        codec or default_codec(source.dtype.itemsize), getattr(source, "columns", {}),
+    )  # fmt: skip
+    if codec is None:
+        ((_, best),) = each_block(partial(_try_codecs, layout=layout), source, 1)
+        layout = replace(layout, codec=best)
+    return layout
 
 
-def _try_codecs(source: Source, _: int, *, layout: Layout) -> str:
+def _try_codecs(source: Source | FileImages, _: int, *, layout: Layout) -> str:
     """Return the name of the codec that a trial on some of the images chooses."""
     n, itemsize = layout.n_images, np.dtype(layout.dtype).itemsize
     if n * layout.n_pixels * itemsize < TRIAL_BYTES:
@@ -195,91 +362,6 @@ def _try_codecs(source: Source, _: int, *, layout: Layout) -> str:
     share = TRIAL_BYTES // (TRIAL_PLACES * itemsize)  # pixels of one place
     rows = -(-share // layout.n_pixels)
     starts = range(0, n, max(-(-n // TRIAL_PLACES), rows))
-    try:
-        parts = [_read(source, start, min(start + rows, n), layout)[0] for start in starts]
-    except BadImagesError:
-        return layout.codec  # the task of their block will name them
-    return try_codecs(np.concatenate([part.reshape(-1)[:share] for part in parts]))
-
-
-def _run(
-    task: Callable[[Source, int], ManifestLine | BadImagesError | None],
-    images: Source,
-    layout: Layout,
-    on_block: Callable[[int, int], None],
-) -> tuple[list[ManifestLine], BadImagesError | None]:
-    """Run a task on each block; return the lines of the manifest and one error for bad images."""
-    lines: dict[int, ManifestLine] = {}
-    bad: dict[int, BadImagesError] = {}
-    for done, (index, line) in enumerate(each_block(task, images, layout.n_blocks), 1):
-        if isinstance(line, BadImagesError):
-            bad[index] = line
-            if sum(len(error.errors) for error in bad.values()) >= MAX_BAD_IMAGES:
-                break
-        elif line is not None:
-            lines[index] = line
-        on_block(done, layout.n_blocks)
-    if not bad:
-        return [lines[index] for index in sorted(lines)], None
-    found = [bad[index] for index in sorted(bad)]
-    errors = [text for error in found for text in error.errors]
-    return [], BadImagesError(errors, [name for error in found for name in error.names])
-
-
-def _find_bad(
-    images: ImageFiles, block_rows: int | None, on_block: Callable[[int, int], None]
-) -> BadImagesError | None:
-    """Decode all images, and return the error that names those that are bad, if any are."""
-    layout = _layout_of(images, block_rows)
-    return _run(partial(_check_block, layout=layout), images, layout, on_block)[1]
-
-
-def _check_block(source: Source, index: int, *, layout: Layout) -> BadImagesError | None:
-    start = index * layout.block_rows
-    try:
-        source.read(start, min(start + layout.block_rows, layout.n_images))
-    except BadImagesError as error:
-        return error
-    return None
-
-
-def _without(images: ImageFiles, bad: BadImagesError) -> ImageFiles:
-    """Return the source without its bad images, unless they are too many."""
-    rest = [name for name in images.names if name not in set(bad.names)]
-    if len(bad.names) >= MAX_BAD_IMAGES or len(bad.names) > len(rest):
-        raise IngestError(
-            f"{len(bad.names):,} of {len(images):,} images cannot be used, too many to skip: at "
-            f"most half of them, and fewer than {MAX_BAD_IMAGES:,}; the first is {bad.errors[0]}"
-        ) from bad
-    return replace(images, names=rest)
-
-
-def _ingest_block(
-    source: Source, index: int, *, path: str, layout: Layout
-) -> ManifestLine | BadImagesError:
-    """Read, check and write a block; return its line of the manifest.
-
-    Bad images are returned, not raised: the ingest goes on, and names those of other blocks too.
-    """
-    start = index * layout.block_rows
-    stop = min(start + layout.block_rows, layout.n_images)
-    try:
-        images, ids = _read(source, start, stop, layout)
-    except BadImagesError as error:
-        return error
-    if (invalid := find_invalid(images, start)) is not None:
-        raise invalid_pixel_error(invalid, lambda row: f"image {row} ({ids[row - start]})")
-    return write_block(path, index, images, ids)
-
-
-def _read(source: Source, start: int, stop: int, layout: Layout) -> tuple[Array, Sequence[str]]:
-    """Read images, as rows of pixels, and their ids; raise unless they are as promised."""
-    ids = source.ids(start, stop)
-    images = source.read(start, stop)
-    expected = (stop - start, *layout.image_shape)
-    if (images.shape, str(images.dtype), len(ids)) != (expected, layout.dtype, stop - start):
-        raise IngestError(
-            f"images {start} to {stop - 1}: the source gave {len(ids)} ids and {images.dtype} "
-            f"pixels of shape {images.shape} where it promised {layout.dtype} of {expected}"
-        )
-    return images.reshape(stop - start, -1), ids
+    parts = [load(source, start, min(start + rows, n), layout).images for start in starts]
+    pixels = np.concatenate([part.reshape(-1)[:share] for part in parts])
+    return try_codecs(pixels) if pixels.size else layout.codec

@@ -46,8 +46,11 @@ RECORD = "dnmf"
 READ_AGAIN = "see to the disk or the network and to your rights, then run the same again"
 """What the user can do about something that cannot be read now, for error messages."""
 
+REJECTS = "rejects.jsonl"
+"""Key of the list of images that an ingest has left out."""
+
 MEMBERS = {
-    "dnmf-corpus": r"pixels|ids|manifest",
+    "dnmf-corpus": r"pixels|ids|manifest|plan|rejects\.jsonl",
     "dnmf-weights": r"c|manifest",
     "dnmf-model": r"pass-\d{6,}-\d+|weights-\d{6,}-[0-9a-f]{8}|feature-names",
     "dnmf-components": r"0",
@@ -163,7 +166,7 @@ def new_store(path: str, kind: str, *, force: bool = False) -> Iterator[str]:
     try:
         yield str(building)
         check_free(path, kind, force=force)  # hours may have passed
-        _swap_in(building, final, kind)
+        swap_in(str(building), path, kind)
     except BaseException:
         _remove(building)
         raise
@@ -327,6 +330,28 @@ def remove_partial_stores(path: str, kind: str) -> None:
             _remove_objects(str(final.with_name(name)), kind)
 
 
+def discard_building(building: str, kind: str) -> None:
+    """Remove an unfinished store; do nothing if there is none, or a finished one.
+
+    Raises
+    ------
+    OutputExistsError
+        Objects that dnmf did not write lie there, or it cannot be found out what does.
+    """
+    if is_absent(building):
+        return
+    if is_url(building):
+        if format_at(building, error=OutputExistsError) == unfinished(kind)["format"]:
+            _remove_objects(building, kind)
+        return
+    if others := _other_objects(building, kind):
+        raise OutputExistsError(
+            f"{building} is where an unfinished {kind} would lie, and it holds {others[0]}, which "
+            "dnmf did not write: move that elsewhere"
+        )
+    _remove(Path(building))
+
+
 def _partial_path(final: Path) -> Path:
     """Return a new path beside a store, which no other process uses."""
     return final.with_name(f".{final.name}.{uuid4().hex[:12]}.partial")
@@ -343,14 +368,15 @@ def _remove(building: Path) -> None:
         time.sleep(0.05)
 
 
-def _swap_in(building: Path, final: Path, kind: str) -> None:
-    """Move a finished store to its path, and remove what `check_free` allowed to be there."""
-    fsync_tree(building)
+def swap_in(building: str, path: str, kind: str) -> None:
+    """Move a finished store to a local path, and remove what `check_free` allowed to be there."""
+    final = Path(os.path.realpath(path))
+    fsync_tree(Path(building))
     old = _partial_path(final).with_suffix(".old")
     if final.exists():
         final.rename(old)
     try:
-        building.rename(final)
+        Path(building).rename(final)
     except OSError:
         if old.exists():
             old.rename(final)

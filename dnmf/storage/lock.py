@@ -84,7 +84,7 @@ def _flock(file: int, target: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ClaimError(
-            f"{target} is being written by another fit, {_describe_owner(file)}: wait for it, stop "
+            f"{target} is being written by another process, {_describe_owner(file)}: wait for it, stop "
             "it, or choose another path"
         ) from None
     except (ImportError, OSError) as error:

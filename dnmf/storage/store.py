@@ -36,8 +36,12 @@ NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 """Errors of file systems that cannot fsync a directory: nothing more can be done there."""
 
 
-_ZARR_NAME = re.compile(r"(?:.*/)?(?:zarr\.json|c(?:[./]\d+)+|[^/]+\.[0-9a-f]{32}\.partial)")
-"""Pattern of the keys under which dnmf writes: those of Zarr v3, and files that are unfinished."""
+_ZARR_NAME = re.compile(
+    r"(?:.*/)?(?:zarr\.json|c(?:[./]\d+)+|[^/]+\.[0-9a-f]{32}\.partial"
+    r"|plan/(?:plan|(?:files|done)/\d{6,})\.json|rejects\.jsonl)"
+)
+"""Pattern of the keys under which dnmf writes: those of Zarr v3, the plan and the rejects of an
+ingest, and files that are unfinished."""
 
 MAGIC = frozenset("*?[")
 """Characters for which fsspec takes the path of what it is to remove as a pattern."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -37,15 +37,15 @@ class Entry:
         Id of its image, or beginning of the ids of its images.
     count : int
         Number of its images.
-    values : tuple
-        What a table says of it: None, or a bool, int, float or str for each column.
+    values : mapping of str to object
+        What a table says of it, by column, in JSON types.
     """
 
     name: str
     place: int = 0
     id: str = ""
     count: int = 1
-    values: tuple[Any, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def write_entries(path: str, entries: Iterable[Entry]) -> Entries:
     store, starts = ObjectStore(path), [0]
     left = iter(entries)
     while part := list(islice(left, PART_ENTRIES)):
-        lines = (json.dumps([e.place, e.name, e.id, e.count, e.values]) for e in part)
+        lines = (json.dumps([e.place, e.name, e.id, e.count, e.values], default=str) for e in part)
         store.set(_key(len(starts) - 1), "\n".join(lines).encode())
         starts.append(starts[-1] + sum(entry.count for entry in part))
     return Entries(path, tuple(starts))
@@ -116,7 +116,7 @@ def _read_part(path: str, part: int, starts: Sequence[int]) -> tuple[Entry, ...]
 def _parse(content: bytes) -> Iterator[Entry]:
     for line in content.split(b"\n"):
         place, name, identity, count, values = json.loads(line)
-        yield Entry(name, place, identity, count, tuple(values))
+        yield Entry(name, place, identity, count, values)
 
 
 def _key(part: int) -> str:

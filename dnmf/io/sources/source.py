@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, groupby
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 
 from dnmf._typing import Array
-from dnmf.errors import IngestError
-from dnmf.io.sources.array_files import open_array_file
-from dnmf.io.sources.arrays import ArrayImages
-from dnmf.io.sources.image_files import SUFFIXES, Size, describe_images, open_image_files
+from dnmf.engine.executors import map_on_threads
+from dnmf.errors import BadImagesError, IngestError
+from dnmf.io.sources.choices import Choices
+from dnmf.io.sources.columns import ColumnTypes
+from dnmf.io.sources.entries import Entry, write_entries
+from dnmf.io.sources.files import FileImages, open_one, open_rows
+from dnmf.io.sources.formats import known_suffixes
+from dnmf.io.sources.image_array import ImageRows
+from dnmf.io.sources.places.archives import is_archive, open_archive
+from dnmf.io.sources.places.folder import open_local
+from dnmf.io.sources.places.place import Listed, Place, Reject
+from dnmf.io.sources.places.remote import open_remote
+from dnmf.io.sources.places.tables import LISTS, open_table
+from dnmf.io.sources.prepare import prepare
+from dnmf.storage.paths import is_url, normalize_path
+from dnmf.storage.store import StorageOptions
 
-COLORS = ("gray", "rgb")
+MAX_TRIED = 1000
+"""Number of files tried in search of a readable one, which says what the others must be like."""
+
+OPENED_AT_ONCE = 1024
+"""Number of files whose images are counted together."""
 
 
 class Source(Protocol):
@@ -53,103 +71,232 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Sources of images of one shape and dtype, one after the other; see `Source`."""
+class _Found:
+    """A file that is listed, and the place where it lies."""
 
-    parts: Sequence[Source]
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Shape of each image."""
-        return self.parts[0].image_shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of each image."""
-        return self.parts[0].dtype
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def ids(self, start: int, stop: int) -> list[str]:
-        """Return the ids that the parts give to their images."""
-        return [name for part, a, b in self._ranges(start, stop) for name in part.ids(a, b)]
-
-    def read(self, start: int, stop: int) -> Array:
-        """Read images across the parts; see `Source.read`."""
-        return np.concatenate([part.read(a, b) for part, a, b in self._ranges(start, stop)])
-
-    def _ranges(self, start: int, stop: int) -> list[tuple[Source, int, int]]:
-        """List the parts that hold a range of images, with the range in each of them."""
-        ranges, first = [], 0
-        for part in self.parts:
-            a, b = max(start - first, 0), min(stop - first, len(part))
-            if a < b:
-                ranges.append((part, a, b))
-            first += len(part)
-        return ranges
+    place: int
+    listed: Listed
 
 
 def open_source(
-    paths: Sequence[str | os.PathLike[str]], *, size: Size | None = None, color: str | None = None
-) -> Source:
-    """Open image files, folders of them, or array files as one source.
+    paths: Sequence[str | os.PathLike[str]],
+    choices: Choices,
+    scratch: str,
+    storage_options: StorageOptions = None,
+) -> tuple[FileImages, list[Reject]]:
+    """List the image files behind paths, and return them as one source.
 
     Parameters
     ----------
     paths : sequence of paths
-        Folders (searched with their subfolders) and image files, in one list; or IDX (``.gz``
-        too) and ``.npy`` files, one after the other.
-    size : (h, w), optional
-        Size to which every image is resized, averaging over areas.
-    color : "gray" or "rgb", optional
-        Colours to which every image is converted; without it all must be alike.
+        Folders (searched with their subfolders), files, patterns, archives, tables and URLs;
+        ``::name`` after a path names an array in the file.
+    choices : Choices
+    scratch : str
+        Folder in which the list of files is kept.
+    storage_options : dict, optional
+        Options of the file system behind URLs.
 
     Returns
     -------
-    Source
+    source : FileImages
+    rejects : list of Reject
+        Files that cannot be used, as far as listing them has shown it.
 
     Raises
     ------
     IngestError
-        A path does not exist or holds no images, images and arrays are mixed, or a parameter is
-        out of its range.
+        A path does not exist, or no image can be read.
     """
-    check_options(size, color)
-    files = [Path(path).absolute() for path in paths]
-    for path in files:
-        if not path.exists():
-            raise IngestError(f"{path} does not exist; give folders, image files, IDX or .npy")
-    arrays = [path for path in files if path.is_file() and path.suffix.lower() not in SUFFIXES]
-    if not arrays:
-        return open_image_files(files, size, color)
-    if len(arrays) < len(files):
+    plain, choices = _split_keys(list(map(normalize_path, paths)), choices)
+    return source_of(places_of(plain, storage_options), choices, scratch)
+
+
+def source_of(
+    places: Sequence[Place], choices: Choices, scratch: str
+) -> tuple[FileImages, list[Reject]]:
+    """List the image files of places, and return them as one source; see `open_source`."""
+    rejects: list[Reject] = []
+    types = ColumnTypes()
+    files = _listed(places, rejects)
+    tried, rows = _first_readable(places, files, choices, rejects)
+    several = len(rows) > 1 or choices.axis is not None or choices.patches is not None
+    everything = chain(tried, files)
+    counted = (
+        _count(places, everything, choices, rejects)
+        if several
+        else (_entry(found) for found in everything)
+    )
+    entries = write_entries(scratch, _observed(counted, types))
+    if not len(entries):
+        raise IngestError(_nothing_found(places, rejects))
+    pixels = prepare(rows.read(0, 1), rows.colors, choices)
+    source = FileImages(
+        places=tuple(places),
+        entries=entries,
+        choices=choices,
+        image_shape=pixels.shape[1:],
+        dtype=pixels.dtype,
+        example=rows.source.name,
+        columns=types.dtypes(),
+        facts=facts_of(rows, is_whole=len(entries) == len(rows)),
+        version=uuid4().hex,
+    )
+    return source, rejects
+
+
+def places_of(paths: Sequence[str], storage_options: StorageOptions) -> list[Place]:
+    """Return the places where the files behind paths lie.
+
+    Raises
+    ------
+    IngestError
+        A path does not exist.
+    """
+    kinds = [(_kind(path), path) for path in paths]
+    several = len(kinds) > 1
+    places: list[Place] = []
+    for kind, group in groupby(kinds, key=lambda item: item[0]):
+        named = [path for _, path in group]
+        if kind == "local":
+            places.append(open_local(named))
+        elif kind == "remote":
+            places.append(open_remote(named, storage_options))
+        elif kind == "table":
+            places += [open_table(path, storage_options) for path in map(_existing, named)]
+        else:
+            places += [
+                open_archive(path, f"{os.path.basename(path)}/" * several, storage_options)
+                for path in map(_existing, named)
+            ]
+    return places
+
+
+def _kind(path: str) -> str:
+    if is_archive(path):
+        return "archive"
+    if path.lower().endswith(LISTS):
+        return "table"
+    return "remote" if is_url(path) else "local"
+
+
+def _existing(path: str) -> str:
+    if is_url(path):
+        return path
+    if not os.path.exists(path):
+        raise IngestError(f"{path} does not exist; give folders, files, patterns or URLs")
+    return os.path.abspath(path)
+
+
+def _split_keys(paths: list[str], choices: Choices) -> tuple[list[str], Choices]:
+    """Split ``file::name`` into the path and the name of an array, which is one for all paths."""
+    plain, keys = [], {choices.array}
+    for path in paths:
+        whole, mark, key = path.rpartition("::")
+        if mark and not os.path.lexists(path):
+            plain.append(whole)
+            keys.add(key)
+        else:
+            plain.append(path)
+    names = sorted(key for key in keys if key is not None)
+    if len(names) > 1:
         raise IngestError(
-            f"{arrays[0]} is an array file and {next(f for f in files if f not in arrays)} is not; "
-            "ingest images and arrays into separate corpora"
+            f"{', '.join(names)} are different arrays; ingest them into separate corpora"
         )
-    return _stack([open_array_file(path, size, color) for path in arrays])
+    return plain, replace(choices, array=names[0] if names else None)
 
 
-def check_options(size: Any, color: Any) -> None:
-    """Raise IngestError unless size and colours are among those of `open_source`."""
-    if color not in (None, *COLORS):
-        raise IngestError(f"color is {color!r}; it must be 'gray' or 'rgb'")
-    if size is None:
-        return
-    if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(x, int) for x in size)):
-        raise IngestError(f"size is {size!r}; it must be (height, width)")
-    if min(size) < 1:
-        raise IngestError(f"size is {size[0]}x{size[1]}; height and width must be at least 1")
+def _listed(places: Sequence[Place], rejects: list[Reject]) -> Iterator[_Found]:
+    """Yield the files of all places, and collect what cannot be used."""
+    for number, place in enumerate(places):
+        for item in place.list_files():
+            if isinstance(item, Reject):
+                rejects.append(item)
+            else:
+                yield _Found(number, item)
 
 
-def _stack(parts: Sequence[ArrayImages]) -> Source:
-    first = parts[0]
-    for part in parts[1:]:
-        if (part.image_shape, part.dtype) != (first.image_shape, first.dtype):
-            raise IngestError(
-                f"{part.name} holds images of {describe_images(part.image_shape, part.dtype)}, but "
-                f"{first.name} of {describe_images(first.image_shape, first.dtype)}; "
-                "make them alike, or ingest them into separate corpora"
-            )
-    return first if len(parts) == 1 else Stack(parts)
+def _first_readable(
+    places: Sequence[Place], files: Iterator[_Found], choices: Choices, rejects: list[Reject]
+) -> tuple[list[_Found], ImageRows]:
+    """Return all files up to the first that can be read, and the images of that one."""
+    tried: list[_Found] = []
+    errors: list[str] = []
+    for found in files:
+        tried.append(found)
+        try:
+            rows = open_rows(open_one(places[found.place], found.listed.name), choices)
+            prepare(rows.read(0, 1), rows.colors, choices)
+            return tried, rows
+        except IngestError as error:
+            errors.append(str(error))
+        if len(tried) >= MAX_TRIED:
+            break
+    if not tried:
+        raise IngestError(_nothing_found(places, rejects))
+    raise BadImagesError(errors)
+
+
+def _nothing_found(places: Sequence[Place], rejects: Sequence[Reject]) -> str:
+    names = ", ".join(_describe(place) for place in places)
+    why = f"; {len(rejects):,} refused, the first: {rejects[0].path} {rejects[0].reason}"
+    return (
+        f"{names}: no images found; looked for {' '.join(known_suffixes())}"
+        + why * bool(rejects)
+        + "; give files with other names by name"
+    )
+
+
+def _describe(place: Place) -> str:
+    targets = getattr(place, "targets", ())
+    return ", ".join(targets) or getattr(place, "path", getattr(place, "table", "the table"))
+
+
+def _entry(found: _Found, count: int = 1) -> Entry:
+    return Entry(found.listed.name, found.place, found.listed.id, count, found.listed.values)
+
+
+def _count(
+    places: Sequence[Place], files: Iterable[_Found], choices: Choices, rejects: list[Reject]
+) -> Iterator[Entry]:
+    """Yield files with the number of their images, for which each is opened."""
+    left = iter(files)
+    while batch := [found for found, _ in zip(left, range(OPENED_AT_ONCE), strict=False)]:
+        counts = map_on_threads(partial(_count_one, places, choices), batch)
+        for found, count in zip(batch, counts, strict=True):
+            if isinstance(count, Reject):
+                rejects.append(count)
+            elif count:
+                yield _entry(found, count)
+
+
+def _count_one(places: Sequence[Place], choices: Choices, found: _Found) -> int | Reject:
+    name = found.listed.name
+    try:
+        return len(open_rows(open_one(places[found.place], name), choices))
+    except IngestError as error:
+        return Reject(name, str(error))
+
+
+def facts_of(rows: ImageRows, *, is_whole: bool) -> dict[str, Any]:
+    """Return what the record of a corpus says of the axes of its images.
+
+    Parameters
+    ----------
+    rows : ImageRows
+        Images of a file.
+    is_whole : bool
+        Whether they are all images of the corpus: then it is known how they follow each other.
+    """
+    facts: dict[str, Any] = {"axes": list(rows.image_axes)}
+    if coords := {name: values.tolist() for name, values in rows.image_coords.items()}:
+        facts["coords"] = coords
+    if is_whole and len(rows.row_shape) > 1:
+        facts["rows"] = {"axes": list(rows.row_axes), "shape": list(rows.row_shape)}
+    return facts
+
+
+def _observed(entries: Iterable[Entry], types: ColumnTypes) -> Iterator[Entry]:
+    for entry in entries:
+        types.add(entry.values)
+        yield entry

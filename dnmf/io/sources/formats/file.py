@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from dnmf.errors import IngestError
 
@@ -27,11 +27,14 @@ class ImageFile:
         Opens it for reading in binary mode, seekable.
     path : Path or None
         Where it lies on a disk of this machine; None if it does not.
+    storage_options : dict, optional
+        Options of the file system behind a URL, for stores that are folders.
     """
 
     name: str
     open: Callable[[], BinaryIO]
     path: Path | None = None
+    storage_options: dict[str, Any] | None = None
 
 
 class Format(Protocol):

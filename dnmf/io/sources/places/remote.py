@@ -12,13 +12,13 @@ from typing import Any
 
 from dnmf.errors import IngestError
 from dnmf.io.sources.formats.file import ImageFile
-from dnmf.io.sources.places.folder import has_suffix, report_ignored
+from dnmf.io.sources.places.folder import STORE_FILES, has_suffix, report_ignored
 from dnmf.io.sources.places.order import natural, sort_flat
 from dnmf.io.sources.places.place import Listed, Reject
 from dnmf.storage.store import MAGIC, StorageOptions
 
 AT_ONCE = 32
-"""Number of objects that are fetched at once: a single one waits for the network most of its time."""
+"""Number of objects that are fetched at once: one alone waits for the network most of its time."""
 
 WHOLE_BYTES = 2**26
 """Largest object that is fetched as a whole; of larger ones a reader fetches the parts it needs."""
@@ -70,7 +70,7 @@ class RemoteFiles:
         start = len(self._locate(self.root)[1].rstrip("/")) + 1
         if MAGIC.intersection(path):
             found = fs.glob(path)
-        elif has_suffix(path) or not fs.isdir(path):
+        elif has_suffix(path) or not fs.isdir(path) or _is_store(fs, path):
             yield Listed(path[start:], path[start:])
             return
         else:
@@ -97,14 +97,26 @@ class RemoteFiles:
                 if isinstance(content, bytes):
                     yield ImageFile(url, partial(io.BytesIO, content))
                 elif content is None:
-                    yield ImageFile(url, partial(fs.open, path, "rb"))
+                    yield ImageFile(
+                        url, partial(fs.open, path, "rb"), None, json.loads(self.options)
+                    )
                 else:
                     yield IngestError(f"{url} cannot be fetched ({content})")
 
     def _small(self, fs: Any, paths: Sequence[str]) -> list[str]:
         """Return the paths of objects that are fetched as a whole."""
-        sizes = fs.sizes(list(paths)) if len(paths) == 1 else [0] * len(paths)
-        return [p for p, size in zip(paths, sizes, strict=True) if (size or 0) <= WHOLE_BYTES]
+        if len(paths) > 1:
+            return list(paths)
+        try:
+            info = fs.info(paths[0])
+        except (OSError, ValueError):
+            return list(paths)  # the fetch will say why
+        return list(paths) if info["type"] == "file" and (info["size"] or 0) <= WHOLE_BYTES else []
+
+
+def _is_store(fs: Any, path: str) -> bool:
+    """Check whether a folder is a Zarr array or group, which counts as one file."""
+    return any(fs.exists(f"{path}/{name}") for name in STORE_FILES)
 
 
 def open_remote(urls: Sequence[str], storage_options: StorageOptions = None) -> RemoteFiles:

@@ -1,0 +1,226 @@
+"""The plan of an ingest: what is read, how the corpus is laid out, and which blocks are done.
+
+It lies in the unfinished corpus, under ``plan/``, until the corpus is finished:
+
+    plan/plan.json           the request, the layout, and what the list of files does not say
+    plan/files/000000.json   the files, some thousands in each part
+    plan/done/000000.json    line of the manifest of each block that is written, and its rejects
+
+So an ingest that was killed goes on, and the jobs of an array need nothing but the path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dnmf.errors import IngestError
+from dnmf.io.sources.choices import Choices
+from dnmf.io.sources.entries import Entries, copy_entries
+from dnmf.io.sources.files import FileImages
+from dnmf.io.sources.places.place import Reject
+from dnmf.io.sources.source import Source, places_of
+from dnmf.storage.corpus_writer import Layout, ManifestLine
+from dnmf.storage.paths import absolute, is_url
+from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions
+
+PLAN = "plan/plan.json"
+"""Key of the plan in the unfinished corpus."""
+
+PLAN_BYTES = 2**28
+"""Largest plan, or line of a block, that is read."""
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many images may be bad.
+
+    Attributes
+    ----------
+    strict : bool
+        Whether a single bad image ends the ingest.
+    max_rejects : int or float
+        Largest number of bad images, or as a float their largest share.
+    """
+
+    strict: bool = False
+    max_rejects: int | float = 0.1
+
+    def allowed(self, n_images: int) -> int:
+        """Return the largest number of bad images; of a share at least one."""
+        if self.strict:
+            return 0
+        if isinstance(self.max_rejects, int):
+            return self.max_rejects
+        return max(1, int(self.max_rejects * n_images))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an ingest reads and writes.
+
+    Attributes
+    ----------
+    path : str
+        Path of the corpus when it is finished.
+    building : str
+        Path of the unfinished corpus.
+    source : Source or FileImages
+    layout : Layout
+        Of all images that are planned.
+    limits : Limits
+    rejects : list of Reject
+        Files that could not even be planned.
+    request : mapping, or None
+        What was asked, to be compared when an ingest goes on; None if the source is no path.
+    """
+
+    path: str
+    building: str
+    source: Source | FileImages
+    layout: Layout
+    limits: Limits
+    rejects: list[Reject]
+    request: Mapping[str, Any] | None
+
+    @property
+    def choices(self) -> Choices:
+        """What is done to the images."""
+        return getattr(self.source, "choices", Choices())
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a block: its line of the manifest, None if no image was good, and rejects."""
+
+    line: ManifestLine | None
+    rejects: list[Reject]
+
+
+def building_place(path: str) -> str:
+    """Return the path of the unfinished corpus: beside the corpus, or at a URL the same."""
+    if is_url(path):
+        return path
+    final = os.path.realpath(path)
+    return os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.ingest")
+
+
+def write_plan(plan: Plan) -> Plan:
+    """Write a plan into its unfinished corpus, and return it with its list of files there."""
+    source = plan.source
+    if not isinstance(source, FileImages):
+        return plan
+    source = replace(source, entries=copy_entries(source.entries, plan.building))
+    content = {
+        "version": VERSION,
+        "request": plan.request,
+        "layout": asdict(plan.layout),
+        "limits": asdict(plan.limits),
+        "rejects": [astuple(reject) for reject in plan.rejects],
+        "choices": asdict(source.choices),
+        "starts": source.entries.starts,
+        "image_shape": source.image_shape,
+        "dtype": str(source.dtype),
+        "example": source.example,
+        "columns": dict(source.columns),
+        "facts": dict(source.facts),
+        "of": source.version,
+    }
+    ObjectStore(plan.building).set(PLAN, json.dumps(content).encode())
+    return replace(plan, source=source)
+
+
+def read_plan(path: str, storage_options: StorageOptions = None) -> Plan | None:
+    """Read the plan of an unfinished corpus; None if there is none.
+
+    Raises
+    ------
+    IngestError
+        It is damaged, or of another version of dnmf, or its sources are not there any more.
+    """
+    building = building_place(path)
+    try:
+        content = json.loads(ObjectStore(building).get(PLAN, PLAN_BYTES))
+    except FileNotFoundError:
+        return None
+    except (InvalidObjectError, ValueError) as error:
+        raise IngestError(f"{building}/{PLAN} cannot be read ({error}); {_ANEW}") from error
+    try:
+        if content["version"] != VERSION:
+            raise ValueError(f"it is of version {content['version']}, not {VERSION}")
+        return _plan_of(content, path, building, storage_options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IngestError(f"{building}/{PLAN} is damaged ({error}); {_ANEW}") from error
+
+
+_ANEW = "begin anew with --force (force=True in Python)"
+
+
+def _plan_of(
+    content: Mapping[str, Any], path: str, building: str, storage_options: StorageOptions
+) -> Plan:
+    source = FileImages(
+        places=tuple(places_of(content["request"]["sources"], storage_options)),
+        entries=Entries(absolute(building), tuple(content["starts"])),
+        choices=Choices(**_tuples(content["choices"])),
+        image_shape=tuple(content["image_shape"]),
+        dtype=np.dtype(content["dtype"]),
+        example=content["example"],
+        columns=content["columns"],
+        facts=content["facts"],
+        version=content["of"],
+    )
+    return Plan(
+        path,
+        building,
+        source,
+        Layout(**_tuples(content["layout"])),
+        Limits(**content["limits"]),
+        [Reject(*reject) for reject in content["rejects"]],
+        content["request"],
+    )
+
+
+def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+
+
+def write_done(building: str, index: int, done: Done) -> None:
+    """Note that a block is written."""
+    content = {"line": done.line, "rejects": [astuple(reject) for reject in done.rejects]}
+    ObjectStore(building).set(_done_key(index), json.dumps(content).encode())
+
+
+def done_blocks(building: str) -> list[int]:
+    """List the numbers of the blocks that are written."""
+    names = ObjectStore(building).list_dir("plan/done")
+    return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[0] != ".")
+
+
+def read_done(building: str, index: int) -> Done:
+    """Read what became of a block."""
+    content = json.loads(ObjectStore(building).get(_done_key(index), PLAN_BYTES))
+    line = None if content["line"] is None else tuple(content["line"])
+    return Done(line, [Reject(*reject) for reject in content["rejects"]])
+
+
+def forget_done(building: str, indices: Sequence[int]) -> None:
+    """Note that blocks are not as they were planned any more."""
+    ObjectStore(building).delete([_done_key(index) for index in indices], "plan/done")
+
+
+def remove_plan(building: str) -> None:
+    """Remove the plan from a corpus that is finished."""
+    store = ObjectStore(building)
+    store.delete(store.list_keys("plan"), "plan")
+
+
+def _done_key(index: int) -> str:
+    return f"plan/done/{index:06d}.json"
