@@ -113,7 +113,7 @@ def ingest(
     from dnmf.engine.client import cluster
     from dnmf.io import ingest as steps
 
-    common = {"storage_options": storage_options or None}
+    common: dict[str, Any] = {"storage_options": storage_options or None}
     if part is not None:
         with ImageProgress() as progress:
             n_blocks = steps.ingest_part(corpus, *part, **common, on_progress=progress)
@@ -128,9 +128,7 @@ def ingest(
         click.echo(f"{corpus}: {plan.layout.n_images:,} images in {plan.layout.n_blocks:,} blocks")
         return
     with cluster(**where), ImageProgress() as progress:
-        result = dnmf.ingest(
-            source, corpus, **common, force=force, on_progress=progress, **options
-        )
+        result = dnmf.ingest(source, corpus, **common, force=force, on_progress=progress, **options)
     _report(result, as_json, describe)
 
 
@@ -140,7 +138,9 @@ def _check_use(
     """Raise UsageError or IngestError unless the arguments belong together."""
     if part is not None or mode == "finish":
         if source:
-            raise click.UsageError("--part and --finish take the corpus alone: the plan has the rest")
+            raise click.UsageError(
+                "--part and --finish take the corpus alone: the plan has the rest"
+            )
         return
     if not source:
         raise click.UsageError(

@@ -80,8 +80,7 @@ class _CommandGroup(click.Group):
             used = click.Context(command, parent=ctx, info_name=command.name)
             raise click.UsageError(self._in_flags(ctx, error), used) from error
         except BadImagesError as error:
-            more = "\npass --skip-bad to leave them out" * (len(error.errors) > 1)
-            raise _Failure(f"{error}{more}", type(error).__name__) from error
+            raise _Failure(str(error), type(error).__name__) from error
         except (DnmfError, OSError) as error:
             raise _Failure(self._in_flags(ctx, error), type(error).__name__) from error
         except MemoryError as error:

@@ -237,6 +237,7 @@ force_option = click.option(
     "--force", is_flag=True, help="Replace an earlier output of the same kind."
 )
 
+
 def _as_options(
     ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]
 ) -> dict[str, Any]:

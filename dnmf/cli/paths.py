@@ -6,6 +6,7 @@ What a path holds is read here without Zarr, which takes long to import: an erro
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
 from collections.abc import Sequence
@@ -172,6 +173,10 @@ def check_sources(sources: Sequence[str], corpus: str, *, force: bool) -> None:
     target = kind_at(corpus)
     for source in sources:
         kind = kind_at(source)
+        if kind == "nothing" and kind_at(source.rpartition("::")[0] or source) != "nothing":
+            continue  # an array in a file
+        if kind == "nothing" and glob.glob(source, recursive=True):
+            continue
         if kind == "nothing":
             if target in ("folder", "file", "array") and _holds_images(_folder(corpus)):
                 raise IngestError(

@@ -115,7 +115,7 @@ def write_reconstruction(
         id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         shape, rows = corpus.image_shape, corpus.block_rows
         codec = default_codec(projection.basis.H.itemsize)
-        layout = Layout(len(corpus), shape, dtype, id_bytes, rows, codec)
+        layout = Layout(len(corpus), shape, dtype, rows, codec, None, id_bytes)
         require_space(location, layout.max_bytes, "the reconstruction")
         create_corpus(building, layout)
         task = partial(_reconstruct_block, projection=projection, corpus=corpus, path=building)

@@ -16,7 +16,6 @@ from dnmf.io.plan import Plan, done_blocks, forget_done, read_done, remove_plan
 from dnmf.io.sources.places.place import Reject
 from dnmf.storage.atomic import REJECTS
 from dnmf.storage.corpus_writer import (
-    Layout,
     ManifestLine,
     commit_corpus,
     read_rows,

@@ -295,9 +295,8 @@ def _as_source(
 ) -> tuple[Source | FileImages, list[Reject]]:
     if (paths := _paths(source)) is not None:
         return open_source(paths, choices, scratch, storage_options)
-    if hasattr(source, "itertuples"):
-        if any(kind == object or kind.kind in "OUT" for kind in source.dtypes):
-            return source_of([open_frame(source)], choices, scratch)
+    if hasattr(source, "itertuples") and any(kind.kind not in "buif" for kind in source.dtypes):
+        return source_of([open_frame(source)], choices, scratch)
     if hasattr(source, "read") and hasattr(source, "image_shape"):
         if choices != Choices():
             raise IngestError(
@@ -317,8 +316,11 @@ def _as_source(
 
 
 def _choices(choices: dict[str, Any]) -> Choices:
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in choices.items()
+    }
     try:
-        return Choices(**{k: tuple(v) if isinstance(v, list) else v for k, v in choices.items()})
+        return Choices(**given)
     except TypeError as error:
         raise ParameterError(f"ingest: {str(error).partition(') ')[2] or error}") from error
 

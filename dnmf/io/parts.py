@@ -60,6 +60,7 @@ def check_limits(plan: Plan, bad: Sequence[Reject]) -> None:
     n_images, allowed = plan.layout.n_images, plan.limits.allowed(plan.layout.n_images)
     if len(bad) <= allowed:
         return
+    bad = sorted(bad, key=lambda reject: -1 if reject.row is None else reject.row)
     errors = [describe_reject(reject) for reject in bad]
     raise BadImagesError(errors, [reject.path for reject in bad], allowed, n_images)
 
@@ -98,12 +99,10 @@ def _write(
     """Read, check and write a block, and note that it is written."""
     start = index * layout.block_rows
     batch = load(source, start, start + _rows(layout, index), layout)
-    rows = batch.images.reshape(len(batch.ids), -1)
-    if not isinstance(source, FileImages) and not nan:
-        if (invalid := find_invalid(rows, start)) is not None:
-            raise invalid_pixel_error(
-                invalid, lambda row: f"image {row} ({batch.ids[row - start]})"
-            )
+    rows = batch.images.reshape(len(batch.ids), layout.n_pixels)
+    invalid = None if nan or isinstance(source, FileImages) else find_invalid(rows, start)
+    if invalid is not None:
+        raise invalid_pixel_error(invalid, lambda row: f"image {row} ({batch.ids[row - start]})")
     line = write_block(plan_path, index, rows, batch.ids, batch.columns) if batch.ids else None
     done = Done(line, batch.rejects)
     write_done(plan_path, index, done)

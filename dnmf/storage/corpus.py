@@ -99,6 +99,7 @@ class Corpus(VerifiedMatrix):
         super().__init__(pixels, 4, record["manifest_crc32c"])
         self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
         self.order: str | None = record.get("order")
+        self.n_rejects: int = record.get("rejects", 0)
         self.skipped: dict[str, str] = record.get("skipped", {})
         _check_grid(pixels, self._ids)
 

@@ -53,20 +53,23 @@ class Layout:
         (h, w), (h, w, channels) or (p,).
     dtype : str
         NumPy name of the dtype of the pixels.
-    id_bytes : int
-        Length of the longest id in UTF-8.
     block_rows : int
         Number of images per block.
     codec : str
         Name of the codec of the pixels, of `dnmf.storage.codecs.CODECS`.
+    columns : mapping of str to str
+        Type of each column of metadata.
+    id_bytes : int
+        Length of the longest id in UTF-8.
     """
 
     n_images: int
     image_shape: tuple[int, ...]
     dtype: str
-    id_bytes: int
     block_rows: int
     codec: str
+    columns: Any = None
+    id_bytes: int = 100
 
     @property
     def n_pixels(self) -> int:
@@ -119,7 +122,9 @@ def create_corpus(path: str, layout: Layout) -> None:
         )
 
 
-def write_block(path: str, index: int, images: Array, ids: Sequence[str]) -> ManifestLine:
+def write_block(
+    path: str, index: int, images: Array, ids: Sequence[str], columns: Any = None
+) -> ManifestLine:
     """Write one block and return its line of the manifest; safe to repeat.
 
     Parameters
@@ -230,3 +235,22 @@ def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:
 def _encode_ids(ids: Sequence[str], width: int) -> Array:
     encoded = np.array([name.encode(errors="surrogateescape") for name in ids], dtype=f"S{width}")
     return encoded.view(np.uint8).reshape(len(ids), width)
+
+
+def read_rows(path: str, layout: Layout, index: int, line: ManifestLine) -> Any:
+    """Read the images of a block, their ids and their columns."""
+    import zarr
+
+    group: Any = zarr.open_group(for_zarr(path), mode="r")
+    start = index * layout.block_rows
+    ids = [bytes(e).rstrip(b"\0").decode() for e in group["ids"][start : start + line[0]]]
+    return group["pixels"][start : start + line[0]], ids, {}
+
+
+def shrink_corpus(path: str, layout: Layout, n_images: int) -> None:
+    """Give the arrays of a corpus fewer images than were planned."""
+    import zarr
+
+    group: Any = zarr.open_group(for_zarr(path), mode="r+")
+    for name in ("pixels", "ids"):
+        group[name].resize((n_images, group[name].shape[1]))

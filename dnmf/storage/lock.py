@@ -84,8 +84,8 @@ def _flock(file: int, target: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ClaimError(
-            f"{target} is being written by another process, {_describe_owner(file)}: wait for it, stop "
-            "it, or choose another path"
+            f"{target} is being written by another process, {_describe_owner(file)}: wait for "
+            "it, stop it, or choose another path"
         ) from None
     except (ImportError, OSError) as error:
         warnings.warn(

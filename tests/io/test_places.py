@@ -1,4 +1,4 @@
-"""Where image files lie: folders, patterns, archives, tables and URLs, and what is refused there."""
+"""Where image files lie: folders, patterns, archives, tables, URLs, and what is refused there."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class TestFolders:
         (reject,) = map(json.loads, (tmp_path / "c/rejects.jsonl").read_text().splitlines())
         assert reject["path"] == str(folder / "f1.png")
         assert reason in reject["reason"]
-        with pytest.raises(BadImagesError, match="f1.png"):
+        with pytest.raises(BadImagesError, match=r"f1\.png"):
             dnmf.ingest(folder, tmp_path / "d", strict=True)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -279,7 +279,11 @@ class TestUrls:
         check(dnmf.ingest(f"{bucket}/in", tmp_path / "c", block_rows=5))
 
     def test_patterns_and_files(self, bucket, tmp_path):
-        check(dnmf.ingest(f"{bucket}/in/f1*.png", tmp_path / "c"), None or ["f1.png", "f10.png", "f11.png"], [1, 10, 11])
+        check(
+            dnmf.ingest(f"{bucket}/in/f1*.png", tmp_path / "c"),
+            ["f1.png", "f10.png", "f11.png"],
+            [1, 10, 11],
+        )
         check(dnmf.ingest(f"{bucket}/in/f7.png", tmp_path / "d"), ["f7.png"], [7])
 
     def test_an_archive(self, bucket, tmp_path):

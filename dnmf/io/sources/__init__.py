@@ -1,6 +1,6 @@
-"""Sources of images, which `dnmf.ingest` reads.
+"""Sources of images: where they lie, how files are opened, and what is done to their pixels.
 
-Imports `errors` and Pillow.
-Start reading at `source`: a new input format is a class like its `Source`. `image_files` reads
-PNG and the like with `formats`; `arrays` takes arrays, and `array_files` those in files.
+Start reading at `source`, which lists the files behind paths. `places` says where files lie,
+`formats` opens them as arrays with named axes, `image_array` finds the images in these, and
+`prepare` converts them. `files` puts this together; `arrays` takes arrays that are not in files.
 """

@@ -13,7 +13,8 @@ from dask.base import is_dask_collection
 from dnmf._typing import Array
 from dnmf.errors import IngestError
 from dnmf.estimators.rows import Rows, is_outside_memory
-from dnmf.io.sources.image_files import Size, convert_array
+from dnmf.io.sources.choices import Choices
+from dnmf.io.sources.prepare import prepare
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,8 @@ class ArrayImages:
         What holds the array, for messages.
     stem : str
         Beginning of the ids; the numbers of the rows follow it.
-    size : (h, w) or None
-        Size to which every image is resized.
-    color : "gray", "rgb" or None
-        Colours to which every image is converted.
+    choices : Choices
+        What is done to the images.
     image_shape : tuple of int
     dtype : numpy.dtype
     n_images : int
@@ -40,8 +39,7 @@ class ArrayImages:
     load: Callable[[int, int], Array]
     name: str
     stem: str
-    size: Size | None
-    color: str | None
+    choices: Choices
     image_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     n_images: int
@@ -56,12 +54,12 @@ class ArrayImages:
     def read(self, start: int, stop: int) -> Array:
         """Read rows `start` to `stop - 1`; see `Source.read`."""
         images = self.load(start, stop)
-        if self.size is not None or self.color is not None:
-            images = np.stack([convert_array(image, self.size, self.color) for image in images])
+        if self.choices != Choices():
+            images = prepare(images, None, self.choices)
         return images.astype(self.dtype, copy=False)
 
 
-def open_array(array: Any, size: Size | None, color: str | None) -> ArrayImages:
+def open_array(array: Any, choices: Choices) -> ArrayImages:
     """Open an array as a source.
 
     Parameters
@@ -69,8 +67,7 @@ def open_array(array: Any, size: Size | None, color: str | None) -> ArrayImages:
     array : array of shape (n, h, w), (n, h, w, channels) or (n, p)
         In memory, or one with a shape and a dtype that is read by slices of its rows: a Dask or
         Zarr array, an xarray object, an HDF5 dataset.
-    size, color
-        As of `open_source`.
+    choices : Choices
 
     Raises
     ------
@@ -107,7 +104,7 @@ def open_array(array: Any, size: Size | None, color: str | None) -> ArrayImages:
     if not is_dask_collection(array) and is_outside_memory(array):
         array = Rows(array)  # one thread at a time, and workers open an HDF5 file themselves
         array.require_sendable(name)
-    return images_of(array, partial(_rows_of, array), name, "image", size, color)
+    return images_of(array, partial(_rows_of, array), name, "image", choices)
 
 
 def images_of(
@@ -115,8 +112,7 @@ def images_of(
     load: Callable[[int, int], Array],
     name: str,
     stem: str,
-    size: Size | None,
-    color: str | None,
+    choices: Choices,
 ) -> ArrayImages:
     """Return the images of an array as a source; see `ArrayImages` for the parameters.
 
@@ -138,15 +134,10 @@ def images_of(
             f"{name} holds {found}; pixels are integers or floats of at most 64 bits: convert them"
         )
     image_shape, dtype = shape[1:], np.dtype("u1") if found.kind == "b" else found.newbyteorder("=")
-    if size is not None or color is not None:
-        if len(shape) == 2:
-            raise IngestError(f"{name} holds flat images; --size and --color need (n, h, w)")
-        try:
-            first = convert_array(load(0, 1)[0], size, color)
-        except IngestError as error:
-            raise IngestError(f"{name}: {error}") from error
+    if choices != Choices():
+        first = prepare(load(0, 1), None, choices)[0]
         image_shape, dtype = first.shape, first.dtype
-    return ArrayImages(load, name, stem, size, color, image_shape, dtype, shape[0])
+    return ArrayImages(load, name, stem, choices, image_shape, dtype, shape[0])
 
 
 def _graph_of(array: Any) -> Mapping[Any, Any]:

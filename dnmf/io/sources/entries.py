@@ -1,7 +1,7 @@
-"""The list of the files of an ingest: on disk, in parts, so that ten million names need no memory.
+"""The list of the files of an ingest: on disk, so that ten million names need no memory.
 
-A line of a part is the JSON list ``[place, name, id, count, values]``: the number of the place where
-the file lies, its name there, its id, the number of its images, and what a table says of it.
+A line of a part is the JSON list ``[place, name, id, count, values]``: the number of the place
+where the file lies, its name there, its id, the number of its images, and what a table says of it.
 """
 
 from __future__ import annotations

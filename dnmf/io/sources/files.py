@@ -187,7 +187,10 @@ def open_one(place: Place, name: str) -> ImageFile:
 
 def file_name(place: Place, entry: Entry) -> str:
     """Return what messages call a file."""
-    return f"{getattr(place, 'root', getattr(place, 'path', ''))}/{entry.name}".lstrip("/")
+    base = next(
+        (getattr(place, name) for name in ("root", "path", "table") if hasattr(place, name)), ""
+    )
+    return f"{base}/{entry.name}" if base else entry.name
 
 
 def describe_images(shape: Sequence[int], dtype: np.dtype[Any]) -> str:

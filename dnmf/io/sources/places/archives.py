@@ -11,6 +11,7 @@ import json
 import re
 import tarfile
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -126,27 +127,21 @@ def _refuse_name(name: str) -> str | None:
     return None
 
 
-class _Zips(threading.local):
-    """Zip files that a thread has open: one handle must not be read by two threads at once."""
-
-    def __init__(self) -> None:
-        self.open: dict[Archive, zipfile.ZipFile] = {}
-
-
-_zips = _Zips()
-
-
+@lru_cache(maxsize=8)
 def _zip(archive: Archive) -> zipfile.ZipFile:
-    if archive not in _zips.open:
-        while len(_zips.open) >= 4:
-            _zips.open.pop(next(iter(_zips.open))).close()
-        _zips.open[archive] = zipfile.ZipFile(archive.open())
-    return _zips.open[archive]
+    """Open a zip file for all threads of the process, which may read it at the same time."""
+    file = archive.open()
+    try:
+        opened = zipfile.ZipFile(file)
+    except BaseException:
+        file.close()
+        raise
+    weakref.finalize(opened, file.close)
+    return opened
 
 
 def _list_zip(archive: Archive) -> Iterator[Listed | Reject]:
-    with zipfile.ZipFile(archive.open()) as file:
-        members = sorted(file.infolist(), key=lambda member: natural(member.filename))
+    members = sorted(_zip(archive).infolist(), key=lambda member: natural(member.filename))
     for member in members:
         name = member.filename
         if member.is_dir() or not _is_image(name):
@@ -172,7 +167,8 @@ def _read_zip(archive: Archive, name: str) -> bytes:
 def _list_tar(archive: Archive) -> Iterator[Listed | Reject]:
     """Yield the images of a tar file, each with what lies beside it under the same key."""
     waiting: list[Listed | Reject] = []
-    key, values = None, {}
+    key: tuple[str, str] | None = None
+    values: dict[str, Any] = {}
     for member, content in _members(archive):
         found, _, suffix = member.name.rpartition("/")[2].partition(".")
         if (folder := member.name.rpartition("/")[0], found) != key:
@@ -196,16 +192,16 @@ def _list_member(archive: Archive, member: tarfile.TarInfo) -> Listed | Reject:
 
 def _members(archive: Archive) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
     """Yield the members of a tar file with a function that reads the beginning of each."""
-    with tarfile.open(fileobj=archive.open(), mode="r:*") as file:
+    file: Any
+    with archive.open() as opened, tarfile.open(fileobj=opened, mode="r:*") as file:
         while (member := file.next()) is not None:
-            here = member
-
-            def content() -> bytes:
-                opened = file.extractfile(here)
-                return b"" if opened is None else opened.read(SIDECAR_BYTES)
-
-            yield member, content
+            yield member, partial(_beginning, file, member)
             file.members = []  # it would keep all members
+
+
+def _beginning(file: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    found = file.extractfile(member)
+    return b"" if found is None else found.read(SIDECAR_BYTES)
 
 
 def _with_values(item: Listed | Reject, values: dict[str, Any]) -> Listed | Reject:
@@ -236,23 +232,30 @@ def _index(archive: Archive) -> dict[str, tuple[int, int]]:
     return places
 
 
+def _open_stream(archive: Archive) -> tarfile.TarFile:
+    opened = archive.open()
+    stream = tarfile.open(fileobj=opened, mode="r|*")  # noqa: SIM115 - it stays open
+    weakref.finalize(stream, opened.close)
+    return stream
+
+
 class _Stream:
     """A compressed tar file that is read from its beginning, once for members in order."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive, self.lock = archive, threading.Lock()
-        self.file: tarfile.TarFile | None = None
+        self.file: Any = None
 
     def read(self, name: str) -> bytes:
         """Read a member; those before the last one that was read need a new start."""
         with self.lock:
-            for attempt in range(2):
+            for _ in range(2):
                 if self.file is None:
-                    self.file = tarfile.open(fileobj=self.archive.open(), mode="r|*")
+                    self.file = _open_stream(self.archive)
                 while (member := self.file.next()) is not None:
                     self.file.members = []
-                    if member.name == name and (opened := self.file.extractfile(member)):
-                        return _bounded(opened.read, f"{self.archive.path}/{name}")
+                    if member.name == name and (found := self.file.extractfile(member)):
+                        return _bounded(found.read, f"{self.archive.path}/{name}")
                 self.file = None
         raise IngestError(f"{self.archive.path}/{name} is not there any more")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from dnmf.errors import IngestError
 from dnmf.io.sources.formats import known_suffixes
@@ -86,7 +87,7 @@ class LocalFiles:
         """Yield files by their names."""
         for name in names:
             path = os.path.join(self.root, name)
-            yield ImageFile(path, partial(open, path, "rb"), Path(path))
+            yield ImageFile(path, partial(_open, path), Path(path))
 
 
 def open_local(paths: Sequence[str]) -> LocalFiles:
@@ -119,6 +120,10 @@ def report_ignored(ignored: Counter[str]) -> None:
     if ignored:
         most = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common(5))
         _log.warning("%d files left out, not images that dnmf reads: %s", ignored.total(), most)
+
+
+def _open(path: str) -> BinaryIO:
+    return open(path, "rb")
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

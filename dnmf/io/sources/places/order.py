@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 
 Item = TypeVar("Item")
 
-IN_MEMORY = 2**18
+IN_MEMORY = 2**17
 """Number of names that are sorted in memory; more of them are merged from temporary files."""
 
 
@@ -41,7 +41,7 @@ def sort_flat(items: Iterable[Item], key: Callable[[Item], Any]) -> Iterator[Ite
 
 
 def _spill(items: list[Item]) -> IO[bytes]:
-    file = tempfile.TemporaryFile(prefix="dnmf-")
+    file = tempfile.TemporaryFile(prefix="dnmf-")  # noqa: SIM115 - `sort_flat` closes it
     for start in range(0, len(items), 1024):
         pickle.dump(items[start : start + 1024], file)
     file.seek(0)

@@ -50,6 +50,8 @@ class Reject:
 class Place(Protocol):
     """A folder, an archive, a table or a bucket with image files; picklable and hashable."""
 
+    def __hash__(self) -> int: ...
+
     def list_files(self) -> Iterator[Listed | Reject]:
         """Yield the files that may hold images, in the order of the corpus, and what cannot be."""
         ...

@@ -55,6 +55,20 @@ class RemoteFiles:
             ) from error
         return fs, str(path)
 
+    def is_folder(self, url: str) -> bool:
+        """Check whether a URL is of a folder; raise IngestError if nothing is there."""
+        fs, path = self._locate(url)
+        if MAGIC.intersection(path):
+            return False
+        try:
+            return bool(fs.info(path)["type"] == "directory") and not _is_store(fs, path)
+        except FileNotFoundError as error:
+            raise IngestError(
+                f"{url} does not exist; give folders, files or patterns behind URLs"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise IngestError(f"{url} cannot be looked at ({error})") from error
+
     def list_files(self) -> Iterator[Listed | Reject]:
         """Yield the objects below the targets, of folders those with the suffix of an image."""
         ignored: Counter[str] = Counter()
@@ -70,7 +84,7 @@ class RemoteFiles:
         start = len(self._locate(self.root)[1].rstrip("/")) + 1
         if MAGIC.intersection(path):
             found = fs.glob(path)
-        elif has_suffix(path) or not fs.isdir(path) or _is_store(fs, path):
+        elif not self.is_folder(target):
             yield Listed(path[start:], path[start:])
             return
         else:
@@ -120,18 +134,17 @@ def _is_store(fs: Any, path: str) -> bool:
 
 
 def open_remote(urls: Sequence[str], storage_options: StorageOptions = None) -> RemoteFiles:
-    """Return a place for URLs of one file system."""
-    roots = [
-        url.rpartition("/")[0] if has_suffix(url) or MAGIC.intersection(url) else url
-        for url in urls
-    ]
+    """Return a place for URLs of one file system; raise IngestError unless something is there."""
+    options = json.dumps(storage_options or {}, sort_keys=True)
+    anywhere = RemoteFiles("", (), options)
+    roots = [url if anywhere.is_folder(url) else url.rpartition("/")[0] for url in urls]
     root = roots[0]
-    while not all(f"{other}/".startswith(f"{root}/") for other in roots):
+    while MAGIC.intersection(root) or not all(
+        f"{other}/".startswith(f"{root}/") for other in roots
+    ):
         root = root.rpartition("/")[0]
     if root.endswith((":", ":/")):
         raise IngestError(
             f"{urls[0]} and {urls[-1]} have nothing in common; ingest them into separate corpora"
         )
-    while MAGIC.intersection(root):
-        root = root.rpartition("/")[0]
-    return RemoteFiles(root, tuple(urls), json.dumps(storage_options or {}, sort_keys=True))
+    return RemoteFiles(root, tuple(urls), options)

@@ -10,8 +10,10 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
+
+import numpy as np
 
 from dnmf.errors import IngestError
 from dnmf.io.sources.formats import require
@@ -104,7 +106,7 @@ class ParquetImages:
             if not isinstance(content, bytes):
                 yield IngestError(f"{self.table}: row {name} holds no image")
                 continue
-            yield ImageFile(f"{self.table}:{name}", lambda content=content: io.BytesIO(content))
+            yield ImageFile(f"{self.table}:{name}", partial(io.BytesIO, content))
 
     def _content(self, row: int) -> Any:
         starts = _row_groups(self.table)
@@ -176,9 +178,12 @@ def _read_csv(file: Iterable[str], path: str) -> Iterator[dict[str, Any]]:
 def _rows_of_frame(frame: Any) -> Iterator[dict[str, Any]]:
     names = list(map(str, frame.columns))
     for row in frame.itertuples(index=False, name=None):
-        yield {
-            name: getattr(v, "item", lambda v=v: v)() for name, v in zip(names, row, strict=True)
-        }
+        yield {name: _plain(value) for name, value in zip(names, row, strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _listed(
