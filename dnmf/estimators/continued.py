@@ -1,0 +1,64 @@
+"""Fits that go on from the model of fewer images: with all images, or with the new ones alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dnmf._typing import Array
+from dnmf.errors import DataError
+from dnmf.estimators.nmf import NMF
+from dnmf.storage.corpus import Corpus
+
+
+def start_of(model: NMF, dtype: Any) -> Array:
+    """Return the components of a model as the H that a fit of images of a dtype starts from."""
+    H = model._known_components()
+    return H.astype(dtype) if dtype.kind == "f" else H
+
+
+def learn_new_images(model: NMF, corpus: Corpus, mask: Any = None) -> int:
+    """Improve a model of an earlier generation of a corpus on the images that were appended since.
+
+    Earlier images are not read again; see `NMF.partial_fit`. The model is then one of the corpus as
+    it is, so that only later images are new to it.
+
+    Parameters
+    ----------
+    model : NMF
+        Model of a fit, or of this function.
+    corpus : Corpus
+    mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored.
+
+    Returns
+    -------
+    int
+        Number of new images.
+
+    Raises
+    ------
+    DataError
+        The model is of no generation of this corpus.
+    """
+    known = model._spec.X.get("fingerprint")
+    generations: Any = getattr(corpus, "generations", [(len(corpus), corpus.fingerprint)])
+    n_before = {crc: n for n, crc in generations}.get(known)
+    if n_before is None:
+        raise DataError(
+            f"the model was not fitted to {corpus.path} as it is, or as it was before images were "
+            "appended, so that nothing says which images are new: fit all, without --new-images"
+        )
+    n_new: int = len(corpus) - n_before
+    if n_new:
+        images = corpus.to_dask()[n_before:]
+        model.partial_fit(images, mask=None if mask is None else _rows_from(mask, n_before))
+    X = {**model._spec.X, "shape": list(corpus.shape), "fingerprint": corpus.fingerprint}
+    model._spec = replace(model._spec, X=X)
+    return n_new
+
+
+def _rows_from(mask: Any, start: int) -> Any:
+    import dask.array as da
+
+    return (da.from_array(mask) if not hasattr(mask, "__dask_graph__") else mask)[start:]
