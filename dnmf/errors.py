@@ -75,16 +75,16 @@ class BadImagesError(IngestError):
         advice = ""
         if self.allowed:
             advice = (
-                f"\nof {self.n_images:,} images at most {self.allowed:,} may be left out: mend the "
+                f"of {self.n_images:,} images at most {self.allowed:,} may be left out: mend the "
                 f"others, or allow more with --max-rejects N (max_rejects=N)"
             )
         elif self.allowed == 0:
-            advice = "\nwithout --strict they are left out (--max-rejects N allows N of them)"
+            advice = "to leave them out, pass --max-rejects N (max_rejects=N) and no --strict"
         if len(self.errors) == 1:
-            return f"{self.errors[0]}{advice}"
+            return "; ".join(filter(None, (self.errors[0], advice)))
         listed = "\n".join(self.errors[:SHOWN])
         more = f"\n... and {len(self.errors) - SHOWN:,} more" * (len(self.errors) > SHOWN)
-        return f"{len(self.errors):,} images cannot be used:\n{listed}{more}{advice}"
+        return f"{len(self.errors):,} images cannot be used:\n{listed}{more}" + f"\n{advice}" * bool(advice)
 
 
 class CorpusError(DnmfError, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Iterator
 from importlib.resources import files
@@ -13,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import dnmf
-from dnmf.io.sources.source import open_source
 
 # numba's cache is not made for two processes that save types of one function at the same time.
 if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -28,18 +28,24 @@ settings.load_profile("dnmf")
 DIGITS = files("dnmf") / "data" / "t10k-images-idx3-ubyte.gz"
 
 
+def read_digits(n: int) -> np.ndarray:
+    """The first n of 10,000 digits, (n, 28, 28) uint8."""
+    return np.frombuffer(gzip.decompress(DIGITS.read_bytes()), np.uint8, offset=16).reshape(
+        -1, 28, 28
+    )[:n]
+
+
 @pytest.fixture(scope="session")
 def digits() -> np.ndarray:
     """The first 700 digits, (700, 784) uint8."""
-    return open_source([DIGITS]).read(0, 700).reshape(700, 784)
+    return read_digits(700).reshape(700, 784)
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> dnmf.Corpus:
     """The same digits as a corpus of 6 blocks, the last one short; nobody may write to it."""
     folder = tmp_path_factory.mktemp("corpus")
-    np.save(folder / "digits.npy", open_source([DIGITS]).read(0, 700))
-    return dnmf.ingest(folder / "digits.npy", folder / "digits.zarr", block_rows=128)
+    return dnmf.ingest(read_digits(700), folder / "digits.zarr", block_rows=128)
 
 
 @pytest.fixture(scope="session")

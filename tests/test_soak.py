@@ -7,11 +7,10 @@ import os
 import numpy as np
 import psutil
 import pytest
-from conftest import DIGITS
+from conftest import read_digits
 from processes import PATIENCE, scheduler, wait_until, worker
 
 import dnmf
-from dnmf.io.sources.source import open_source
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +31,7 @@ SHORT = {
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("soak")
-    np.save(folder / "x.npy", open_source([DIGITS]).read(0, 300))
+    np.save(folder / "x.npy", read_digits(300))
     return dnmf.ingest(folder / "x.npy", folder / "c.zarr", block_rows=100)
 
 

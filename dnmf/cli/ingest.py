@@ -61,9 +61,7 @@ class Share(click.ParamType[float]):
 @click.option(
     "--max-rejects",
     type=Share(),
-    default="10%",
-    show_default=True,
-    help="Stop if more images than this cannot be used.",
+    help="Stop if more images than this are left out  [a tenth, and none of another size].",
 )
 @click.option("--block-rows", type=AT_LEAST_1, help="Images per block [about 16 MiB].")
 @click.option(
@@ -107,9 +105,8 @@ def ingest(
       dnmf ingest --part 1/16 faces.zarr       (and so on, on any machine)
       dnmf ingest --finish faces.zarr
     """
-    from dnmf.cli.describe import describe
-
     _check_use(source, corpus, mode, part, force=force)
+    from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
     from dnmf.io import ingest as steps
 

@@ -54,7 +54,7 @@ def ingest(
     block_rows: int | None = None,
     codec: str | None = None,
     strict: bool = False,
-    max_rejects: float = 0.1,
+    max_rejects: float | None = None,
     storage_options: StorageOptions = None,
     force: bool = False,
     on_progress: Progress = lambda done, total: None,
@@ -85,8 +85,9 @@ def ingest(
     strict : bool, default False
         Whether a single file that cannot be used ends the ingest. Otherwise such files are left
         out, and ``rejects.jsonl`` in the corpus says of each its path and the reason.
-    max_rejects : int or float, default 0.1
-        Largest number of images that may be left out; as a float below 1 their largest share.
+    max_rejects : int or float, optional
+        Largest number of images that may be left out; as a float their largest share. By default
+        a tenth may be unreadable, and none may differ from the others in shape or dtype.
     storage_options : dict, optional
         Options of the file system behind URLs of sources.
     force : bool, default False
@@ -137,7 +138,7 @@ def plan_ingest(
     block_rows: int | None = None,
     codec: str | None = None,
     strict: bool = False,
-    max_rejects: float = 0.1,
+    max_rejects: float | None = None,
     storage_options: StorageOptions = None,
     force: bool = False,
     **choices: Any,
@@ -147,7 +148,7 @@ def plan_ingest(
     If there is an unfinished corpus of the same call, its plan is taken as it is.
     """
     location = normalize_path(path)
-    _check(block_rows, codec, strict, max_rejects)
+    _check(block_rows, codec, max_rejects)
     asked = _choices(choices)
     check_free(location, FORMAT, force=force)
     require_parent(location)
@@ -325,12 +326,14 @@ def _choices(choices: dict[str, Any]) -> Choices:
         raise ParameterError(f"ingest: {str(error).partition(') ')[2] or error}") from error
 
 
-def _check(block_rows: int | None, codec: str | None, strict: bool, max_rejects: float) -> None:
+def _check(block_rows: int | None, codec: str | None, max_rejects: float | None) -> None:
     """Raise ParameterError for a parameter that is out of its range."""
     if block_rows is not None and block_rows < 1:
         raise ParameterError(f"block_rows is {block_rows}; it must be at least 1")
     if codec is not None:
         check_codec(codec)
+    if max_rejects is None:
+        return
     valid = max_rejects >= 0 if isinstance(max_rejects, int) else 0 <= max_rejects <= 1
     if not valid:
         raise ParameterError(

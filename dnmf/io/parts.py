@@ -57,12 +57,12 @@ def write_blocks(plan: Plan, blocks: Sequence[int], on_progress: Progress) -> No
 
 def check_limits(plan: Plan, bad: Sequence[Reject]) -> None:
     """Raise BadImagesError if more images are bad than the limits of the plan allow."""
-    n_images, allowed = plan.layout.n_images, plan.limits.allowed(plan.layout.n_images)
-    if len(bad) <= allowed:
+    allowed = plan.limits.excess(bad, plan.layout.n_images)
+    if allowed is None:
         return
     bad = sorted(bad, key=lambda reject: -1 if reject.row is None else reject.row)
     errors = [describe_reject(reject) for reject in bad]
-    raise BadImagesError(errors, [reject.path for reject in bad], allowed, n_images)
+    raise BadImagesError(errors, [reject.path for reject in bad], allowed, plan.layout.n_images)
 
 
 def describe_reject(reject: Reject) -> str:

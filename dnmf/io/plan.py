@@ -46,20 +46,23 @@ class Limits:
     ----------
     strict : bool
         Whether a single bad image ends the ingest.
-    max_rejects : int or float
-        Largest number of bad images, or as a float their largest share.
+    max_rejects : int, float or None
+        Largest number of bad images, or as a float their largest share. None allows a tenth that
+        cannot be read, and none that is unlike the others: an option mends these.
     """
 
     strict: bool = False
-    max_rejects: int | float = 0.1
+    max_rejects: int | float | None = None
 
-    def allowed(self, n_images: int) -> int:
-        """Return the largest number of bad images; of a share at least one."""
+    def excess(self, bad: Sequence[Reject], n_images: int) -> int | None:
+        """Return how many images might be bad if these are too many, else None."""
         if self.strict:
+            return 0 if bad else None
+        if self.max_rejects is None and any(reject.is_unlike for reject in bad):
             return 0
-        if isinstance(self.max_rejects, int):
-            return self.max_rejects
-        return max(1, int(self.max_rejects * n_images))
+        most = 0.1 if self.max_rejects is None else self.max_rejects
+        allowed = max(1, int(most * n_images)) if isinstance(most, float) else most
+        return allowed if len(bad) > allowed else None
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_ingest_and_info(tmp_path):
     path = tmp_path / "c.zarr"
     result = run("ingest", tmp_path / "in", path, "--size", "4x6", "--color", "gray")
     assert "5 images of 4 x 6 uint8" in result.stdout
-    assert "block 1 of 1" in result.stderr
+    assert "5 of 5 images" in result.stderr
     facts = json.loads(run("info", path, "--json").stdout)
     assert facts["kind"] == "corpus"
     assert facts["images"] == 5

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIGITS
+from conftest import read_digits
 from processes import (
     PATIENCE,
     committed,
@@ -27,7 +27,6 @@ from processes import (
 
 import dnmf
 from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal, StopRequest
-from dnmf.io.sources.source import open_source
 from dnmf.model_selection.sweep_store import list_models
 
 pytestmark = pytest.mark.slow
@@ -102,7 +101,7 @@ def test_a_pass_that_does_not_end_is_abandoned_after_the_grace_period(corpus, tm
 
 
 def test_a_second_signal_abandons_the_pass_at_once(tmp_path):
-    images = open_source([DIGITS]).read(0, 10_000)
+    images = read_digits(10_000)
     np.save(tmp_path / "x.npy", images)
     corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=200)
     model = tmp_path / "model"

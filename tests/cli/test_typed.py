@@ -242,7 +242,7 @@ class TestJson:
         for name in ("f2.png", "f4.png"):
             (images / name).write_bytes(b"")
         found = json.loads(run("ingest", images, tmp_path / "c", "--json", status=1).stdout)
-        assert [error.split(" is ")[0] for error in found["errors"]] == [
+        assert [error.split(": ")[0] for error in found["errors"]] == [
             f"{images}/f2.png",
             f"{images}/f4.png",
         ]
@@ -267,9 +267,11 @@ class TestOutput:
             (images / name).write_bytes(b"")
         log = run("ingest", images, tmp_path / "c", status=1).stderr.splitlines()
         assert log[-4] == "Error: 2 images cannot be used:"
-        assert log[-3].startswith(f"{images}/f2.png is not")
-        assert log[-2].startswith(f"{images}/f4.png is not")
-        assert log[-1] == "pass --skip-bad to leave them out"
+        assert log[-3].startswith(f"{images}/f2.png: it is empty")
+        assert log[-2].startswith(f"{images}/f4.png: it is empty")
+        assert log[-1].startswith(
+            "of 6 images at most 1 may be left out: mend the others, or allow"
+        )
 
     @pytest.mark.parametrize("line", [["info", "{corpus}"], ["--help"], ["info", "{model}"]])
     def test_a_broken_pipe_is_silent(self, corpus, model, line):
@@ -304,25 +306,25 @@ class TestOutput:
         assert "_DNMF_COMPLETE" in result.output
 
 
-class TestSkipBad:
-    def test_bad_images_are_left_out_recorded_and_counted(self, images, tmp_path):
+class TestBadImages:
+    def test_they_are_left_out_listed_and_counted(self, images, tmp_path):
         (images / "f2.png").write_bytes(b"")
         Image.new("L", (9, 9)).save(images / "f4.png")
         path = tmp_path / "c"
-        result = run("ingest", images, path, "--skip-bad", "--block-rows", 2)
-        assert result.stderr.splitlines()[-1].startswith("2 images skipped")
+        result = run("ingest", images, path, "--max-rejects", 2, "--block-rows", 2)
+        last = result.stderr.splitlines()[-1]
+        assert last == f"2 images left out; {path}/rejects.jsonl says which and why"
         corpus = dnmf.open_corpus(path)
         assert corpus.ids == ["f0.png", "f1.png", "f3.png", "f5.png"]
         assert corpus.images(slice(None))[:, 0, 0].tolist() == [0, 1, 3, 5]
-        assert list(corpus.skipped) == ["f2.png", "f4.png"]
-        assert "9 x 9 uint8, but f0.png is 3 x 4" in corpus.skipped["f4.png"]
-        assert json.loads(run("info", path, "--json").stdout)["skipped"] == corpus.skipped
-        assert "skipped       2 images, f2.png, f4.png" in run("info", path).stdout
+        rejects = [json.loads(line) for line in (path / "rejects.jsonl").read_text().splitlines()]
+        assert [reject["path"] for reject in rejects] == [f"{images}/f{i}.png" for i in (2, 4)]
+        assert "9 x 9 uint8, but" in rejects[1]["reason"]
+        assert json.loads(run("info", path, "--json").stdout)["rejects"] == 2
 
     def test_on_a_cluster(self, images, tmp_path, client):
         (images / "f0.png").write_bytes(b"")
-        corpus = dnmf.ingest(images, tmp_path / "c", skip_bad=True)
-        assert list(corpus.skipped) == ["f0.png"]
+        assert dnmf.ingest(images, tmp_path / "c").n_rejects == 1
 
     def test_many_bad_ones_may_come_first(self, tmp_path):
         for i in range(300):
@@ -330,19 +332,23 @@ class TestSkipBad:
                 (tmp_path / f"f{i}.png").write_bytes(b"")
             else:
                 Image.new("L", (2, 2)).save(tmp_path / f"f{i}.png")
-        corpus = dnmf.ingest(tmp_path, tmp_path / "c", skip_bad=True)
-        assert (len(corpus), len(corpus.skipped)) == (180, 120)
+        corpus = dnmf.ingest(tmp_path, tmp_path / "c", max_rejects=0.5)
+        assert (len(corpus), corpus.n_rejects) == (180, 120)
 
-    def test_nothing_bad(self, images, tmp_path):
-        run("ingest", images, tmp_path / "c", "--skip-bad")
-        assert dnmf.open_corpus(tmp_path / "c").skipped == {}
-
-    def test_most_of_them_bad(self, images, tmp_path):
-        for i in range(4):
-            (images / f"f{i}.png").write_bytes(b"")
-        message = error_of("ingest", images, tmp_path / "c", "--skip-bad")
-        assert "4 of 6 images cannot be used, too many to skip" in message
+    def test_another_size_is_an_error_without_a_limit(self, images, tmp_path):
+        Image.new("L", (9, 9)).save(images / "f4.png")
+        message = error_of("ingest", images, tmp_path / "c")
+        assert "--size HxW to resize" in message
         assert not (tmp_path / "c").exists()
+
+    @pytest.mark.parametrize("limit", ["5", "90%", "0.5%", "-1", "x"])
+    def test_limits_are_typed_as_numbers_or_shares(self, images, tmp_path, limit):
+        (images / "f0.png").write_bytes(b"")
+        (images / "f1.png").write_bytes(b"")
+        line = ("ingest", images, tmp_path / "c", f"--max-rejects={limit}")
+        status = {"5": 0, "90%": 0, "0.5%": 1}.get(limit, 2)
+        run(*line, status=status)
+        assert (tmp_path / "c").exists() == (status == 0)
 
 
 class TestOrder:

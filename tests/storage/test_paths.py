@@ -13,7 +13,7 @@ import zarr
 from PIL import Image
 
 import dnmf
-from dnmf.errors import IngestError, ParameterError
+from dnmf.errors import ParameterError
 from dnmf.io.export import write_pngs, write_reconstruction, write_weights
 from dnmf.storage.paths import normalize_path
 
@@ -150,8 +150,3 @@ def test_the_corpus_itself_is_known_by_any_name(tmp_path, monkeypatch):
     for path in ("c", "./c/", tmp_path / "c", (tmp_path / "c").as_uri(), "link"):
         with pytest.raises(OSError, match="is the corpus itself"):
             write_reconstruction(model, corpus, path, force=True)
-
-
-def test_images_behind_a_url_are_refused(tmp_path):
-    with pytest.raises(IngestError, match="is a URL"):
-        dnmf.ingest("s3://bucket/photos", tmp_path / "c")

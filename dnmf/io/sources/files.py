@@ -23,6 +23,10 @@ from dnmf.io.sources.places.place import Place, Reject
 from dnmf.io.sources.prepare import prepare
 
 
+class _UnlikeError(IngestError):
+    """An image can be read, but differs from the others in shape or dtype."""
+
+
 @dataclass
 class Batch:
     """Images that were read together, and those that could not be read.
@@ -125,7 +129,7 @@ class FileImages:
         name = file_name(self.places[run.entry.place], run.entry)
         if run.entry.count > 1:
             name = f"{name}:{run.start}"
-        return Reject(name, str(error), row)
+        return Reject(name, str(error), row, isinstance(error, _UnlikeError))
 
     def _pixels(self, run: Run, file: ImageFile | IngestError | None) -> tuple[Array, list[str]]:
         if isinstance(file, IngestError):
@@ -150,7 +154,7 @@ class FileImages:
     def _require_alike(self, pixels: Array, name: str) -> None:
         if (pixels.shape[1:], pixels.dtype) == (self.image_shape, self.dtype):
             return
-        raise IngestError(
+        raise _UnlikeError(
             f"{name} is {describe_images(pixels.shape[1:], pixels.dtype)}, but {self.example} is "
             f"{describe_images(self.image_shape, self.dtype)}; {self._advise(pixels)}"
         )

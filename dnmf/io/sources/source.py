@@ -139,7 +139,7 @@ def source_of(
         dtype=pixels.dtype,
         example=rows.source.name,
         columns=types.dtypes(),
-        facts=facts_of(rows, is_whole=len(entries) == len(rows)),
+        facts={"order": "natural", **facts_of(rows, is_whole=len(entries) == len(rows))},
         version=uuid4().hex,
     )
     return source, rejects

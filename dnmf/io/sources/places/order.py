@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-import pickle
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,18 +18,26 @@ IN_MEMORY = 2**17
 
 def natural(name: str) -> tuple[list[Any], str]:
     """Return a key that sorts names by their digits' value: f2 before f10."""
-    parts = re.split("([0-9]+)", name)
-    return [int(part) if part.isdecimal() else part for part in parts], name
+    parts: list[Any] = re.split("([0-9]+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
 
 
 def sort_flat(items: Iterable[Item], key: Callable[[Item], Any]) -> Iterator[Item]:
-    """Yield items in the order of their keys, in memory that does not grow with their number."""
+    """Yield items in the order of their keys, in memory that does not grow with their number.
+
+    Parameters
+    ----------
+    items : iterable
+        Of JSON types; tuples may come out as lists.
+    key : callable
+    """
     left = iter(items)
     batch = sorted(islice(left, IN_MEMORY), key=key)
     if len(batch) < IN_MEMORY:
         yield from batch
         return
-    runs: list[IO[bytes]] = []
+    runs: list[IO[str]] = []
     try:
         while batch:
             runs.append(_spill(batch))
@@ -40,18 +48,12 @@ def sort_flat(items: Iterable[Item], key: Callable[[Item], Any]) -> Iterator[Ite
             run.close()
 
 
-def _spill(items: list[Item]) -> IO[bytes]:
-    file = tempfile.TemporaryFile(prefix="dnmf-")  # noqa: SIM115 - `sort_flat` closes it
-    for start in range(0, len(items), 1024):
-        pickle.dump(items[start : start + 1024], file)
+def _spill(items: list[Item]) -> IO[str]:
+    file = tempfile.TemporaryFile("w+", prefix="dnmf-")  # noqa: SIM115 - `sort_flat` closes it
+    file.writelines(f"{json.dumps(item)}\n" for item in items)
     file.seek(0)
     return file
 
 
-def _read(file: IO[bytes]) -> Iterator[Any]:
-    while True:
-        try:
-            batch = pickle.load(file)  # written by this process, to a file without a name
-        except EOFError:
-            return
-        yield from batch
+def _read(file: IO[str]) -> Iterator[Any]:
+    return map(json.loads, file)

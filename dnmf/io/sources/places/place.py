@@ -40,11 +40,14 @@ class Reject:
     reason : str
     row : int or None
         Its number among all images that were planned; None if it is not even in the plan.
+    is_unlike : bool
+        Whether it can be read, but differs from the other images in shape or dtype.
     """
 
     path: str
     reason: str
     row: int | None = None
+    is_unlike: bool = False
 
 
 class Place(Protocol):
