@@ -84,7 +84,10 @@ class BadImagesError(IngestError):
             return "; ".join(filter(None, (self.errors[0], advice)))
         listed = "\n".join(self.errors[:SHOWN])
         more = f"\n... and {len(self.errors) - SHOWN:,} more" * (len(self.errors) > SHOWN)
-        return f"{len(self.errors):,} images cannot be used:\n{listed}{more}" + f"\n{advice}" * bool(advice)
+        return (
+            f"{len(self.errors):,} images cannot be used:\n{listed}{more}"
+            + f"\n{advice}" * bool(advice)
+        )
 
 
 class CorpusError(DnmfError, OSError):

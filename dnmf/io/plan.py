@@ -133,6 +133,8 @@ def write_plan(plan: Plan) -> Plan:
         "dtype": str(source.dtype),
         "example": source.example,
         "columns": dict(source.columns),
+        "axes": source.axes,
+        "coords": dict(source.coords),
         "facts": dict(source.facts),
         "of": source.version,
     }
@@ -177,6 +179,8 @@ def _plan_of(
         dtype=np.dtype(content["dtype"]),
         example=content["example"],
         columns=content["columns"],
+        axes=tuple(content["axes"]),
+        coords=content["coords"],
         facts=content["facts"],
         version=content["of"],
     )

@@ -63,8 +63,12 @@ class FileImages:
         Name of the file that has this shape and dtype.
     columns : mapping of str to str
         Type of each column of metadata.
+    axes : tuple of str
+        Names of the axes of an image; () if nothing names them.
+    coords : mapping of str to list
+        Numbers or names along axes of an image.
     facts : mapping of str to object
-        What the corpus's record says of the images: order, axes.
+        What the corpus's record says of the order of the images.
     version : str
         Changes with each ingest, so that no process uses what it has opened for an earlier one.
     """
@@ -76,6 +80,8 @@ class FileImages:
     dtype: np.dtype[Any]
     example: str
     columns: Mapping[str, str]
+    axes: tuple[str, ...]
+    coords: Mapping[str, list[Any]]
     facts: Mapping[str, Any]
     version: str
 

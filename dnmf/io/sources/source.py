@@ -139,7 +139,9 @@ def source_of(
         dtype=pixels.dtype,
         example=rows.source.name,
         columns=types.dtypes(),
-        facts={"order": "natural", **facts_of(rows, is_whole=len(entries) == len(rows))},
+        axes=axes_of(rows, pixels.shape[1:]),
+        coords=coords_of(rows, pixels.shape[1:]),
+        facts=facts_of(rows, len(entries)),
         version=uuid4().hex,
     )
     return source, rejects
@@ -239,11 +241,13 @@ def _first_readable(
 
 def _nothing_found(places: Sequence[Place], rejects: Sequence[Reject]) -> str:
     names = ", ".join(_describe(place) for place in places)
-    why = f"; {len(rejects):,} refused, the first: {rejects[0].path} {rejects[0].reason}"
+    refused = ""
+    if rejects:
+        first = rejects[0]
+        refused = f"; {len(rejects):,} refused, the first: {first.path} {first.reason}"
     return (
-        f"{names}: no images found; looked for {' '.join(known_suffixes())}"
-        + why * bool(rejects)
-        + "; give files with other names by name"
+        f"{names}: no images found; looked for {' '.join(known_suffixes())}{refused}; give files "
+        "with other names by name"
     )
 
 
@@ -278,22 +282,33 @@ def _count_one(places: Sequence[Place], choices: Choices, found: _Found) -> int 
         return Reject(name, str(error))
 
 
-def facts_of(rows: ImageRows, *, is_whole: bool) -> dict[str, Any]:
-    """Return what the record of a corpus says of the axes of its images.
+def axes_of(rows: ImageRows, image_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of the axes of prepared images; () if they have others than raw ones."""
+    axes = rows.image_axes
+    return axes if len(axes) == len(image_shape) and len(set(axes)) == len(axes) else ()
+
+
+def coords_of(rows: ImageRows, image_shape: tuple[int, ...]) -> dict[str, list[Any]]:
+    """Return numbers or names along the axes of images, unless these were cut or resized."""
+    if rows.image_shape != image_shape:
+        return {}
+    return {name: values.tolist() for name, values in rows.image_coords.items()}
+
+
+def facts_of(rows: ImageRows, n_images: int) -> dict[str, Any]:
+    """Return what the record of a corpus says of the order of its images.
 
     Parameters
     ----------
     rows : ImageRows
         Images of a file.
-    is_whole : bool
-        Whether they are all images of the corpus: then it is known how they follow each other.
+    n_images : int
+        Number of images of the corpus: if the file has them all, it is known how they lie.
     """
-    facts: dict[str, Any] = {"axes": list(rows.image_axes)}
-    if coords := {name: values.tolist() for name, values in rows.image_coords.items()}:
-        facts["coords"] = coords
-    if is_whole and len(rows.row_shape) > 1:
-        facts["rows"] = {"axes": list(rows.row_axes), "shape": list(rows.row_shape)}
-    return facts
+    shape = rows.row_shape
+    if n_images != len(rows) or len(shape) < 2:
+        return {"order": "natural"}
+    return {"order": "natural", "rows": {"axes": list(rows.row_axes), "shape": list(shape)}}
 
 
 def _observed(entries: Iterable[Entry], types: ColumnTypes) -> Iterator[Entry]:
