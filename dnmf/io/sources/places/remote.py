@@ -66,7 +66,7 @@ class RemoteFiles:
             raise IngestError(
                 f"{url} does not exist; give folders, files or patterns behind URLs"
             ) from error
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of whatever kind the file system's library raises
             raise IngestError(f"{url} cannot be looked at ({error})") from error
 
     def list_files(self) -> Iterator[Listed | Reject]:
@@ -75,7 +75,9 @@ class RemoteFiles:
         for target in self.targets:
             try:
                 yield from self._list(target, ignored)
-            except (OSError, ValueError) as error:
+            except IngestError:
+                raise
+            except Exception as error:  # of whatever kind the file system's library raises
                 raise IngestError(f"{target} cannot be listed ({error})") from error
         report_ignored(ignored)
 
@@ -123,8 +125,8 @@ class RemoteFiles:
             return list(paths)
         try:
             info = fs.info(paths[0])
-        except (OSError, ValueError):
-            return list(paths)  # the fetch will say why
+        except Exception:  # of whatever kind; the fetch will say why
+            return list(paths)
         return list(paths) if info["type"] == "file" and (info["size"] or 0) <= WHOLE_BYTES else []
 
 

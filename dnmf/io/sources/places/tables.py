@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any
+from itertools import groupby
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,7 +23,7 @@ from dnmf.io.sources.formats import require
 from dnmf.io.sources.formats.file import ImageFile
 from dnmf.io.sources.places.folder import LocalFiles
 from dnmf.io.sources.places.place import Listed, Place, Reject
-from dnmf.io.sources.places.remote import open_remote
+from dnmf.io.sources.places.remote import RemoteFiles
 from dnmf.storage.paths import is_url
 from dnmf.storage.store import StorageOptions
 
@@ -30,7 +33,8 @@ PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path"
 ID_COLUMNS = ("id", "ids", "key", "name")
 """Names of the column that holds the ids of the images."""
 
-LISTS = (".csv", ".tsv", ".txt", ".lst", ".parquet", ".pq")
+PARQUET = (".parquet", ".pq")
+LISTS = (".csv", ".tsv", ".txt", ".lst", *PARQUET)
 """Suffixes of tables."""
 
 
@@ -41,20 +45,23 @@ class ListedFiles:
     Attributes
     ----------
     table : str
-        Path or URL of the table; empty for a frame, which needs no more than its list.
-    files : LocalFiles or RemoteFiles
-        Opens the files.
+        Path or URL of the table; empty for a frame.
+    base : str
+        Folder or URL that the names are relative to, unless they are absolute.
+    options : str
+        Options of the file system behind URLs, as JSON.
     rows : object
-        Frame of pandas, or None.
+        Frame of pandas, or None. Workers, which only open files, do not get it.
     """
 
     table: str
-    files: Place
-    rows: Any = None
+    base: str
+    options: str = "{}"
+    rows: Any = field(default=None, compare=False)
 
     def list_files(self) -> Iterator[Listed | Reject]:
         """Yield the files in the order of the table."""
-        rows = _rows_of_frame(self.rows) if self.rows is not None else read_rows(self.table)
+        rows = read_rows(self) if self.rows is None else _rows_of_frame(self.rows)
         for number, row in enumerate(rows):
             column = _column(row, PATH_COLUMNS, self.table or "the frame")
             path = row[column]
@@ -65,13 +72,18 @@ class ListedFiles:
 
     def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
         """Yield files by their names."""
-        return self.files.open_files(names)
+        for folder, group in groupby(names, key=self._folder):
+            if is_url(folder):
+                files = RemoteFiles(folder, (), self.options)
+                yield from files.open_files([name.removeprefix(f"{folder}/") for name in group])
+            else:
+                yield from LocalFiles(folder).open_files(list(group))
 
-    def __hash__(self) -> int:
-        return hash((self.table, self.files))
+    def _folder(self, name: str) -> str:
+        return name.rpartition("/")[0] if is_url(name) else self.base
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ListedFiles, (self.table, self.files)  # workers only open files
+        return ListedFiles, (self.table, self.base, self.options)
 
 
 @dataclass(frozen=True)
@@ -81,18 +93,21 @@ class ParquetImages:
     Attributes
     ----------
     table : str
-        Path of the file.
+        Path or URL of the file.
     column : str
         Name of the column with the images.
+    options : str
+        Options of the file system behind a URL, as JSON.
     """
 
     table: str
     column: str
+    options: str = "{}"
 
     def list_files(self) -> Iterator[Listed | Reject]:
         """Yield the images in the order of the table, named by their row."""
         stem = os.path.basename(self.table)
-        for number, row in enumerate(read_rows(self.table, without=self.column)):
+        for number, row in enumerate(read_rows(self, without=self.column)):
             yield _listed(str(number), row, None, default=f"{stem}:{number}")
 
     def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
@@ -109,56 +124,80 @@ class ParquetImages:
             yield ImageFile(f"{self.table}:{name}", partial(io.BytesIO, content))
 
     def _content(self, row: int) -> Any:
-        starts = _row_groups(self.table)
+        starts = _row_groups(self)
         group = next(i for i in range(len(starts) - 1) if row < starts[i + 1])
-        value = _read_group(self.table, self.column, group)[row - starts[group]].as_py()
+        value = _read_group(self, group)[row - starts[group]].as_py()
         return value.get("bytes") if isinstance(value, dict) else value
 
 
 def open_table(path: str, storage_options: StorageOptions = None) -> Place:
     """Return the place of a table of files, or of a Parquet file with images in a column."""
-    column = _image_column(path) if path.lower().endswith((".parquet", ".pq")) else None
-    if column is not None:
-        return ParquetImages(path, column)
-    if is_url(path):
-        return ListedFiles(path, open_remote([path.rpartition("/")[0]], storage_options))
-    return ListedFiles(path, LocalFiles(os.path.dirname(os.path.abspath(path))))
+    options = json.dumps(storage_options or {}, sort_keys=True)
+    base = path.rpartition("/")[0] if is_url(path) else os.path.dirname(os.path.abspath(path))
+    table = ListedFiles(path, base, options)
+    column = _image_column(table) if path.lower().endswith(PARQUET) else None
+    return table if column is None else ParquetImages(path, column, options)
 
 
 def open_frame(frame: Any) -> ListedFiles:
     """Return the place of the files that a pandas frame names, relative to the working folder."""
     _column(dict.fromkeys(map(str, frame.columns)), PATH_COLUMNS, "the frame")
-    return ListedFiles("", LocalFiles(os.getcwd()), frame)
+    return ListedFiles("", os.getcwd(), rows=frame)
 
 
-def read_rows(path: str, without: str | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(
+    table: ListedFiles | ParquetImages, without: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table as dicts, some at a time.
 
     Parameters
     ----------
-    path : str
-        A Parquet file, CSV or TSV with a header, or text with a path in each line.
+    table : ListedFiles or ParquetImages
+        Of a Parquet file, of CSV or TSV with a header, or of text with a path in each line.
     without : str, optional
         Name of a column to leave out.
     """
-    if path.lower().endswith((".parquet", ".pq")):
-        pq = require("pyarrow.parquet", "parquet")
-        table = pq.ParquetFile(path)
-        names = [name for name in table.schema_arrow.names if name != without]
-        for batch in table.iter_batches(batch_size=4096, columns=names):
-            if not names:
-                yield from ({} for _ in range(batch.num_rows))
-            yield from batch.to_pylist()
+    path = table.table
+    if path.lower().endswith(PARQUET):
+        with _parquet(table) as file:
+            names = [name for name in file.schema_arrow.names if name != without]
+            for batch in file.iter_batches(batch_size=4096, columns=names):
+                rows = batch.to_pylist() if names else [{}] * batch.num_rows
+                yield from rows
         return
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        with (
+            _open(table) as opened,
+            io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="") as file,
+        ):
             if path.lower().endswith((".csv", ".tsv")):
                 yield from _read_csv(file, path)
             else:
                 lines = (line.rstrip("\r\n") for line in file)
                 yield from ({"path": line} for line in lines if line and line[0] != "#")
     except OSError as error:
-        raise IngestError(f"{path} cannot be read ({error.strerror})") from error
+        raise IngestError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def _open(table: ListedFiles | ParquetImages) -> BinaryIO:
+    """Open the file of a table in binary mode."""
+    if not is_url(table.table):
+        return open(table.table, "rb")
+    import fsspec
+
+    file: BinaryIO = fsspec.open(table.table, "rb", **json.loads(table.options)).open()
+    return file
+
+
+@contextmanager
+def _parquet(table: ListedFiles | ParquetImages) -> Iterator[Any]:
+    """Open a Parquet file; raise IngestError if it is none."""
+    pa, pq = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+    try:
+        with _open(table) as opened, pq.ParquetFile(opened) as file:
+            yield file
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IngestError(f"{table.table} cannot be read as Parquet ({error})") from error
 
 
 def _read_csv(file: Iterable[str], path: str) -> Iterator[dict[str, Any]]:
@@ -208,32 +247,29 @@ def _column(row: Mapping[str, Any], names: Sequence[str], table: str) -> str:
     )
 
 
-def _image_column(path: str) -> str | None:
+def _image_column(table: ListedFiles) -> str | None:
     """Return the name of the column of a Parquet file that holds encoded images; None if none."""
-    pa, pq = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
-    try:
-        schema = pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise IngestError(f"{path} cannot be read as Parquet ({error})") from error
-    for field in schema:
-        parts = field.type.fields if pa.types.is_struct(field.type) else ()
-        kind = next((part.type for part in parts if part.name == "bytes"), field.type)
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return str(field.name)
+    pa = require("pyarrow", "parquet")
+    with _parquet(table) as file:
+        for column in file.schema_arrow:
+            parts = column.type.fields if pa.types.is_struct(column.type) else ()
+            kind = next((part.type for part in parts if part.name == "bytes"), column.type)
+            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                return str(column.name)
     return None
 
 
 @lru_cache(maxsize=64)
-def _row_groups(path: str) -> tuple[int, ...]:
+def _row_groups(table: ParquetImages) -> tuple[int, ...]:
     """Return the number of the first row of each group, and then that of all rows."""
-    metadata = require("pyarrow.parquet", "parquet").ParquetFile(path).metadata
-    starts = [0]
-    for group in range(metadata.num_row_groups):
-        starts.append(starts[-1] + metadata.row_group(group).num_rows)
+    with _parquet(table) as file:
+        starts = [0]
+        for group in range(file.metadata.num_row_groups):
+            starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
     return tuple(starts)
 
 
 @lru_cache(maxsize=4)
-def _read_group(path: str, column: str, group: int) -> Any:
-    table = require("pyarrow.parquet", "parquet").ParquetFile(path)
-    return table.read_row_group(group, columns=[column]).column(0)
+def _read_group(table: ParquetImages, group: int) -> Any:
+    with _parquet(table) as file:
+        return file.read_row_group(group, columns=[table.column]).column(0)

@@ -1,0 +1,105 @@
+"""Images behind real servers: S3 of moto and HTTP, read in parallel, into a folder and a bucket."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dnmf
+from dnmf.errors import IngestError
+
+pytestmark = pytest.mark.slow
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (70, 5, 4), dtype=np.uint8)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def check(corpus):
+    assert corpus.ids == [f"f{i}.png" for i in range(70)]
+    assert (corpus.images(slice(None)) == IMAGES).all()
+    assert dnmf.verify(corpus.path).findings == []
+
+
+@pytest.fixture(scope="module")
+def s3():
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {
+        "key": "k",
+        "secret": "s",
+        "client_kwargs": {"endpoint_url": f"http://{host}:{port}"},
+    }
+    fs = s3fs.S3FileSystem(**options)
+    fs.mkdir("bucket")
+    for i, image in enumerate(IMAGES):
+        fs.pipe(f"bucket/in/f{i}.png", png(image))
+    yield options
+    server.stop()
+
+
+class TestS3:
+    def test_a_folder(self, s3, tmp_path):
+        check(dnmf.ingest("s3://bucket/in", tmp_path / "c", block_rows=9, storage_options=s3))
+
+    def test_on_a_cluster(self, s3, tmp_path, client):
+        check(dnmf.ingest("s3://bucket/in", tmp_path / "c", block_rows=9, storage_options=s3))
+
+    def test_the_secret_is_in_no_file(self, s3, tmp_path):
+        from dnmf.io.ingest import plan_ingest
+
+        options = {**s3, "secret": "very-secret"}
+        plan_ingest("s3://bucket/in", tmp_path / "c", storage_options=options)
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert files
+        assert not any(b"very-secret" in path.read_bytes() for path in files)
+
+    def test_nothing_there(self, s3, tmp_path):
+        with pytest.raises(IngestError, match="s3://bucket/nothing does not exist"):
+            dnmf.ingest("s3://bucket/nothing", tmp_path / "c", storage_options=s3)
+
+    def test_a_dead_endpoint(self, s3, tmp_path):
+        dead = {**s3, "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+        with pytest.raises(IngestError, match="s3://bucket/in cannot be looked at"):
+            dnmf.ingest("s3://bucket/in", tmp_path / "c", storage_options=dead)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_list_of_https_urls(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, image in enumerate(IMAGES):
+        (tmp_path / f"in/f{i}.png").write_bytes(png(image))
+    handler = functools.partial(_Quiet, directory=tmp_path / "in")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            base = f"http://127.0.0.1:{server.server_address[1]}"
+            urls = [f"{base}/f{i}.png" for i in range(70)]
+            check(dnmf.ingest(urls, tmp_path / "c", block_rows=9))
+            (tmp_path / "list.csv").write_text(
+                "url,id\n" + "".join(f"{url},f{i}.png\n" for i, url in enumerate(urls))
+            )
+            check(dnmf.ingest(tmp_path / "list.csv", tmp_path / "d", block_rows=9))
+        finally:
+            server.shutdown()
+            thread.join()
