@@ -314,6 +314,14 @@ loss_option = click.option(
     help=f"{', '.join(LOSSES)}, the beginning of one of these, or a beta.",
 )
 
+missing_option = click.option(
+    "--missing",
+    type=click.Choice(["error", "ignore"]),
+    default="error",
+    show_default=True,
+    help="What NaN pixels are: an error, or missing, and ignored.",
+)
+
 fit_options = add_options(
     click.option(
         "--max-iter",
@@ -352,6 +360,7 @@ fit_options = add_options(
         default=0.0,
         help="Share of the l1 norm in penalties.  [default: 0]",
     ),
+    missing_option,
 )
 """Options of commands that fit: what is minimised, and when to stop."""
 

@@ -17,6 +17,7 @@ from dnmf.cli.options import (
     json_option,
     loss_option,
     mask_option,
+    missing_option,
     tol_option,
 )
 from dnmf.cli.paths import IMAGES, Argument, check_arguments
@@ -29,6 +30,7 @@ from dnmf.cli.progress import print_line
 @tol_option
 @loss_option
 @mask_option
+@missing_option
 @array_options
 @click.option("--trial/--no-trial", default=True, help="Run parts of it, to predict its time.")
 @json_option

@@ -393,6 +393,20 @@ class TestObjectives:
             assert (facts["relative_error"] is None) == (named != "frobenius")
             run("plot", model, "--out", str(tmp_path / f"{name}-pictures"))
 
+    def test_missing_pixels(self, tmp_path):
+        images = np.random.default_rng(0).random((40, 6, 5)).astype("f4")
+        images[::3, 2, 2] = np.nan
+        corpus = dnmf.ingest(images, tmp_path / "c.zarr", nan="keep")
+        line = [corpus.path, "-k", 2, "--max-iter", 3]
+        message = run("fit", line[0], tmp_path / "m", *line[1:], status=1).stderr
+        assert "nan" in message.lower()
+        run("fit", line[0], tmp_path / "m", *line[1:], "--missing", "ignore", "--force")
+        model = dnmf.load(tmp_path / "m")
+        assert model.missing == "ignore"
+        run("transform", tmp_path / "m", corpus.path, tmp_path / "w")
+        assert np.isfinite(np.asarray(dnmf.open_weights(tmp_path / "w").to_dask())).all()
+        run("plan", corpus.path, "-k", 2, "--missing", "ignore", "--no-trial")
+
     def test_an_unknown_loss(self, corpus, tmp_path):
         done = run("fit", corpus.path, str(tmp_path / "m"), "-k", "3", "--loss", "spam", status=2)
         assert "'spam' is no loss; take one of frobenius, kullback-leibler" in done.stderr
