@@ -13,12 +13,12 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+from opened import Opened
 from PIL import Image
 
 import dnmf
 from dnmf.errors import BadImagesError, IngestError
 from dnmf.io.sources.formats.file import MAX_PIXELS
-from dnmf.io.sources.source import open_source
 
 GRAY = np.random.default_rng(0).integers(0, 256, (8, 6), dtype=np.uint8)
 
@@ -146,35 +146,35 @@ class TestWhatIsNoFile:
         os.mkfifo(tmp_path / "pipe.png")
         for path in (tmp_path / "pipe.png", Path("/dev/zero")):
             with pytest.raises(IngestError, match="no images found"):
-                open_source([path])
+                Opened([path])
 
     def test_a_link_out_of_a_folder_is_refused(self, folder, tmp_path):
         Image.fromarray(GRAY).save(tmp_path / "secret.png")
         (folder / "z.png").symlink_to(tmp_path / "secret.png")
         with pytest.raises(IngestError, match=r"z\.png is a link out of .* by name, copy them"):
             dnmf.ingest(folder, tmp_path / "c")
-        assert len(open_source([folder / "z.png"])) == 1
+        assert len(Opened([folder / "z.png"])) == 1
 
     def test_a_link_to_a_device_is_refused(self, folder):
         (folder / "z.png").symlink_to("/dev/zero")
         with pytest.raises(IngestError, match="is a link out of"):
-            open_source([folder])
+            Opened([folder])
 
     def test_a_link_inside_a_folder_is_followed(self, folder):
         (folder / "z.png").symlink_to(folder / "0.png")
-        assert len(open_source([folder])) == 10
+        assert len(Opened([folder])) == 10
 
     def test_a_link_to_nothing_is_refused(self, folder):
         (folder / "z.png").symlink_to(folder / "no.png")
         with pytest.raises(IngestError, match="is a link to nothing"):
-            open_source([folder])
+            Opened([folder])
 
     def test_links_in_a_circle_end(self, folder):
         (folder / "again").symlink_to(folder, target_is_directory=True)
-        assert len(open_source([folder])) == 9
+        assert len(Opened([folder])) == 9
 
     def test_a_file_that_goes_while_it_is_ingested(self, folder, tmp_path):
-        source = open_source([folder])
+        source = Opened([folder])
         (folder / "7.png").unlink()
         with pytest.raises(IngestError, match=r"7\.png cannot be read .*No such file"):
             dnmf.ingest(source, tmp_path / "c", block_rows=4)
@@ -212,5 +212,5 @@ def test_an_array_file_that_lies_is_named(tmp_path, name):
     (tmp_path / "x-idx").write_bytes(ARRAYS[name])
     began = time.monotonic()
     with pytest.raises(IngestError, match=r"x-idx (cannot be read|is |has |holds )"):
-        open_source([tmp_path / "x-idx"])
+        Opened([tmp_path / "x-idx"])
     assert time.monotonic() - began < 5

@@ -108,7 +108,7 @@ def copy_entries(entries: Entries, path: str) -> Entries:
     return Entries(path, entries.starts)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _read_part(path: str, part: int, starts: Sequence[int]) -> tuple[Entry, ...]:
     return tuple(_parse(ObjectStore(path).get(_key(part), PART_BYTES)))
 

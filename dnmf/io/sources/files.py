@@ -16,8 +16,8 @@ from dnmf.errors import IngestError
 from dnmf.io.sources.choices import Choices
 from dnmf.io.sources.columns import to_columns
 from dnmf.io.sources.entries import Entries, Entry, Run
-from dnmf.io.sources.formats import open_image_file
 from dnmf.io.sources.formats.file import ImageFile
+from dnmf.io.sources.formats.registry import open_image_file
 from dnmf.io.sources.image_array import ImageRows, find_images
 from dnmf.io.sources.places.place import Place, Reject
 from dnmf.io.sources.prepare import prepare

@@ -19,7 +19,7 @@ from dnmf.io.sources.choices import Choices
 from dnmf.io.sources.columns import ColumnTypes
 from dnmf.io.sources.entries import Entry, write_entries
 from dnmf.io.sources.files import FileImages, open_one, open_rows
-from dnmf.io.sources.formats import known_suffixes
+from dnmf.io.sources.formats.registry import all_suffixes
 from dnmf.io.sources.image_array import ImageRows
 from dnmf.io.sources.places.archives import is_archive, open_archive
 from dnmf.io.sources.places.folder import open_local
@@ -246,7 +246,7 @@ def _nothing_found(places: Sequence[Place], rejects: Sequence[Reject]) -> str:
         first = rejects[0]
         refused = f"; {len(rejects):,} refused, the first: {first.path} {first.reason}"
     return (
-        f"{names}: no images found; looked for {' '.join(known_suffixes())}{refused}; give files "
+        f"{names}: no images found; looked for {' '.join(all_suffixes())}{refused}; give files "
         "with other names by name"
     )
 

@@ -51,6 +51,10 @@ class Format(Protocol):
     name: str
     suffixes: tuple[str, ...]
 
+    def recognizes(self, head: bytes) -> bool:
+        """Check whether a file is of the format by its first bytes, whatever its name."""
+        ...
+
     def open(self, file: ImageFile, choices: Choices) -> ImageArray:
         """Open a file; decode its pixels now, or lazily when they are read.
 

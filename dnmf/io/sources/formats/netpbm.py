@@ -37,6 +37,10 @@ class NetpbmImages:
     name: str = "PBM, PGM, PPM or PFM"
     suffixes: tuple[str, ...] = (".pbm", ".pgm", ".ppm", ".pnm", ".pfm")
 
+    def recognizes(self, head: bytes) -> bool:
+        """Check whether a file is of one of the formats by its first bytes."""
+        return head[:1] == b"P" and head[1:2] in b"123456Ff" and head[2:3].isspace()
+
     def open(self, file: ImageFile, choices: Choices) -> ImageArray:
         """Read an image; a 1 of PBM, which is black, becomes 0, and its 0 becomes 255."""
         with named_errors(file), file.open() as stream:

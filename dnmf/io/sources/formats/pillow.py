@@ -24,6 +24,9 @@ from dnmf.io.sources.image_array import ImageArray
 KINDS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 """Formats that Pillow may open; it refuses a file of any other, whatever its suffix."""
 
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
+"""First bytes of files of these formats, except of WebP."""
+
 ORIENTATION = 274
 """EXIF tag that says which way up an image is."""
 
@@ -50,6 +53,10 @@ class PillowImages:
     suffixes: tuple[str, ...] = (
         *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".dib", ".webp"),
     )
+
+    def recognizes(self, head: bytes) -> bool:
+        """Check whether a file is of one of the formats by its first bytes."""
+        return head.startswith(_BEGINNINGS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
     def open(self, file: ImageFile, choices: Choices) -> ImageArray:
         """Decode an image; the frames of an animation are decoded when they are read."""

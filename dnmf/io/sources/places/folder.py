@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dnmf.errors import IngestError
-from dnmf.io.sources.formats import known_suffixes
 from dnmf.io.sources.formats.file import ImageFile
+from dnmf.io.sources.formats.registry import all_suffixes, known_suffixes
 from dnmf.io.sources.places.order import natural, sort_flat
 from dnmf.io.sources.places.place import Listed, Reject
 
@@ -45,15 +45,31 @@ class LocalFiles:
         ignored: Counter[str] = Counter()
         for target in self.targets:
             if os.path.isdir(target) and not is_store(target):
-                yield from self._walk(target, os.path.realpath(target), ignored)
+                yield from self._pictures_or_arrays(target, ignored)
             elif is_store(target) or stat.S_ISREG(os.stat(target).st_mode):
                 yield self._listed(target)
             else:
                 yield Reject(target, "is no regular file; leave it out")
         report_ignored(ignored)
 
-    def _walk(self, folder: str, top: str, ignored: Counter[str]) -> Iterator[Listed | Reject]:
-        """Yield the files below a folder, in natural order.
+    def _pictures_or_arrays(self, folder: str, ignored: Counter[str]) -> Iterator[Listed | Reject]:
+        """Yield the pictures below a folder or, if there are none, the arrays."""
+        pictures, arrays = known_suffixes()
+        found, left = False, Counter[str]()
+        top = os.path.realpath(folder)
+        for item in self._walk(folder, top, pictures, left):
+            found = found or isinstance(item, Listed)
+            yield item
+        if not found:
+            left.clear()
+            files = self._walk(folder, top, arrays, left)
+            yield from (item for item in files if isinstance(item, Listed))
+        ignored.update(left)
+
+    def _walk(
+        self, folder: str, top: str, suffixes: tuple[str, ...], ignored: Counter[str]
+    ) -> Iterator[Listed | Reject]:
+        """Yield the files below a folder whose names have some suffixes, in natural order.
 
         Links must not lead out of the folder: it may belong to somebody else, and a link in it may
         lead to a file that only its reader may see. A path that the caller has named may lead
@@ -65,17 +81,17 @@ class LocalFiles:
             for name, kind in entries:
                 path = os.path.join(folder, name)
                 if kind == "folder" and not is_store(path):
-                    yield from self._walk(path, top, ignored)
+                    yield from self._walk(path, top, suffixes, ignored)
+                elif not name.lower().endswith(suffixes):
+                    ignored[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
                 elif kind == "link" and (reason := _refuse_link(path, top)):
                     yield Reject(path, reason)
                 elif os.path.isdir(path) and not is_store(path):
                     ignored["links to folders"] += 1
                 elif kind == "other":
                     ignored["that are no regular files"] += 1
-                elif has_suffix(name):
-                    yield self._listed(path)
                 else:
-                    ignored[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+                    yield self._listed(path)
         except OSError as error:
             yield Reject(folder, f"cannot be listed ({error.strerror}); see to your rights")
 
@@ -111,8 +127,8 @@ def is_store(path: str) -> bool:
 
 
 def has_suffix(name: str) -> bool:
-    """Check whether a name ends as those of image files do."""
-    return name.lower().endswith(known_suffixes())
+    """Check whether a name ends as those of pictures or arrays do."""
+    return name.lower().endswith(all_suffixes())
 
 
 def report_ignored(ignored: Counter[str]) -> None:

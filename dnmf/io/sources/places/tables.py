@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dnmf.errors import IngestError
-from dnmf.io.sources.formats import require
 from dnmf.io.sources.formats.file import ImageFile
+from dnmf.io.sources.formats.registry import require
 from dnmf.io.sources.places.folder import LocalFiles
 from dnmf.io.sources.places.place import Listed, Place, Reject
 from dnmf.io.sources.places.remote import RemoteFiles
