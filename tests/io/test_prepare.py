@@ -55,7 +55,7 @@ class TestNothingAsked:
 
 BAD = {
     "negative": (-3, r"is -3(\.0)?, .*--clip"),
-    "nan": (np.nan, "is nan, .*--nan keep .*--missing ignore"),
+    "nan": (np.nan, "is NaN, .*--nan keep .*--missing ignore"),
     "infinite": (np.inf, "is inf, .*NaN in its place"),
     "minus infinity": (-np.inf, "is -inf, .*NaN in its place"),
 }
@@ -116,7 +116,7 @@ class TestNan:
 
     def test_integers_cannot_hold_it(self):
         for choices in ({}, {"scale": 2.0}, {"clip": True}):
-            with pytest.raises(IngestError, match="column 0 is nan, which uint8 cannot hold"):
+            with pytest.raises(IngestError, match="column 0 is NaN, which uint8 cannot hold"):
                 run(self.images(), nan="keep", dtype="uint8", **choices)
 
 

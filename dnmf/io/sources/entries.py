@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 from dnmf.storage.store import ObjectStore
@@ -79,12 +79,14 @@ class Entries:
         """List the files that hold images `start` to `stop - 1`, with the range in each."""
         runs: list[Run] = []
         part = bisect_right(self.starts, start) - 1
-        while part < len(self.starts) - 1 and (first := self.starts[part]) < stop:
-            for entry in _read_part(self.path, part, self.starts):
-                a, b = max(start - first, 0), min(stop - first, entry.count)
+        while part < len(self.starts) - 1 and self.starts[part] < stop:
+            entries, firsts = _read_part(self.path, part, self.starts)
+            at = max(bisect_right(firsts, start) - 1, 0)
+            while at < len(entries) and firsts[at] < stop:
+                a, b = max(start - firsts[at], 0), min(stop - firsts[at], entries[at].count)
                 if a < b:
-                    runs.append(Run(entry, a, b))
-                first += entry.count
+                    runs.append(Run(entries[at], a, b))
+                at += 1
             part += 1
         return runs
 
@@ -109,8 +111,12 @@ def copy_entries(entries: Entries, path: str) -> Entries:
 
 
 @lru_cache(maxsize=8)
-def _read_part(path: str, part: int, starts: Sequence[int]) -> tuple[Entry, ...]:
-    return tuple(_parse(ObjectStore(path).get(_key(part), PART_BYTES)))
+def _read_part(
+    path: str, part: int, starts: Sequence[int]
+) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
+    """Read a part of the list; return its files, and the number of the first image of each."""
+    entries = tuple(_parse(ObjectStore(path).get(_key(part), PART_BYTES)))
+    return entries, tuple(accumulate((e.count for e in entries), initial=starts[part]))
 
 
 def _parse(content: bytes) -> Iterator[Entry]:

@@ -18,7 +18,7 @@ from dnmf.io.sources.columns import to_columns
 from dnmf.io.sources.entries import Entries, Entry, Run
 from dnmf.io.sources.formats.file import ImageFile
 from dnmf.io.sources.formats.registry import open_image_file
-from dnmf.io.sources.image_array import ImageRows, find_images
+from dnmf.io.sources.image_array import ImageRows, find_images, is_whole_image
 from dnmf.io.sources.places.place import Place, Reject
 from dnmf.io.sources.prepare import prepare
 
@@ -144,7 +144,12 @@ class FileImages:
         if file is None:
             rows = _open_and_keep(place, entry.name, self.choices, self.version)
         else:
-            rows = open_rows(file, self.choices)
+            image = open_image_file(file, self.choices)
+            if is_whole_image(image, self.choices):
+                pixels = prepare(image.array[None], image.colors, self.choices)
+                self._require_alike(pixels, image.name)
+                return pixels, [entry.id]
+            rows = find_images(image, self.choices)
         if len(rows) != entry.count:
             raise IngestError(
                 f"{rows.source.name} holds {len(rows)} images, where one was expected, as in "

@@ -251,6 +251,18 @@ def find_images(source: ImageArray, choices: Choices) -> ImageRows:
     return rows
 
 
+def is_whole_image(source: ImageArray, choices: Choices) -> bool:
+    """Return whether an array is one image in memory, of which all is taken.
+
+    It needs no `find_images`, which would take a part of the time of a small file.
+    """
+    return (
+        type(source.array) is np.ndarray
+        and source.axes in (("y", "x"), ("y", "x", "c"))
+        and (choices.axis, choices.channel, choices.crop, choices.patches) == (None,) * 4
+    )
+
+
 def read_slices(source: ImageArray, index: Sequence[slice]) -> Array:
     """Read slices of an array into memory; of a Dask array on this thread.
 

@@ -108,8 +108,9 @@ def _check_pixels(images: Array, choices: Choices) -> None:
         advice = "write NaN in its place and pass --nan keep, mend it"
     else:
         advice = "pass --clip to make negative pixels 0, mend it"
+    word = "NaN" if np.isnan(value) else value
     raise IngestError(
-        f"{_place(images, where)} is {value}, which cannot be factorised; {advice} or leave it out"
+        f"{_place(images, where)} is {word}, which cannot be factorised; {advice} or leave it out"
     )
 
 
@@ -238,7 +239,7 @@ def _check_whole(images: Array, dtype: np.dtype[Any], choices: Choices) -> None:
     """Raise IngestError if integers cannot hold numbers, or not without rounding them."""
     if choices.nan == "keep" and (missing := np.isnan(images)).any():
         raise IngestError(
-            f"{_place(images, _first(missing))} is nan, which {dtype} cannot hold; pass --dtype "
+            f"{_place(images, _first(missing))} is NaN, which {dtype} cannot hold; pass --dtype "
             "float32"
         )
     if choices.scale is None and (broken := images != np.floor(images)).any():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -80,18 +79,25 @@ def check_size(height: int, width: int) -> None:
         raise IngestError(TOO_LARGE)
 
 
-@contextmanager
-def named_errors(file: ImageFile) -> Iterator[None]:
+class named_errors:  # noqa: N801
     """Turn every error of a reader into an IngestError that begins with the name of the file.
 
-    Decoders meet damaged files with errors of any kind, which must not end an ingest.
+    Decoders meet damaged files with errors of any kind, which must not end an ingest. A class,
+    since a generator would take a part of the time in which a small file is decoded.
     """
-    try:
-        yield
-    except IngestError as error:
-        raise IngestError(f"{file.name}: {error}") from None
-    except Exception as error:
-        text = str(error) or type(error).__name__
-        raise IngestError(
-            f"{file.name} cannot be read ({text}); mend it or leave it out"
-        ) from error
+
+    def __init__(self, file: ImageFile) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Raise the error again, with the name of the file."""
+        if isinstance(error, IngestError):
+            raise IngestError(f"{self.file.name}: {error}") from None
+        if isinstance(error, Exception):
+            text = str(error) or type(error).__name__
+            raise IngestError(
+                f"{self.file.name} cannot be read ({text}); mend it or leave it out"
+            ) from error

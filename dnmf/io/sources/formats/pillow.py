@@ -6,7 +6,6 @@ warning. So what the file says about itself decides how its pixels are read.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -40,6 +39,9 @@ RENAME = "give it the suffix of its format, or leave it out"
 
 _COLORS = {1: None, 2: "gray+alpha", 3: "rgb", 4: "rgb+alpha"}
 """What channels are by their number."""
+
+_HOMES_OF_EXIF = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""Names under which Pillow has the places of the orientation."""
 
 _REDUCTIONS = (8, 4, 2)
 """Factors by which the decoder of JPEG can shrink an image while it decodes."""
@@ -121,16 +123,19 @@ def _decode(image: Image.Image, stream: BinaryIO, choices: Choices) -> tuple[Arr
             pixels, colors = to_pixels(image, 255 // (2 ** min(bits, 8) - 1))
     else:
         pixels, colors = to_pixels(image)
-    return turn_upright(pixels, orientation), colors
+    return pixels if orientation == 1 else turn_upright(pixels, orientation), colors
 
 
 def _orientation_of(image: Image.Image) -> int:
     """Return the value of the orientation tag; 1, upright, if EXIF is missing or damaged."""
     if image.format not in ("JPEG", "MPO"):  # these have it before the pixels, others also behind
         image.load()
-    with suppress(Exception):
+    if image.info.keys().isdisjoint(_HOMES_OF_EXIF):
+        return 1
+    try:
         return int(image.getexif().get(ORIENTATION, 1))
-    return 1
+    except Exception:  # as of pixels that are sound, whatever is wrong with what is beside them
+        return 1
 
 
 def _shrink_while_decoding(image: Image.Image, choices: Choices, swapped: bool) -> None:

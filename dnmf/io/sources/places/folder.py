@@ -86,7 +86,7 @@ class LocalFiles:
                     ignored[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
                 elif kind == "link" and (reason := _refuse_link(path, top)):
                     yield Reject(path, reason)
-                elif os.path.isdir(path) and not is_store(path):
+                elif kind != "file" and os.path.isdir(path) and not is_store(path):
                     ignored["links to folders"] += 1
                 elif kind == "other":
                     ignored["that are no regular files"] += 1
@@ -96,7 +96,7 @@ class LocalFiles:
             yield Reject(folder, f"cannot be listed ({error.strerror}); see to your rights")
 
     def _listed(self, path: str) -> Listed:
-        name = os.path.relpath(path, self.root)
+        name = path.removeprefix(self.root).lstrip(os.sep)
         return Listed(name, name)
 
     def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
