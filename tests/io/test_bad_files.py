@@ -97,7 +97,7 @@ def test_a_file_that_is_not_what_it_says_is_named(folder, tmp_path, name):
     path = write(folder, name)
     began = time.monotonic()
     with pytest.raises(IngestError, match=FILES[name][1]) as error:
-        dnmf.ingest(folder, tmp_path / "c", block_rows=4)
+        dnmf.ingest(folder, tmp_path / "c", block_rows=4, strict=True)
     assert str(path) in str(error.value)
     assert time.monotonic() - began < 5
     assert not (tmp_path / "c").exists()
@@ -126,7 +126,7 @@ def test_of_very_many_bad_files_some_are_named(folder, tmp_path):
         (folder / f"x{i:02d}.png").write_bytes(b"")
     with dask.config.set(scheduler="threads"), pytest.raises(BadImagesError) as error:
         dnmf.ingest(folder, tmp_path / "c", block_rows=4)
-    assert str(error.value).splitlines()[-1] == "... and 10 more"
+    assert str(error.value).splitlines()[-2] == "... and 10 more"
     assert len(error.value.errors) == 30
 
 
@@ -151,14 +151,14 @@ class TestWhatIsNoFile:
     def test_a_link_out_of_a_folder_is_refused(self, folder, tmp_path):
         Image.fromarray(GRAY).save(tmp_path / "secret.png")
         (folder / "z.png").symlink_to(tmp_path / "secret.png")
-        with pytest.raises(IngestError, match=r"z\.png is a link out of .* by name, copy them"):
-            dnmf.ingest(folder, tmp_path / "c")
+        with pytest.raises(BadImagesError, match=r"z\.png is a link out of .* by name, copy it"):
+            dnmf.ingest(folder, tmp_path / "c", strict=True)
         assert len(Opened([folder / "z.png"])) == 1
 
     def test_a_link_to_a_device_is_refused(self, folder):
         (folder / "z.png").symlink_to("/dev/zero")
-        with pytest.raises(IngestError, match="is a link out of"):
-            Opened([folder])
+        (reject,) = Opened([folder]).rejects
+        assert reject.reason.startswith("is a link out of")
 
     def test_a_link_inside_a_folder_is_followed(self, folder):
         (folder / "z.png").symlink_to(folder / "0.png")
@@ -166,8 +166,8 @@ class TestWhatIsNoFile:
 
     def test_a_link_to_nothing_is_refused(self, folder):
         (folder / "z.png").symlink_to(folder / "no.png")
-        with pytest.raises(IngestError, match="is a link to nothing"):
-            Opened([folder])
+        (reject,) = Opened([folder]).rejects
+        assert reject.reason.startswith("is a link to nothing")
 
     def test_links_in_a_circle_end(self, folder):
         (folder / "again").symlink_to(folder, target_is_directory=True)
@@ -176,8 +176,8 @@ class TestWhatIsNoFile:
     def test_a_file_that_goes_while_it_is_ingested(self, folder, tmp_path):
         source = Opened([folder])
         (folder / "7.png").unlink()
-        with pytest.raises(IngestError, match=r"7\.png cannot be read .*No such file"):
-            dnmf.ingest(source, tmp_path / "c", block_rows=4)
+        with pytest.raises(BadImagesError, match=r"7\.png cannot be read .*No such file"):
+            source.read(4, 8)
 
 
 def idx(*lengths, content=b"", code=8):
@@ -211,6 +211,6 @@ ARRAYS = {
 def test_an_array_file_that_lies_is_named(tmp_path, name):
     (tmp_path / "x-idx").write_bytes(ARRAYS[name])
     began = time.monotonic()
-    with pytest.raises(IngestError, match=r"x-idx (cannot be read|is |has |holds )"):
+    with pytest.raises(IngestError, match=r"x-idx(: it |: the | cannot be read)"):
         Opened([tmp_path / "x-idx"])
     assert time.monotonic() - began < 5

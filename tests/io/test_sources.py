@@ -191,7 +191,7 @@ def damaged(tmp_path, name):
         ("dates.npy", "holds datetime64"),
         ("one.npy", r"shape \(5,\)"),
         ("none.npy", r"no images: its shape is \(0, 5, 5\)"),
-        ("notes.txt", "no image, IDX or .npy file"),
+        ("notes.md", "it is text, which no format reads"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, message):
@@ -215,7 +215,9 @@ def test_unreadable_files_are_named(tmp_path, monkeypatch):
 def test_mixed_sizes_advise_what_to_do(tmp_path):
     save(tmp_path / "a.png", GRAY)
     save(tmp_path / "b.png", GRAY[:5])
-    with pytest.raises(IngestError, match=r"b\.png is 5 x 10 uint8, but a\.png is 12 x 10.*--size"):
+    with pytest.raises(
+        IngestError, match=r"b\.png is 5 x 10 uint8, but \S*a\.png is 12 x 10.*--size"
+    ):
         Opened([tmp_path]).read(0, 2)
 
 
@@ -230,15 +232,17 @@ def test_mixed_colours_advise_what_to_do(tmp_path):
 def test_mixed_depths_advise_what_to_do(tmp_path, other):
     save(tmp_path / "a.tif", GRAY)
     save(tmp_path / "b.tif", other)
-    with pytest.raises(IngestError, match=r"to one depth, or .* separate corpora") as error:
+    with pytest.raises(IngestError, match=r"--dtype, perhaps with --scale, to make all alike"):
         Opened([tmp_path]).read(0, 2)
-    assert "--" not in str(error.value)
+    assert Opened([tmp_path], dtype="float32", size=(5, 5)).read(0, 2).dtype == np.float32
 
 
 def test_both_options_are_advised_where_both_are_needed(tmp_path):
     save(tmp_path / "a.png", GRAY)
     save(tmp_path / "b.png", COLOR[:5])
-    with pytest.raises(IngestError, match="--size HxW to resize and --color gray or rgb"):
+    with pytest.raises(
+        IngestError, match=r"--size HxW .* and --color gray or rgb to make all alike"
+    ):
         Opened([tmp_path]).read(0, 2)
     source = Opened([tmp_path], size=(6, 5), color="gray")
     assert source.read(0, 2).shape == (2, 6, 5)
@@ -248,23 +252,23 @@ def test_different_arrays_are_not_stacked(tmp_path):
     first = write_idx(tmp_path / "a", np.zeros((3, 2, 2), "u1"), 8)
     second = write_idx(tmp_path / "b", np.zeros((3, 2, 3), "u1"), 8)
     with pytest.raises(IngestError, match=r"2 x 3 uint8.*2 x 2 uint8"):
-        Opened([first, second])
+        Opened([first, second]).read(0, 6)
 
 
 def test_images_and_arrays_do_not_mix(tmp_path):
     files = [save(tmp_path / "a.png", GRAY), write_idx(tmp_path / "b", GRAY, 8)]
-    with pytest.raises(IngestError, match="separate corpora"):
-        Opened(files)
+    with pytest.raises(IngestError, match="b holds 12 images, where one was expected"):
+        Opened(files).read(0, 2)
 
 
 def test_files_that_are_left_out_are_counted(tmp_path, caplog):
     for name in ("a.png", "._a.png"):
         save(tmp_path / name, GRAY)
-    for name in ("b.bmp", "c.bmp", "notes"):
+    for name in ("b.doc", "c.doc", "notes"):
         (tmp_path / name).write_bytes(b"x")
     assert len(Opened([tmp_path])) == 1
     assert "3 files left out" in caplog.text
-    assert "2 .bmp, 1 without a suffix" in caplog.text
+    assert "2 .doc, 1 without a suffix" in caplog.text
 
 
 def test_nothing_there(tmp_path):

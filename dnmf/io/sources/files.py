@@ -173,13 +173,13 @@ class FileImages:
     def _advise(self, pixels: Array) -> str:
         """Return the options that make images alike."""
         options = []
-        if pixels.dtype != self.dtype:
-            options.append("--dtype and --scale to convert the numbers of")
         if pixels.shape[1:3] != self.image_shape[:2]:
-            options.append("--size HxW to resize, --crop, --pad or --patches to cut or extend")
+            options.append("--size HxW (or --crop, --pad, --patches)")
         if pixels.shape[3:] != self.image_shape[2:]:
-            options.append("--color gray or rgb to convert")
-        return f"pass {' and '.join(options)} all, or leave it out"
+            options.append("--color gray or rgb")
+        if pixels.dtype != self.dtype:
+            options.append("--dtype, perhaps with --scale,")
+        return f"pass {' and '.join(options)} to make all alike, or leave it out"
 
 
 def open_rows(file: ImageFile, choices: Choices) -> ImageRows:
