@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import yaml
 
+import dnmf
 from dnmf.cli.main import main
+from dnmf.io.ingest import finish_parts, plan_ingest
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SLURM = (DEPLOY / "slurm/fit.sbatch").read_text()
@@ -40,8 +45,9 @@ def dask_command(name):
     return cli.commands[name]
 
 
-def test_the_batch_script_is_bash():
-    subprocess.run(["bash", "-n", DEPLOY / "slurm/fit.sbatch"], check=True)
+@pytest.mark.parametrize("name", ["fit", "ingest"])
+def test_the_batch_scripts_are_bash(name):
+    subprocess.run(["bash", "-n", DEPLOY / f"slurm/{name}.sbatch"], check=True)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +65,31 @@ def test_the_batch_scripts_flags_exist(pattern, find):
     check_flags(words, find(name))
 
 
-def test_the_batch_script_prints_its_usage():
+def test_an_array_of_jobs_ingests(digits, tmp_path):
+    np.save(tmp_path / "x.npy", digits.reshape(-1, 28, 28))
+    plan_ingest(tmp_path / "x.npy", tmp_path / "c", block_rows=100)
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "dnmf").write_text(f'#!/bin/bash\nexec {sys.executable} -P -m dnmf "$@"\n')
+    (bin_ / "dnmf").chmod(0o755)
+    for task in (3, 1, 2):
+        env = {
+            **os.environ,
+            "PATH": f"{bin_}:{os.environ['PATH']}",
+            "PYTHONPATH": str(Path(dnmf.__file__).parents[1]),
+            "SLURM_ARRAY_TASK_ID": str(task),
+            "SLURM_ARRAY_TASK_MAX": "3",
+            "SLURM_CPUS_PER_TASK": "1",
+        }
+        script = DEPLOY / "slurm/ingest.sbatch"
+        subprocess.run(["bash", script, tmp_path / "c"], check=True, env=env, capture_output=True)
+    assert (finish_parts(tmp_path / "c").images(slice(None)) == digits.reshape(-1, 28, 28)).all()
+
+
+@pytest.mark.parametrize("name", ["fit", "ingest"])
+def test_the_batch_scripts_print_their_usage(name):
     done = subprocess.run(
-        ["bash", DEPLOY / "slurm/fit.sbatch", "only-one"], capture_output=True, text=True
+        ["bash", DEPLOY / f"slurm/{name}.sbatch", "only-one"], capture_output=True, text=True
     )
     assert done.returncode == 2
     assert "usage: sbatch" in done.stderr

@@ -338,7 +338,7 @@ class TestBadImages:
     def test_another_size_is_an_error_without_a_limit(self, images, tmp_path):
         Image.new("L", (9, 9)).save(images / "f4.png")
         message = error_of("ingest", images, tmp_path / "c")
-        assert "--size HxW to resize" in message
+        assert "pass --size HxW" in message
         assert not (tmp_path / "c").exists()
 
     @pytest.mark.parametrize("limit", ["5", "90%", "0.5%", "-1", "x"])
