@@ -179,7 +179,6 @@ def damaged(tmp_path, name):
         ("text.png", "it is an HTML page"),
         ("cut.png", "cannot be read"),
         ("cut.jpg", "cannot be read"),
-        ("frames.tif", "holds 2 images"),
         ("labels-idx1", "holds labels"),
         ("cut-idx", "header promises"),
         ("cut-idx.gz", "cannot be read"),

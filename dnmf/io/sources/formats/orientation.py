@@ -33,3 +33,8 @@ def turn_upright(image: Array, orientation: int) -> Array:
 def swaps_axes(orientation: int) -> bool:
     """Return whether rows of the file are columns of the upright image."""
     return _TURNS.get(orientation, (False,))[0]
+
+
+def turn_of(orientation: int) -> tuple[bool, bool, bool]:
+    """Return whether rows and columns are swapped, and then whether each of them is reversed."""
+    return _TURNS.get(orientation, (False, False, False))
