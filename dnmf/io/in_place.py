@@ -7,20 +7,27 @@ would be read again for each block, and such an array must be ingested.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import lru_cache
-from typing import Any
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dnmf._format import format_bytes, format_shape
 from dnmf._typing import Array
 from dnmf.errors import DataError
+from dnmf.estimators.inputs import blocks_of, compute_fingerprints
 from dnmf.estimators.rows import Rows
 from dnmf.io.sources.choices import Choices
+from dnmf.io.sources.formats.file import ImageFile
+from dnmf.io.sources.formats.registry import open_image_file
+from dnmf.io.sources.formats.zarr_arrays import FORMAT as ZARR
 from dnmf.io.sources.image_array import ImageRows, find_images
-from dnmf.storage.paths import absolute, normalize_path
+from dnmf.storage.paths import absolute, is_url, normalize_path
 
 MOST_BYTES = 2**29
 """Largest number of bytes of images that share their chunks: each task of a fit holds as many."""
@@ -60,9 +67,21 @@ class ImagesInPlace(Rows):
             self._lock = nullcontext()
         _require_small_chunks(self.path, self)
 
-    def ids(self, start: int, stop: int) -> list[str]:
-        """Return the numbers of images `start` to `stop - 1` along the axes of the array."""
-        return self._images.ids(start, stop)
+    @cached_property
+    def block_rows(self) -> int:
+        """Number of images in a block of a pass."""
+        start, stop = blocks_of(self).ranges[0]
+        return stop - start
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """Checksum of the first block."""
+        return int(compute_fingerprints(self, blocks_of(self))["fingerprint"] or 0)
+
+    def block_ids(self, index: int) -> list[str]:
+        """Return the numbers of the images of a block along the axes of the array."""
+        start = index * self.block_rows
+        return self._images.ids(start, min(start + self.block_rows, len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self._choices)
@@ -90,15 +109,17 @@ class _Matrix:
 
 
 def _find(path: str, choices: Choices) -> ImageRows:
-    import zarr
+    whole, mark, key = path.rpartition("::")
+    if mark and not os.path.lexists(path):
+        path, choices = whole, replace(choices, array=key)
+    local = None if is_url(path) else Path(path)
+    file = ImageFile(path, partial(_open, path), local)
+    opened = ZARR.open(file, choices) if local is None else open_image_file(file, choices)
+    return find_images(opened, choices)
 
-    from dnmf.io.sources.image_array import ImageArray
-    from dnmf.storage.paths import for_zarr
 
-    array = zarr.open_array(for_zarr(path), mode="r", path=choices.array or "")
-    names = getattr(array.metadata, "dimension_names", None)
-    axes = tuple(names) if names and None not in names else None
-    return find_images(ImageArray(array, axes, path), choices)
+def _open(path: str) -> BinaryIO:
+    return open(path, "rb")
 
 
 @lru_cache(maxsize=8)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -25,6 +27,17 @@ def write_v2(path, images, chunks=None):
 def write_group(path, images, **names):
     group = zarr.create_group(path)
     group.create_array("inner/x", data=images, chunks=(50, 12, 10), **names)
+
+
+def save(path, images):
+    with open(path, "wb") as file:
+        np.save(file, images)
+
+
+def write_hdf5(path, images):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("entry/data", data=images, chunks=(20, 12, 10), compression="gzip")
+        file["entry/other"] = images
 
 
 LAYOUTS = {
@@ -49,6 +62,10 @@ LAYOUTS = {
         ),
         {},
     ),
+    "npy": (lambda p: save(p, X), {}),
+    "npy in Fortran's order": (lambda p: save(p, np.asfortranarray(X)), {}),
+    "npy, last axis": (lambda p: save(p, np.moveaxis(X, 0, 2).copy()), {"axis": ("-1",)}),
+    "HDF5": (lambda p: write_hdf5(p, X), {"array": "/entry/data"}),
     "group": (lambda p: write_group(p, X), {"array": "inner/x"}),
 }
 """How the same images lie in an array, and what says so."""
@@ -65,16 +82,18 @@ def _text(value):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_fit_reads_the_array_where_it_is(tmp_path, layout):
     write, part = LAYOUTS[layout]
-    write(tmp_path / "x.zarr")
-    assert kind_at(str(tmp_path / "x.zarr")) == "array"
-    run("fit", tmp_path / "x.zarr", tmp_path / "m", *FIT, *flags(part))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "x.zarr"]
+    suffix = {"npy": ".npy", "HDF5": ".h5"}.get(re.match(r"\w+", layout)[0], ".zarr")
+    x = tmp_path / f"x{suffix}"
+    write(x)
+    assert kind_at(str(x)) == "array"
+    run("fit", x, tmp_path / "m", *FIT, *flags(part))
+    assert {path.name for path in tmp_path.iterdir()} == {"m", x.name}
     corpus = dnmf.ingest(X, tmp_path / "c.zarr", block_rows=300)
     model, other = dnmf.load(tmp_path / "m"), dnmf.NMF(3, random_state=0, tol=0, max_iter=3)
     other.fit(corpus)
     assert model.image_shape_ == ((120,) if layout == "matrix" else (12, 10))
     assert model.reconstruction_err_ == pytest.approx(other.reconstruction_err_, rel=1e-3)
-    images = ImagesInPlace(str(tmp_path / "x.zarr"), Choices(**part))
+    images = ImagesInPlace(str(x), Choices(**part))
     np.testing.assert_array_equal(images[:], X.reshape(300, -1))
 
 
@@ -94,6 +113,14 @@ def test_an_interrupted_fit_goes_on_with_the_same_bits(array, tmp_path):
     zarr.open_array(array, mode="r+")[0] = 0
     message = run("fit", array, tmp_path / "m", *FIT[:-2], 7, status=1).stderr
     assert "fingerprint was" in message
+
+
+def test_a_name_in_a_file_may_follow_its_path(tmp_path):
+    write_hdf5(tmp_path / "x.h5", X)
+    run("fit", f"{tmp_path}/x.h5::/entry/data", tmp_path / "m", *FIT)
+    assert dnmf.load(tmp_path / "m").image_shape_ == (12, 10)
+    message = run("fit", tmp_path / "x.h5", tmp_path / "n", *FIT, status=1).stderr
+    assert "2 datasets that may be images; name one of them, file.h5::/NAME" in message
 
 
 def test_plan_and_rank(array, tmp_path):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PICTURES = ("netpbm", "pillow", "tiff")
 """Modules of formats of pictures, which folders are searched for."""
 
-ARRAYS = ("npy", "idx")
+ARRAYS = ("npy", "idx", "hdf5", "zarr_arrays")
 """Modules of formats of arrays. Folders are searched for them only if there are no pictures: beside
 pictures, arrays are labels or results."""
 
@@ -67,6 +67,8 @@ def _find_format(file: ImageFile) -> Format:
     for each in all_formats():
         if name.endswith(each.suffixes):
             return each
+    if file.path is not None and file.path.is_dir():
+        return all_formats()[-1]  # Zarr
     with named_errors(file), file.open() as stream:
         head = stream.read(HEAD_BYTES)
     for each in all_formats():
