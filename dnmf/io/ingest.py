@@ -21,13 +21,12 @@ from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import DataError, IngestError, ParameterError
 from dnmf.io.finish import finish_corpus
 from dnmf.io.parts import Progress, load, part_of, write_blocks
-from dnmf.io.plan import Limits, Plan, building_place, done_blocks, read_plan, write_plan
+from dnmf.io.plan import AnySource, Limits, Plan, building_place, done_blocks, read_plan, write_plan
 from dnmf.io.sources.arrays import open_array
 from dnmf.io.sources.choices import Choices
-from dnmf.io.sources.files import FileImages
 from dnmf.io.sources.places.place import Reject
 from dnmf.io.sources.places.tables import open_frame
-from dnmf.io.sources.source import Source, open_source, source_of
+from dnmf.io.sources.source import open_source, source_of
 from dnmf.storage.atomic import (
     check_free,
     discard_building,
@@ -293,7 +292,7 @@ def _paths(source: Any) -> list[str | os.PathLike[str]] | None:
 
 def _as_source(
     source: Any, choices: Choices, scratch: str, storage_options: StorageOptions
-) -> tuple[Source | FileImages, list[Reject]]:
+) -> tuple[AnySource, list[Reject]]:
     if (paths := _paths(source)) is not None:
         return open_source(paths, choices, scratch, storage_options)
     if hasattr(source, "itertuples") and any(kind.kind not in "buif" for kind in source.dtypes):
@@ -342,7 +341,7 @@ def _check(block_rows: int | None, codec: str | None, max_rejects: float | None)
         )
 
 
-def _layout_of(source: Source | FileImages, block_rows: int | None, codec: str | None) -> Layout:
+def _layout_of(source: AnySource, block_rows: int | None, codec: str | None) -> Layout:
     if (n := len(source)) == 0:
         raise IngestError("the source holds no images")
     image_bytes = source.dtype.itemsize
@@ -359,7 +358,7 @@ def _layout_of(source: Source | FileImages, block_rows: int | None, codec: str |
     return layout
 
 
-def _try_codecs(source: Source | FileImages, _: int, *, layout: Layout) -> str:
+def _try_codecs(source: AnySource, _: int, *, layout: Layout) -> str:
     """Return the name of the codec that a trial on some of the images chooses."""
     n, itemsize = layout.n_images, np.dtype(layout.dtype).itemsize
     if n * layout.n_pixels * itemsize < TRIAL_BYTES:

@@ -8,10 +8,10 @@ from typing import Any
 
 from dnmf.engine.executors import each_block
 from dnmf.errors import BadImagesError, IngestError
-from dnmf.io.plan import Done, Plan, done_blocks, read_done, write_done
+from dnmf.io.plan import AnySource, Done, Plan, done_blocks, read_done, write_done
+from dnmf.io.sources.arrays import ArrayImages
 from dnmf.io.sources.files import Batch, FileImages
 from dnmf.io.sources.places.place import Reject
-from dnmf.io.sources.source import Source
 from dnmf.numerics.block import find_invalid, invalid_pixel_error
 from dnmf.storage.corpus_writer import Layout, write_block
 
@@ -72,9 +72,9 @@ def describe_reject(reject: Reject) -> str:
     )
 
 
-def load(source: Source | FileImages, start: int, stop: int, layout: Layout) -> Batch:
+def load(source: AnySource, start: int, stop: int, layout: Layout) -> Batch:
     """Read images of a source and their ids; raise unless they are as promised."""
-    if isinstance(source, FileImages):
+    if isinstance(source, (ArrayImages, FileImages)):
         return source.load(start, stop)
     batch = Batch(source.read(start, stop), source.ids(start, stop))
     images, expected = batch.images, (stop - start, *layout.image_shape)
@@ -87,15 +87,11 @@ def load(source: Source | FileImages, start: int, stop: int, layout: Layout) -> 
     return batch
 
 
-def _write_nth(
-    source: Source | FileImages, number: int, *, blocks: Sequence[int], **options: Any
-) -> Done:
+def _write_nth(source: AnySource, number: int, *, blocks: Sequence[int], **options: Any) -> Done:
     return _write(source, blocks[number], **options)
 
 
-def _write(
-    source: Source | FileImages, index: int, *, plan_path: str, layout: Layout, nan: bool
-) -> Done:
+def _write(source: AnySource, index: int, *, plan_path: str, layout: Layout, nan: bool) -> Done:
     """Read, check and write a block, and note that it is written."""
     start = index * layout.block_rows
     batch = load(source, start, start + _rows(layout, index), layout)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dnmf.errors import IngestError
+from dnmf.io.sources.arrays import ArrayImages
 from dnmf.io.sources.choices import Choices
 from dnmf.io.sources.entries import Entries, copy_entries
 from dnmf.io.sources.files import FileImages
@@ -36,6 +37,9 @@ PLAN_BYTES = 2**28
 """Largest plan, or line of a block, that is read."""
 
 VERSION = 1
+
+AnySource = Source | ArrayImages | FileImages
+"""What gives the images of an ingest."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Plan:
         Path of the corpus when it is finished.
     building : str
         Path of the unfinished corpus.
-    source : Source or FileImages
+    source : AnySource
     layout : Layout
         Of all images that are planned.
     limits : Limits
@@ -87,7 +91,7 @@ class Plan:
 
     path: str
     building: str
-    source: Source | FileImages
+    source: AnySource
     layout: Layout
     limits: Limits
     rejects: list[Reject]

@@ -18,6 +18,7 @@ from dnmf.errors import BadImagesError, IngestError
 from dnmf.io.sources.choices import Choices
 from dnmf.io.sources.columns import ColumnTypes
 from dnmf.io.sources.entries import Entry, write_entries
+from dnmf.io.sources.facts import axes_of, coords_of, facts_of
 from dnmf.io.sources.files import FileImages, open_one, open_rows
 from dnmf.io.sources.formats.registry import all_suffixes
 from dnmf.io.sources.image_array import ImageRows
@@ -141,7 +142,7 @@ def source_of(
         columns=types.dtypes(),
         axes=axes_of(rows, pixels.shape[1:]),
         coords=coords_of(rows, pixels.shape[1:]),
-        facts=facts_of(rows, len(entries)),
+        facts={"order": "natural", **facts_of(rows, len(entries))},
         version=uuid4().hex,
     )
     return source, rejects
@@ -280,35 +281,6 @@ def _count_one(places: Sequence[Place], choices: Choices, found: _Found) -> int 
         return len(open_rows(open_one(places[found.place], name), choices))
     except IngestError as error:
         return Reject(name, str(error))
-
-
-def axes_of(rows: ImageRows, image_shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Return the names of the axes of prepared images; () if they have others than raw ones."""
-    axes = rows.image_axes
-    return axes if len(axes) == len(image_shape) and len(set(axes)) == len(axes) else ()
-
-
-def coords_of(rows: ImageRows, image_shape: tuple[int, ...]) -> dict[str, list[Any]]:
-    """Return numbers or names along the axes of images, unless these were cut or resized."""
-    if rows.image_shape != image_shape:
-        return {}
-    return {name: values.tolist() for name, values in rows.image_coords.items()}
-
-
-def facts_of(rows: ImageRows, n_images: int) -> dict[str, Any]:
-    """Return what the record of a corpus says of the order of its images.
-
-    Parameters
-    ----------
-    rows : ImageRows
-        Images of a file.
-    n_images : int
-        Number of images of the corpus: if the file has them all, it is known how they lie.
-    """
-    shape = rows.row_shape
-    if n_images != len(rows) or len(shape) < 2:
-        return {"order": "natural"}
-    return {"order": "natural", "rows": {"axes": list(rows.row_axes), "shape": list(shape)}}
 
 
 def _observed(entries: Iterable[Entry], types: ColumnTypes) -> Iterator[Entry]:
