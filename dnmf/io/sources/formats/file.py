@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from dnmf.errors import IngestError
@@ -24,7 +24,7 @@ class ImageFile:
         What messages call it: its path, its URL, or the path of its archive and its name in it.
     open : callable
         Opens it for reading in binary mode, seekable.
-    path : Path or None
+    path : path or None
         Where it lies on a disk of this machine; None if it does not.
     storage_options : dict, optional
         Options of the file system behind a URL, for stores that are folders.
@@ -32,7 +32,7 @@ class ImageFile:
 
     name: str
     open: Callable[[], BinaryIO]
-    path: Path | None = None
+    path: str | os.PathLike[str] | None = None
     storage_options: dict[str, Any] | None = None
 
 

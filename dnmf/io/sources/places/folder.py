@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 from dnmf.errors import IngestError
@@ -103,7 +102,7 @@ class LocalFiles:
         """Yield files by their names."""
         for name in names:
             path = os.path.join(self.root, name)
-            yield ImageFile(path, partial(_open, path), Path(path))
+            yield ImageFile(path, partial(_open, path), path)
 
 
 def open_local(paths: Sequence[str]) -> LocalFiles:
