@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dnmf.io.sources.choices import Choices
     from dnmf.io.sources.image_array import ImageArray
 
-PICTURES = ("netpbm", "pillow", "tiff")
+PICTURES = ("netpbm", "pillow", "tiff", "fits", "dicom", "nifti")
 """Modules of formats of pictures, which folders are searched for."""
 
 ARRAYS = ("npy", "idx", "hdf5", "zarr_arrays")
