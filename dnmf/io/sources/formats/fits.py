@@ -37,22 +37,28 @@ class FitsImages:
 
     def open(self, file: ImageFile, choices: Choices) -> ImageArray:
         """Open the first image of a file, or the one that `array` names; scales are applied."""
-        fits = require("astropy.io.fits", "science")
-        with named_errors(file), file.open() as stream:
+        with named_errors(file):
             is_mapped = file.path is not None and not file.name.lower().endswith(".gz")
-            with fits.open(stream, memmap=is_mapped) as units:
-                if not (is_mapped and _SCALES & set(_choose(units, choices.array).header)):
-                    return _image_of(units, file.name, choices.array)
-            stream.seek(0)
-            with fits.open(stream, memmap=False) as units:
-                return _image_of(units, file.name, choices.array)
+            found = _open(file, choices.array, is_mapped=True) if is_mapped else None
+            found = found or _open(file, choices.array, is_mapped=False)
+        assert found is not None
+        return found
 
 
 FORMAT = FitsImages()
 
 
-def _image_of(units: Any, name: str, wanted: str | None) -> ImageArray:
-    unit = _choose(units, wanted)
+def _open(file: ImageFile, wanted: str | None, *, is_mapped: bool) -> ImageArray | None:
+    """Return the image of a file; None if it is to be mapped and its numbers are scaled."""
+    fits = require("astropy.io.fits", "science")
+    with file.open() as stream, fits.open(stream, memmap=is_mapped) as units:
+        unit = _choose(units, wanted)
+        if is_mapped and _SCALES & set(unit.header):
+            return None
+        return _as_image_array(unit, file.name, wanted)
+
+
+def _as_image_array(unit: Any, name: str, wanted: str | None) -> ImageArray:
     data = unit.data
     axes, coords = _axes_of(unit.header, data.ndim)
     lengths = dict(zip(axes, data.shape, strict=True))

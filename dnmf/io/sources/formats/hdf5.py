@@ -116,7 +116,7 @@ def _listed(candidates: Sequence[Any]) -> str:
 
 def _require_near(file: Any, dataset: Any, source: ImageFile) -> None:
     """Raise IngestError if a file of somebody's leads to a dataset outside its own folder."""
-    folder = None if source.path is None else os.path.realpath(source.path.parent)
+    folder = None if source.path is None else os.path.dirname(os.path.realpath(source.path))
     linked = [dataset.file.filename] if dataset.file.filename != file.filename else []
     linked += [name for name, *_ in dataset.external or ()]
     linked += [s.file_name for s in dataset.virtual_sources()] if dataset.is_virtual else []

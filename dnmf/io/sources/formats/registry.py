@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -67,7 +68,7 @@ def _find_format(file: ImageFile) -> Format:
     for each in all_formats():
         if name.endswith(each.suffixes):
             return each
-    if file.path is not None and file.path.is_dir():
+    if file.path is not None and os.path.isdir(file.path):
         return all_formats()[-1]  # Zarr
     with named_errors(file), file.open() as stream:
         head = stream.read(HEAD_BYTES)
