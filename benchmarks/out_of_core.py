@@ -52,7 +52,8 @@ from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import measure
 from dnmf.storage.atomic import new_store
 from dnmf.storage.codecs import CODECS, try_codecs
-from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus, write_block
+from dnmf.storage.corpus_writer import FORMAT, Layout, commit_corpus, create_corpus
+from dnmf.storage.table_writer import write_block
 
 SPAWN = multiprocessing.get_context("spawn")
 Rng = np.random.Generator
@@ -138,7 +139,7 @@ def build(arguments: argparse.Namespace, side: int, draw: Draw) -> None:
     rows = choose_block_rows(n, side * side)
     began = time.perf_counter()
     codec = arguments.codec or try_codecs(draw(min(n, 2**22 // side**2), np.random.default_rng(0)))
-    layout = Layout(n, (side, side), "uint8", 8, rows, codec)
+    layout = Layout(n, (side, side), "uint8", rows, codec)
     with new_store(path, FORMAT) as building, ProcessPoolExecutor(workers, SPAWN) as pool:
         create_corpus(building, layout)
         write = partial(draw_block, building, layout, draw, arguments.seed)

@@ -22,8 +22,8 @@ from dnmf.errors import CheckpointError, SpaceError
 from dnmf.numerics.state import State
 from dnmf.storage.checkpoint.checkpoint import create_checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import group_json, list_committed
-from dnmf.storage.checkpoint.schema import with_checksum
 from dnmf.storage.checkpoint.spec import FitSpec
+from dnmf.storage.metadata import with_checksum
 
 N, D, P, ROWS = 7, 2, 5, 4
 REJECTED = 5

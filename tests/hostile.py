@@ -53,7 +53,26 @@ def codecs(*names):
 
 
 def record(**values):
-    return put(**{f"attributes__dnmf__{name}": value for name, value in values.items()})
+    """Make a change of a record, with a right checksum if that can be computed."""
+
+    def change(metadata):
+        from dnmf.storage.metadata import with_checksum as seal
+
+        put(**{f"attributes__dnmf__{name}": value for name, value in values.items()})(metadata)
+        metadata["attributes"]["dnmf"] = seal(metadata["attributes"]["dnmf"])
+
+    return change
+
+
+def inside(name, change):
+    """Make a change of what the root's metadata say of an array."""
+
+    def change_array(metadata):
+        arrays = metadata["consolidated_metadata"]["metadata"]
+        changed = change(arrays[name])
+        arrays[name] = arrays[name] if changed is None else changed
+
+    return change_array
 
 
 class Payload:
@@ -92,14 +111,12 @@ def claim(length: int, content: bytes) -> bytes:
 def forge(store: Path, chunk: str, content: bytes) -> None:
     """Put a chunk in place, and let the manifest say that it belongs."""
     (store / chunk).write_bytes(content)
-    lines = np.frombuffer((store / "manifest/c/0/0").read_bytes()[:-4], np.int64).copy()
+    manifest = store / "manifests/1/c/0/0"
+    lines = np.frombuffer(manifest.read_bytes()[:-4], np.int64).copy()
     lines[1] = len(content)
-    (store / "manifest/c/0/0").write_bytes(with_checksum(lines.tobytes()))
+    manifest.write_bytes(with_checksum(lines.tobytes()))
     checksum = google_crc32c.value(lines.tobytes())
-    facts = json.loads((store / "zarr.json").read_text())["attributes"]["dnmf"]
-    both = np.array([facts.get("corpus_fingerprint"), checksum]) if "crc32c" in facts else None
-    more = {} if both is None else {"crc32c": google_crc32c.value(both.tobytes())}
-    edit(store / "zarr.json", record(manifest_crc32c=checksum, **more))
+    edit(store / "zarr.json", record(generations__manifest_crc32c=[checksum]))
 
 
 def rewrite(path: Path, change) -> None:
@@ -221,18 +238,28 @@ RECORDS = {
 }
 
 CORPUS_RECORDS = {
-    "shape of the record, 10^15": record(shape=[10**15, 15]),
-    "shape of the record, text": record(shape="40x15"),
-    "shape of the record, three axes": record(shape=[40, 3, 5]),
+    "10^15 images": record(generations__images=[10**15]),
+    "images as text": record(generations__images="40"),
+    "images that are negative": record(generations__images=[-40]),
+    "generations that are none": record(generations=None),
+    "columns that are text": record(columns="label"),
+    "columns elsewhere": record(columns=["../../etc"]),
+    "columns that are not there": record(columns=["label"]),
+    "coords that are a list": record(coords=[1]),
+    "axes as text": record(axes="yx"),
+    "rows that fold into more": record(rows={"axes": ["y", "x"], "shape": [10**9, 10**9]}),
+    "rows as text": record(rows="512x512"),
+    "choices as text": record(choices="run me"),
     "image shape of 10^15": record(image_shape=[10**15, 15]),
     "negative image shape": record(image_shape=[-3, -5]),
     "image shape of 10^5 axes": record(image_shape=[1] * 10**5),
     "image shape of no axes": record(image_shape=[]),
     "dtype object": record(dtype="object"),
     "dtype list": record(dtype=[1]),
-    "negative checksum": record(manifest_crc32c=-1),
-    "checksum of 10^30": record(manifest_crc32c=10**30),
-    "checksum as text": record(manifest_crc32c="1"),
+    "negative checksum": record(generations__manifest_crc32c=[-1]),
+    "checksum of 10^30": record(generations__manifest_crc32c=[10**30]),
+    "checksum as text": record(generations__manifest_crc32c="1"),
+    "an altered record": put(attributes__dnmf__order="natural"),
     "consolidated metadata": put(consolidated_metadata={"metadata": {"pixels": {}}}),
 }
 
@@ -240,8 +267,9 @@ WEIGHTS_RECORDS = {
     "negative fingerprint": record(corpus_fingerprint=-1),
     "fingerprint of 10^30": record(corpus_fingerprint=10**30),
     "fingerprint as text": record(corpus_fingerprint="1"),
-    "checksum as a list": record(manifest_crc32c=[1]),
-    "no checksum": record(crc32c=None),
+    "checksum as text": record(generations__manifest_crc32c="1"),
+    "rows as text": record(rows="512x512"),
+    "an altered record": put(attributes__dnmf__corpus_fingerprint=1),
 }
 
 
@@ -249,7 +277,7 @@ def sealed(**values):
     """Make a change of the record of a pass, with a right checksum."""
 
     def change(metadata):
-        from dnmf.storage.checkpoint.schema import with_checksum as seal
+        from dnmf.storage.metadata import with_checksum as seal
 
         put(**values)(metadata["attributes"]["dnmf"])
         metadata["attributes"]["dnmf"] = seal(metadata["attributes"]["dnmf"])
@@ -298,30 +326,22 @@ THINGS = {
     "a link to its own content aside": link_aside,
 }
 
-OF_10_15 = (10**15, 10**15 // 16)
-
 
 def all_of_10_15(store: Path) -> None:
     """Let everything in a corpus agree on 10^15 images."""
-    for name, width in (("pixels", 15), ("ids", 4)):
-        edit(store / name / "zarr.json", put(shape=[OF_10_15[0], width]))
-    lines = [OF_10_15[1], 4]
-    edit(
-        store / "manifest/zarr.json",
-        put(shape=lines, chunk_grid__configuration__chunk_shape=lines),
-    )
-    edit(store / "zarr.json", record(shape=[OF_10_15[0], 15]))
+    _grow(store, 10**15, 16)
 
 
 def many_blocks(store: Path) -> None:
     """Let a corpus have so many blocks that its manifest would take 1.9 GB."""
-    n = 60_000_000
-    for name, width in (("pixels", 15), ("ids", 4)):
-        shape = put(shape=[n, width], chunk_grid__configuration__chunk_shape=[1, width])
-        edit(store / name / "zarr.json", shape)
-    shape = put(shape=[n, 4], chunk_grid__configuration__chunk_shape=[n, 4])
-    edit(store / "manifest/zarr.json", shape)
-    edit(store / "zarr.json", record(shape=[n, 15]))
+    _grow(store, 60_000_000, 1)
+
+
+def _grow(store: Path, n: int, rows: int) -> None:
+    for name, shape in (("pixels", [3, 5]), ("id", [])):
+        grown = put(shape=[n, *shape], chunk_grid__configuration__chunk_shape=[rows, *shape])
+        edit(store / "zarr.json", inside(name, grown))
+    edit(store / "zarr.json", record(generations__images=[n]))
 
 
 def opening(path: str):
@@ -371,8 +391,10 @@ def peak() -> int:
 
 
 def main(folder: str) -> None:
+    import dnmf.cli.describe
     import dnmf.io.verify
 
+    assert dnmf.cli.describe
     assert dnmf.io.verify
     threading.stack_size(2**18)  # eight threads of 8 MiB would be most of what is left
     pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -14,6 +14,7 @@ from scipy.sparse import issparse
 from dnmf._typing import Array
 from dnmf.engine.executors import active_client
 from dnmf.errors import DataError
+from dnmf.storage.verified_matrix import VerifiedMatrix
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -110,7 +111,9 @@ def is_outside_memory(X: Any) -> bool:
     """
     if is_of_zarr("Array", X) or isinstance(X, Rows):
         return True
-    if isinstance(X, np.ndarray) or issparse(X) or not hasattr(X, "__getitem__"):
+    if isinstance(X, (np.ndarray, VerifiedMatrix)) or issparse(X):
+        return False
+    if not hasattr(X, "__getitem__"):
         return False
     if not (hasattr(X, "shape") and isinstance(getattr(X, "dtype", None), np.dtype)):
         return False

@@ -21,17 +21,15 @@ from dnmf.storage.codecs import default_codec
 from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import (
     FORMAT,
-    OVERHEAD,
     Layout,
-    ManifestLine,
     commit_corpus,
     create_corpus,
-    write_block,
 )
 from dnmf.storage.paths import is_url, normalize_path
 from dnmf.storage.pictures import picture_folder, require_own_pictures, save_pictures
+from dnmf.storage.table_writer import Line, write_block
 from dnmf.storage.weights import FORMAT as WEIGHTS
-from dnmf.storage.weights import commit_weights, create_weights, write_weights_block
+from dnmf.storage.weights import commit_weights, create_weights
 
 
 def write_weights(
@@ -68,11 +66,14 @@ def write_weights(
         blocks, projection = _prepare(model, corpus, mask)
         dtype = projection.basis.H.dtype
         shape = (len(corpus), model.n_components_)
-        block_bytes = corpus.block_rows * shape[1] * dtype.itemsize + OVERHEAD
-        require_space(location, corpus.n_blocks * block_bytes, "the array of weights")
-        create_weights(building, shape, corpus.block_rows, dtype)
+        layout = Layout(
+            len(corpus), shape[1:], str(dtype), corpus.block_rows, "lz4", corpus.columns
+        )
+        require_space(location, layout.max_bytes, "the array of weights")
+        names = list(map(str, model.get_feature_names_out()))
+        create_weights(building, shape, corpus.block_rows, dtype, corpus.columns, names)
         task = partial(_weigh_block, projection=projection, corpus=corpus, path=building)
-        commit_weights(building, corpus.fingerprint, blocks.map_sum(task))
+        commit_weights(building, corpus.fingerprint, blocks.map_sum(task), corpus.rows)
     return len(corpus)
 
 
@@ -112,14 +113,13 @@ def write_reconstruction(
     ):
         blocks, projection = _prepare(model, corpus, mask)
         dtype = str(projection.basis.H.dtype)
-        id_bytes = max(len(name.encode(errors="surrogateescape")) for name in corpus.ids)
         shape, rows = corpus.image_shape, corpus.block_rows
         codec = default_codec(projection.basis.H.itemsize)
-        layout = Layout(len(corpus), shape, dtype, rows, codec, None, id_bytes)
+        layout = Layout(len(corpus), shape, dtype, rows, codec, corpus.columns, corpus.axes)
         require_space(location, layout.max_bytes, "the reconstruction")
-        create_corpus(building, layout)
+        create_corpus(building, layout, corpus.coords)
         task = partial(_reconstruct_block, projection=projection, corpus=corpus, path=building)
-        commit_corpus(building, layout, blocks.map_sum(task))
+        commit_corpus(building, layout, blocks.map_sum(task), corpus.facts_of_images)
     return open_corpus(location)
 
 
@@ -181,17 +181,22 @@ def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Projection]
 
 def _weigh_block(
     block: Block, *, projection: Projection, corpus: Corpus, path: str
-) -> tuple[tuple[int, int, int], ...]:
-    index = block.start // corpus.block_rows
-    return (write_weights_block(path, index, projection.weights(block)),)
+) -> tuple[Line, ...]:
+    return (_write_like(corpus, block, projection.weights(block), path),)
 
 
 def _reconstruct_block(
     block: Block, *, projection: Projection, corpus: Corpus, path: str
-) -> tuple[ManifestLine, ...]:
-    index = block.start // corpus.block_rows
+) -> tuple[Line, ...]:
     pixels = projection.weights(block) @ projection.basis.H
-    return (write_block(path, index, pixels, corpus.block_ids(index)),)
+    return (_write_like(corpus, block, pixels, path),)
+
+
+def _write_like(corpus: Corpus, block: Block, rows: Array, path: str) -> Line:
+    """Write rows for the images of a block, with the ids and the metadata that the corpus has."""
+    index = block.start // corpus.block_rows
+    columns = {name: corpus.read_column_block(name, index) for name in corpus.columns}
+    return write_block(path, index, rows, corpus.block_ids(index), columns)
 
 
 def _to_image(pixels: Array, originals: Array) -> Image.Image:

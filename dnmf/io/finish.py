@@ -15,14 +15,9 @@ from dnmf.io.parts import check_limits, describe_reject
 from dnmf.io.plan import Plan, done_blocks, forget_done, read_done, remove_plan
 from dnmf.io.sources.places.place import Reject
 from dnmf.storage.atomic import REJECTS
-from dnmf.storage.corpus_writer import (
-    ManifestLine,
-    commit_corpus,
-    read_rows,
-    shrink_corpus,
-    write_block,
-)
+from dnmf.storage.corpus_writer import commit_corpus
 from dnmf.storage.store import ObjectStore
+from dnmf.storage.table_writer import Line, read_table_block, write_block
 
 Rows = tuple[Array, list[str], Mapping[str, Array]]
 """Images, their ids and their columns."""
@@ -66,9 +61,7 @@ def finish_corpus(plan: Plan) -> None:
     remove_plan(plan.building)
 
 
-def _close_holes(
-    plan: Plan, lines: Sequence[ManifestLine | None], n_images: int
-) -> list[ManifestLine]:
+def _close_holes(plan: Plan, lines: Sequence[Line | None], n_images: int) -> list[Line]:
     """Move images up into the places of bad ones, and return the lines of the manifest.
 
     A block takes images from itself and from later blocks, so that none is read after it was
@@ -91,15 +84,14 @@ def _close_holes(
         whole = _join(waiting)
         manifest.append(write_block(building, index, *_cut(whole, 0, stop)))
         waiting = [_cut(whole, stop, len(whole[1]))]
-    shrink_corpus(building, layout, n_images)
     return manifest
 
 
-def _rows_of(plan: Plan, lines: Sequence[ManifestLine | None], first: int) -> Iterator[Rows]:
+def _rows_of(plan: Plan, lines: Sequence[Line | None], first: int) -> Iterator[Rows]:
     """Yield the good images of each block from `first` on."""
     for index in range(first, len(lines)):
         if (line := lines[index]) is not None:
-            yield read_rows(plan.building, plan.layout, index, line)
+            yield read_table_block(plan.building, index, line)
 
 
 def _join(parts: Sequence[Rows]) -> Rows:

@@ -163,7 +163,7 @@ def plan_ingest(
         images, rejects = _as_source(source, asked, scratch, storage_options)
         layout = _layout_of(images, block_rows, codec)
         require_space(location, layout.max_bytes, "the corpus")
-        create_corpus(building, layout)
+        create_corpus(building, layout, getattr(images, "coords", None))
         return write_plan(Plan(location, building, images, layout, limits, rejects, request))
 
 
@@ -351,6 +351,7 @@ def _layout_of(source: AnySource, block_rows: int | None, codec: str | None) -> 
     layout = Layout(
         n, tuple(source.image_shape), str(source.dtype), rows,
         codec or default_codec(source.dtype.itemsize), getattr(source, "columns", {}),
+        tuple(getattr(source, "axes", ())),
     )  # fmt: skip
     if codec is None:
         ((_, best),) = each_block(partial(_try_codecs, layout=layout), source, 1)

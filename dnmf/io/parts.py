@@ -13,7 +13,8 @@ from dnmf.io.sources.arrays import ArrayImages
 from dnmf.io.sources.files import Batch, FileImages
 from dnmf.io.sources.places.place import Reject
 from dnmf.numerics.block import find_invalid, invalid_pixel_error
-from dnmf.storage.corpus_writer import Layout, write_block
+from dnmf.storage.corpus_writer import Layout
+from dnmf.storage.table_writer import write_block
 
 SHOWN_BAD = 1000
 """Largest number of bad images that an error names."""

@@ -26,9 +26,10 @@ from dnmf.io.sources.entries import Entries, copy_entries
 from dnmf.io.sources.files import FileImages
 from dnmf.io.sources.places.place import Reject
 from dnmf.io.sources.source import Source, places_of
-from dnmf.storage.corpus_writer import Layout, ManifestLine
+from dnmf.storage.corpus_writer import Layout
 from dnmf.storage.paths import absolute, is_url
 from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions
+from dnmf.storage.table_writer import Line
 
 PLAN = "plan/plan.json"
 """Key of the plan in the unfinished corpus."""
@@ -107,7 +108,7 @@ class Plan:
 class Done:
     """What became of a block: its line of the manifest, None if no image was good, and rejects."""
 
-    line: ManifestLine | None
+    line: Line | None
     rejects: list[Reject]
 
 

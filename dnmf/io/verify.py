@@ -111,11 +111,13 @@ def verify(
         store = open_corpus(location) if kind == CORPUS else open_weights(location)
     except CorpusError as error:
         return Verification(name, location, 0, [Finding(str(error))])
-    findings: list[Finding] = []
+    findings: list[Finding] = list(map(Finding, store.check_rest()))
     for done, (_, found) in enumerate(each_block(_check_block, store, store.n_blocks), 1):
         findings += found
         on_block(done, store.n_blocks)
-    findings.sort(key=lambda finding: (finding.block, finding.what))
+    findings.sort(
+        key=lambda finding: (-1 if finding.block is None else finding.block, finding.what)
+    )
     return Verification(name, location, store.n_blocks, findings)
 
 

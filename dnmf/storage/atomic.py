@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from dnmf._format import format_bytes
 from dnmf.errors import CorpusError, DnmfError, OutputExistsError, SpaceError
-from dnmf.storage.metadata import read_node_json
+from dnmf.storage.metadata import read_metadata, read_node_json
 from dnmf.storage.paths import absolute, is_url, normalize_path
 from dnmf.storage.store import (
     METADATA,
@@ -50,13 +50,14 @@ REJECTS = "rejects.jsonl"
 """Key of the list of images that an ingest has left out."""
 
 MEMBERS = {
-    "dnmf-corpus": r"pixels|ids|manifest|plan|rejects\.jsonl",
-    "dnmf-weights": r"c|manifest",
+    "dnmf-corpus": r"pixels|id|manifests|ids|manifest|plan|rejects\.jsonl",
+    "dnmf-weights": r"weights|id|component|manifests|c|manifest",
     "dnmf-model": r"pass-\d{6,}-\d+|weights-\d{6,}-[0-9a-f]{8}|feature-names",
     "dnmf-components": r"0",
     "dnmf-sweep": r"\.?k\d{4,}-(?:whole|part)-\d+(?:\.[0-9a-f]+\.partial)?",
 }
-"""Patterns of the names of the groups and arrays that a store of each format consists of."""
+"""Patterns of the names of the groups and arrays that a store of each format consists of, besides
+those that the consolidated metadata of its root name."""
 
 FILES = {"dnmf-components": r"component-\d{3,}\.(?:png|tiff)|components\.npy|spectra\.csv"}
 """Patterns of the names of other files that a store of a format may hold."""
@@ -240,7 +241,8 @@ def refuse_root(path: str) -> None:
 
 def _other_objects(path: str, kind: str) -> list[str]:
     """List the keys of objects that are not of a store of a kind but lie in its folder."""
-    return [key for key in _list_keys(path) if not _is_member(key, kind)]
+    names = _named_arrays(path)
+    return [key for key in _list_keys(path) if not _is_member(key, kind, names)]
 
 
 def _list_keys(path: str) -> list[str]:
@@ -252,16 +254,25 @@ def _list_keys(path: str) -> list[str]:
         ) from error
 
 
-def _is_member(key: str, kind: str) -> bool:
+def _named_arrays(path: str) -> frozenset[str]:
+    """Return the names of the arrays that the metadata of the root at a path describe."""
+    try:
+        return frozenset(read_metadata(ObjectStore(path)).get("arrays", ()))
+    except (FileNotFoundError, InvalidObjectError):
+        return frozenset()  # what they may be called is in MEMBERS alone
+
+
+def _is_member(key: str, kind: str, names: frozenset[str]) -> bool:
     top = key.partition("/")[0]
     is_metadata = re.fullmatch(r"zarr\.json|\.zarr\.json\.[0-9a-f]+\.partial", key)
-    is_node = is_metadata or re.fullmatch(MEMBERS[kind], top)
+    is_node = is_metadata or top in names or re.fullmatch(MEMBERS[kind], top)
     return bool(is_zarr_name(key) and is_node) or bool(re.fullmatch(FILES.get(kind, "(?!)"), key))
 
 
 def _remove_objects(path: str, kind: str) -> None:
     """Remove the objects of a store of a kind and nothing else, its record last."""
-    keys = [key for key in _list_keys(path) if _is_member(key, kind)]
+    names = _named_arrays(path)
+    keys = [key for key in _list_keys(path) if _is_member(key, kind, names)]
     store = ObjectStore(path)
     store.delete([key for key in keys if key != METADATA])
     store.delete([METADATA] if METADATA in keys else [])

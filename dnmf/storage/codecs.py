@@ -101,7 +101,7 @@ def measure_codecs(pixels: Array) -> tuple[dict[str, int], dict[str, float]]:
     """Return the bytes that pixels take with each codec, and the seconds to decode them."""
     # To shuffle the bytes of numbers of one byte does nothing.
     names = [name for name in CODECS if pixels.dtype.itemsize > 1 or name != "lz4-shuffle"]
-    stored = {name: _encode(name, pixels) for name in names}
+    stored = {name: compress(name, pixels) for name in names}
     rounds = [_time_decoding(stored, pixels) for _ in range(TRIAL_ROUNDS)]
     # Another process may halve the speed for a while: in the quietest round it did so for none.
     seconds = min(rounds, key=lambda times: sum(times.values()))
@@ -148,9 +148,10 @@ def _blosc(settings: Settings) -> Any:
     return blosc.Blosc(settings.cname, settings.clevel, numbers[settings.shuffle])
 
 
-def _encode(name: str, pixels: Array) -> bytes:
+def compress(name: str, numbers: Array) -> bytes:
+    """Compress contiguous numbers as Zarr does with the codec of a name."""
     settings = CODECS[name]
-    return pixels.tobytes() if settings is None else bytes(_blosc(settings).encode(pixels))
+    return numbers.tobytes() if settings is None else bytes(_blosc(settings).encode(numbers))
 
 
 def _time_decoding(stored: Mapping[str, bytes], pixels: Array) -> dict[str, float]:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnmf._format import format_bytes, format_html, format_shape
 from dnmf._typing import Array
-from dnmf.errors import BlockError, CorpusError
+from dnmf.errors import CorpusError
 from dnmf.storage.atomic import READ_AGAIN, RECORD
-from dnmf.storage.corpus_writer import FORMAT, VERSION
+from dnmf.storage.corpus_writer import FORMAT, VERSION, default_axes
+from dnmf.storage.manifest import read_manifest
 from dnmf.storage.metadata import (
     DTYPES,
     check_format,
@@ -26,7 +27,12 @@ from dnmf.storage.metadata import (
 )
 from dnmf.storage.paths import normalize_path
 from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions, disk_error
-from dnmf.storage.verified_array import VerifiedArray, VerifiedMatrix, open_matrix
+from dnmf.storage.table import Table, check_rest, read_coord, read_table
+from dnmf.storage.verified_array import VerifiedArray
+from dnmf.storage.verified_matrix import ID, VerifiedMatrix, open_matrix
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 ADVICE = "ingest again"
 """What the user can do about a damaged corpus, for error messages."""
@@ -75,36 +81,47 @@ class Corpus(VerifiedMatrix):
         which have f10 before f2, and in those that are not of image files.
     skipped : dict of str to str
         Names of image files that the ingest has left out, with the reason for each.
+    axes : tuple of str
+        Names of the axes of an image.
+    choices : dict
+        What was done to the pixels when they were ingested.
+    facts : dict
+        What else the ingest says of the source.
+    rows : dict or None
+        How rows fold into maps, where each row is a pixel of one: ``{"axes": ["y", "x"], "shape":
+        [512, 512]}``, say.
+    generations : list of (int, int)
+        Number of images and fingerprint of the corpus when it was ingested, and after each append.
     fingerprint : int
-        crc32c of the manifest, which changes with any pixel and any id.
+        crc32c of the manifest, which changes with any pixel, any id and any metadata.
 
     Examples
     --------
     >>> X = dnmf.open_corpus("digits.zarr")
     >>> X.shape, X.image_shape
     ((10000, 784), (28, 28))
-    >>> X.images(slice(0, 3)).shape
+    >>> X[0:3].shape
     (3, 28, 28)
     """
 
-    def __init__(self, store: ObjectStore, record: dict[str, Any]) -> None:
-        pixels = open_matrix(store, "pixels", ADVICE)
-        self._ids = open_matrix(store, "ids", ADVICE)
-        found = [list(pixels.shape), str(pixels.dtype)]
-        if found != [record["shape"], record["dtype"]]:
-            raise CorpusError(
-                f"{store.path}: pixels are {found} where {record['shape']} {record['dtype']} were "
-                f"written; restore pixels/zarr.json from a copy, or {ADVICE}"
-            )
-        super().__init__(pixels, 4, record["manifest_crc32c"])
+    def __init__(self, table: Table) -> None:
+        super().__init__(table.matrix, table.columns, table.manifest, table.fingerprint)
+        record = table.record
         self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
         self.order: str | None = record.get("order")
         self.n_rejects: int = record.get("rejects", 0)
         self.skipped: dict[str, str] = record.get("skipped", {})
-        _check_grid(pixels, self._ids)
+        self.axes: tuple[str, ...] = tuple(record.get("axes", default_axes(self.image_shape)))
+        self.choices: dict[str, Any] = record.get("choices", {})
+        self.facts: dict[str, Any] = record.get("facts", {})
+        self.rows: dict[str, Any] | None = record.get("rows")
+        self.generations = table.generations
+        self._table = table
 
     @classmethod
-    def _open(cls, path: str, storage_options: StorageOptions = None) -> Corpus:
+    def _open(
+        cls, path: str, storage_options: StorageOptions = None, fingerprint: int | None = None
+    ) -> Corpus:
         store = ObjectStore(path, storage_options)
         try:
             metadata = read_metadata(store)
@@ -120,22 +137,56 @@ class Corpus(VerifiedMatrix):
                 f"{path} is not a corpus but an array; give the path of a corpus, or make one "
                 "with `dnmf ingest SOURCE CORPUS`"
             )
-        return cls(store, _check_record(metadata.get("attributes", {}).get(RECORD), path))
+        record = check_record(metadata.get("attributes", {}).get(RECORD), path)
+        if record["version"] == 1:
+            return cls(_read_version_1(store, record))
+        table = read_table(store, metadata, ADVICE, fingerprint)
+        _check_images(table, path)
+        return cls(table)
 
     @property
-    def ids(self) -> list[str]:
-        """Ids of all images, a list of n strings that is read again at each access."""
-        return [name for index in range(self.n_blocks) for name in self.block_ids(index)]
+    def facts_of_images(self) -> dict[str, Any]:
+        """What the record says of the images, and so of what is made of them row by row."""
+        facts = {"order": self.order, "choices": self.choices, "rows": self.rows}
+        return {name: fact for name, fact in facts.items() if fact}
 
-    def id_of(self, row: int) -> str:
-        """Read the id of one image."""
-        row = range(len(self))[row]
-        return self.block_ids(row // self.block_rows)[row % self.block_rows]
+    @property
+    def coords(self) -> dict[str, Array]:
+        """Numbers or names along axes of the images, such as wavelengths, by the axes' names."""
+        return {name: read_coord(self._table, name) for name in self._table.coords}
 
-    def block_ids(self, index: int) -> list[str]:
-        """Read the ids of a block's images."""
-        encoded = self._ids.read_block(index, int(self._manifest[index, 3]))
-        return [bytes(line).rstrip(b"\0").decode(errors="surrogateescape") for line in encoded]
+    def check_rest(self) -> list[str]:
+        """Check what is not a block, and return a description of each damage."""
+        return [] if self._table.record["version"] == 1 else list(check_rest(self._table))
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Array) -> Array:
+        return self.images(rows)
+
+    def __iter__(self) -> Iterator[Array]:
+        for index in range(self.n_blocks):
+            yield from self.read_block(index).reshape(-1, *self.image_shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the matrix in memory, one row per image."""
+        if copy is False:
+            raise ValueError(f"{self.path} is on a disk: it cannot be an array without a copy")
+        out = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        for index in range(self.n_blocks):
+            out[slice(*self.block_range(index))] = self.read_block(index)
+        return out
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return the corpus as a lazy xarray Dataset, whose blocks are checked when they are read.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``pixels`` of shape (n,) + image_shape, with the ids and the metadata as coordinates of
+            the axis ``image``. Where the rows of the corpus are the pixels of maps, the axis
+            ``image`` is folded into the axes of the maps.
+        """
+        pixels = self.to_dask().reshape((len(self), *self.image_shape))
+        return self._to_dataset("pixels", pixels, self.axes, self.coords)
 
     def images(self, rows: int | slice | Sequence[int] | Array) -> Array:
         """Read images in their own shape.
@@ -149,7 +200,7 @@ class Corpus(VerifiedMatrix):
         -------
         ndarray of shape (rows,) + image_shape
         """
-        wanted = np.arange(len(self))[rows]
+        wanted = _row_numbers(rows, len(self))
         flat = np.atleast_1d(wanted)
         out = np.empty((len(flat), self.shape[1]), self.dtype)
         blocks = flat // self.block_rows
@@ -186,17 +237,8 @@ class Corpus(VerifiedMatrix):
             }
         )
 
-    def check_block(self, index: int) -> list[BlockError]:
-        """Read the pixels and the ids of a block, and return the errors that this raises."""
-        errors = super().check_block(index)
-        try:
-            self.block_ids(index)
-        except BlockError as error:
-            errors.append(error)
-        return errors
 
-
-def _check_record(record: Any, path: str) -> dict[str, Any]:
+def check_record(record: Any, path: str) -> dict[str, Any]:
     """Return the record of a corpus, or raise if no corpus can have it."""
 
     def missing() -> str:
@@ -205,21 +247,36 @@ def _check_record(record: Any, path: str) -> dict[str, Any]:
 
     restore = f"restore zarr.json from a copy, or {ADVICE}"
     checked = check_format(
-        record, path, FORMAT, VERSION, error=CorpusError, missing=missing, outdated=restore
+        record,
+        path,
+        FORMAT,
+        VERSION,
+        oldest=1,
+        error=CorpusError,
+        missing=missing,
+        outdated=restore,
     )
     shape: Any = checked.get("shape")
     image_shape: Any = checked.get("image_shape")
     valid = {
-        "shape": is_shape(shape) and len(shape) == 2,
         "dtype": isinstance(checked.get("dtype"), str) and checked["dtype"] in DTYPES,
         "image_shape": is_shape(image_shape) and len(image_shape) <= 3,
-        "manifest_crc32c": is_checksum(checked.get("manifest_crc32c")),
         "order": checked.get("order") in (None, "natural"),
         "skipped": _is_text(checked.get("skipped", {})),
     }
+    if checked["version"] == 1:
+        valid["shape"] = is_shape(shape) and len(shape) == 2
+        valid["manifest_crc32c"] = is_checksum(checked.get("manifest_crc32c"))
+    else:
+        valid["axes"] = _are_names(checked.get("axes"))
+        valid["choices"] = isinstance(checked.get("choices", {}), dict)
+        valid["facts"] = isinstance(checked.get("facts", {}), dict)
+        valid["rows"] = _are_rows(checked.get("rows"))
     wrong = [name for name, is_valid in valid.items() if not is_valid]
-    if not wrong and math.prod(image_shape) != shape[1]:
+    if not wrong and checked["version"] == 1 and math.prod(image_shape) != shape[1]:
         wrong = ["image_shape"]
+    if not wrong and checked["version"] > 1 and len(checked["axes"]) != len(image_shape):
+        wrong = ["axes"]
     if wrong:
         raise CorpusError(
             f"{path}: {wrong[0]} of the record is {str(checked.get(wrong[0]))[:80]}, which no "
@@ -231,6 +288,65 @@ def _check_record(record: Any, path: str) -> dict[str, Any]:
 def _is_text(value: Any) -> bool:
     """Check whether a JSON value is an object of strings."""
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _are_names(value: Any) -> bool:
+    """Check whether a JSON value is a list of strings."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_rows(value: Any) -> bool:
+    """Check whether a JSON value says how rows fold into maps, or is missing."""
+    if value is None:
+        return True
+    if not isinstance(value, dict):
+        return False
+    axes: Any = value.get("axes")
+    shape: Any = value.get("shape")
+    return _are_names(axes) and is_shape(shape) and len(axes) == len(shape)
+
+
+def _row_numbers(rows: Any, n: int) -> Array:
+    """Return the row numbers that an index of NumPy selects of many millions."""
+    if isinstance(rows, (int, np.integer)) and not isinstance(rows, (bool, np.bool_)):
+        return np.array(range(n)[rows])
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(n))
+    numbers: Array = np.arange(n)[rows]
+    return numbers
+
+
+def _check_images(table: Table, path: str) -> None:
+    """Raise unless the pixels of version 2 are those of the record."""
+    record, pixels = table.record, table.matrix
+    found = [list(pixels.shape[1:]), str(pixels.dtype)]
+    if found != [record["image_shape"], record["dtype"]]:
+        raise CorpusError(
+            f"{path}: images are {found} where {record['image_shape']} {record['dtype']} were "
+            f"written; restore zarr.json from a copy, or {ADVICE}"
+        )
+    rows = record.get("rows")
+    if rows is not None and math.prod(rows["shape"]) != table.generations[-1][0]:
+        raise CorpusError(
+            f"{path}: the record has {table.generations[-1][0]} rows, which do not fold into "
+            f"{rows['shape']}; restore zarr.json from a copy, or {ADVICE}"
+        )
+
+
+def _read_version_1(store: ObjectStore, record: dict[str, Any]) -> Table:
+    """Open a corpus as dnmf 0.1 wrote it: a matrix of pixels, and ids as rows of bytes."""
+    pixels = open_matrix(store, "pixels", ADVICE)
+    ids = open_matrix(store, "ids", ADVICE)
+    found = [list(pixels.shape), str(pixels.dtype)]
+    if found != [record["shape"], record["dtype"]]:
+        raise CorpusError(
+            f"{store.path}: pixels are {found} where {record['shape']} {record['dtype']} were "
+            f"written; restore pixels/zarr.json from a copy, or {ADVICE}"
+        )
+    checksum = record["manifest_crc32c"]
+    lines = read_manifest(pixels, "manifest", 4, checksum)
+    _check_grid(pixels, ids)
+    return Table(record, pixels, {ID: ids}, {}, [(pixels.shape[0], checksum)], 1, lines)
 
 
 def _check_grid(pixels: VerifiedArray, ids: VerifiedArray) -> None:

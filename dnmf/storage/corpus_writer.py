@@ -1,12 +1,9 @@
 """Layout of a corpus on disk, and how it is written.
 
-A corpus is a Zarr v3 group:
+A corpus is a matrix with ids and metadata, as `verified_matrix` describes it; the matrix is
 
-    pixels      (n, p)             the images' own dtype, one chunk per block of whole images
-    ids         (n, width) uint8   UTF-8, NUL-padded, in the same blocks
-    manifest    (blocks, 4) int64  images, stored bytes, crc32c of pixels, crc32c of ids
-    attributes                     the record: format, version, image shape, crc32c of the manifest;
-                                   written last
+    pixels      (n, y, x), (n, y, x, channel) or (n, p)      the images' own dtype
+    wavelength  (bands,)                                     numbers along an axis of the images
 
 Blocks can be written in any order, by any process, and repeatedly. Without the record a corpus is
 unfinished.
@@ -14,32 +11,28 @@ unfinished.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import CorpusError, ParameterError
-from dnmf.storage.atomic import RECORD, clear_place, unfinished
-from dnmf.storage.codecs import compressors
-from dnmf.storage.metadata import CHUNK_BYTES
-from dnmf.storage.paths import for_zarr
-from dnmf.storage.store import ObjectStore, crc32c
-
-if TYPE_CHECKING:
-    import zarr
+from dnmf.storage.metadata import CHUNK_BYTES, DTYPES
+from dnmf.storage.table_writer import Line, NewArray, commit_table, create_table
+from dnmf.storage.verified_matrix import MATRIX
 
 OVERHEAD = 256
 """Largest number of bytes of a block beside its numbers: headers, checksums, manifest line."""
 
-FORMAT = "dnmf-corpus"
-VERSION = 1
+TEXT_ESTIMATE = 64
+"""Number of bytes that an id or another text is taken to have: it is not known beforehand."""
 
-ManifestLine = tuple[int, int, int, int]
-"""Line of the manifest for a block: images, stored bytes, crc32c of pixels, crc32c of ids."""
+FORMAT = "dnmf-corpus"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -58,9 +51,9 @@ class Layout:
     codec : str
         Name of the codec of the pixels, of `dnmf.storage.codecs.CODECS`.
     columns : mapping of str to str
-        Type of each column of metadata.
-    id_bytes : int
-        Length of the longest id in UTF-8.
+        Columns of metadata and their types, as `table_writer.create_table` takes them.
+    axes : tuple of str
+        Names of the axes of an image; by default those of `default_axes`.
     """
 
     n_images: int
@@ -68,13 +61,13 @@ class Layout:
     dtype: str
     block_rows: int
     codec: str
-    columns: Any = None
-    id_bytes: int = 100
+    columns: Mapping[str, str] = field(default_factory=dict)
+    axes: tuple[str, ...] = ()
 
     @property
     def n_pixels(self) -> int:
         """Number of pixels of one image; counts channels."""
-        return int(np.prod(self.image_shape))
+        return math.prod(self.image_shape)
 
     @property
     def n_blocks(self) -> int:
@@ -84,17 +77,30 @@ class Layout:
     @property
     def max_bytes(self) -> int:
         """Largest number of bytes that the corpus can take in a store, without compression."""
-        row_bytes = self.n_pixels * np.dtype(self.dtype).itemsize + self.id_bytes
-        return self.n_blocks * (self.block_rows * row_bytes + OVERHEAD)
+        widths = [DTYPES.get(dtype, TEXT_ESTIMATE) for dtype in self.columns.values()]
+        row_bytes = self.n_pixels * DTYPES[self.dtype] + TEXT_ESTIMATE + sum(widths)
+        return self.n_blocks * (self.block_rows * row_bytes + (1 + len(widths)) * OVERHEAD)
 
 
-def create_corpus(path: str, layout: Layout) -> None:
+def default_axes(image_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of the axes of an image where nothing else names them."""
+    return ("pixel",) if len(image_shape) == 1 else ("y", "x", "channel")[: len(image_shape)]
+
+
+def create_corpus(path: str, layout: Layout, coords: Mapping[str, Array] | None = None) -> None:
     """Create the empty arrays of a corpus; without `commit_corpus` it is unfinished.
+
+    Parameters
+    ----------
+    path : str
+    layout : Layout
+    coords : mapping of str to ndarray, optional
+        Numbers or names along axes of the images, such as wavelengths, by the axes' names.
 
     Raises
     ------
     ParameterError
-        A block is larger than Blosc can compress at once.
+        A block is larger than Blosc can compress at once, or columns have no possible names.
     """
     block_bytes = layout.block_rows * layout.n_pixels * np.dtype(layout.dtype).itemsize
     if block_bytes > CHUNK_BYTES:
@@ -103,74 +109,21 @@ def create_corpus(path: str, layout: Layout) -> None:
             f"{format_bytes(block_bytes)}; at most 2 GiB are possible: use fewer images per block "
             "(--block-rows, block_rows)"
         )
-    import zarr
-
-    clear_place(path, FORMAT)
-    group = zarr.create_group(
-        for_zarr(path), zarr_format=3, attributes={RECORD: unfinished(FORMAT)}
+    pixels = NewArray(
+        MATRIX[FORMAT],
+        (layout.n_images, *layout.image_shape),
+        layout.block_rows,
+        layout.dtype,
+        ("image", *(layout.axes or default_axes(layout.image_shape))),
+        layout.codec,
     )
-    for name, width, dtype, codec in (
-        ("pixels", layout.n_pixels, layout.dtype, layout.codec),
-        ("ids", layout.id_bytes, "uint8", "lz4-bitshuffle"),
-    ):
-        group.create_array(
-            name,
-            shape=(layout.n_images, width),
-            chunks=(layout.block_rows, width),
-            dtype=dtype,
-            compressors=compressors(codec),
-        )
-
-
-def write_block(
-    path: str, index: int, images: Array, ids: Sequence[str], columns: Any = None
-) -> ManifestLine:
-    """Write one block and return its line of the manifest; safe to repeat.
-
-    Parameters
-    ----------
-    path : str
-    index : int
-        Block number.
-    images : ndarray of shape (rows, p)
-    ids : sequence of str
-
-    Returns
-    -------
-    tuple of int
-        Images, stored bytes, crc32c of pixels, crc32c of ids.
-    """
-    import zarr
-
-    group = zarr.open_group(for_zarr(path), mode="r+")
-    pixels, names = _writable(group, "pixels"), _writable(group, "ids")
-    encoded = _encode_ids(ids, names.shape[1])
-    stored, checksum = write_rows(path, pixels, index, images)
-    return len(images), stored, checksum, write_rows(path, names, index, encoded)[1]
-
-
-def write_rows(path: str, array: zarr.Array[Any], index: int, rows: Array) -> tuple[int, int]:
-    """Write one block of a matrix and return the bytes it takes in the store and its checksum.
-
-    Parameters
-    ----------
-    path : str
-        The store that the array was opened from.
-    array : zarr.Array
-    index : int
-        Block number.
-    rows : ndarray of shape (rows, columns)
-    """
-    start = index * array.chunks[0]
-    array[start : start + len(rows)] = rows
-    stored = ObjectStore(path).getsize(f"{array.path}/c/{index}/0".lstrip("/"))
-    return stored, crc32c(rows)
+    create_table(path, FORMAT, pixels, layout.columns, coords)
 
 
 def commit_corpus(
     path: str,
     layout: Layout,
-    manifest: Sequence[ManifestLine],
+    manifest: Sequence[Line],
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the manifest, and then the record, which makes the corpus finished.
@@ -179,78 +132,21 @@ def commit_corpus(
     ----------
     path : str
     layout : Layout
-    manifest : sequence of ManifestLine
+    manifest : sequence of Line
     facts : mapping, optional
-        What the record also says, of `order` and `skipped`; see `dnmf.storage.corpus.Corpus`.
+        What the record also says, of `order`, `skipped`, `choices`, `facts` and `rows`; the last
+        is ``{"axes": names, "shape": lengths}`` where rows are pixels of a map. See
+        `dnmf.storage.corpus.Corpus`.
     """
-    import zarr
-
-    lines = np.asarray(manifest, dtype=np.int64).reshape(layout.n_blocks, 4)
-    if lines[:, 0].sum() != layout.n_images:
-        raise CorpusError(f"{path}: {lines[:, 0].sum()} of {layout.n_images} images were written")
-    record: dict[str, Any] = {
+    n = sum(line[0] for line in manifest)
+    if n != layout.n_images:
+        raise CorpusError(f"{path}: {n} of {layout.n_images} images were written")
+    record = {
         "format": FORMAT,
         "version": VERSION,
-        "shape": [layout.n_images, layout.n_pixels],
         "dtype": layout.dtype,
         "image_shape": list(layout.image_shape),
-        "manifest_crc32c": write_manifest(path, lines),
+        "axes": list(layout.axes or default_axes(layout.image_shape)),
         **(facts or {}),
     }
-    zarr.open_group(for_zarr(path), mode="r+").attrs.put({RECORD: record})
-
-
-def write_manifest(path: str, lines: Array) -> int:
-    """Write the manifest of a store and return its checksum.
-
-    It is not compressed, so that a reader knows its number of bytes beforehand.
-
-    Parameters
-    ----------
-    path : str
-        Path of the store.
-    lines : ndarray of shape (blocks, columns), int64
-    """
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    zarr.create_array(
-        for_zarr(f"{path}/manifest"),
-        data=lines,
-        chunks=lines.shape,
-        compressors=[Crc32cCodec()],
-    )
-    return crc32c(lines)
-
-
-def _writable(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    import zarr
-
-    node = group[name]
-    assert isinstance(node, zarr.Array)
-    # Zarr does not store this setting, and without it deletes chunks of zeros.
-    return node.with_config({"write_empty_chunks": True})
-
-
-def _encode_ids(ids: Sequence[str], width: int) -> Array:
-    encoded = np.array([name.encode(errors="surrogateescape") for name in ids], dtype=f"S{width}")
-    return encoded.view(np.uint8).reshape(len(ids), width)
-
-
-def read_rows(path: str, layout: Layout, index: int, line: ManifestLine) -> Any:
-    """Read the images of a block, their ids and their columns."""
-    import zarr
-
-    group: Any = zarr.open_group(for_zarr(path), mode="r")
-    start = index * layout.block_rows
-    ids = [bytes(e).rstrip(b"\0").decode() for e in group["ids"][start : start + line[0]]]
-    return group["pixels"][start : start + line[0]], ids, {}
-
-
-def shrink_corpus(path: str, layout: Layout, n_images: int) -> None:
-    """Give the arrays of a corpus fewer images than were planned."""
-    import zarr
-
-    group: Any = zarr.open_group(for_zarr(path), mode="r+")
-    for name in ("pixels", "ids"):
-        group[name].resize((n_images, group[name].shape[1]))
+    commit_table(path, manifest, record)

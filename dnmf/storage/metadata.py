@@ -14,10 +14,12 @@ import reprlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from dnmf._format import format_bytes
 from dnmf.errors import DnmfError
 from dnmf.storage.codecs import codec_name
-from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
 
 METADATA_BYTES = 2**22
 """Largest ``zarr.json`` that is read: parsed, it may take twenty times as much memory. What grows
@@ -29,24 +31,32 @@ METADATA_PARTS = 10_000
 CHUNK_BYTES = 2**31 - 1
 """Largest chunk in bytes, uncompressed: Blosc cannot compress more at once."""
 
-CODECS = (["bytes"], ["bytes", "crc32c"], ["bytes", "blosc"], ["bytes", "blosc", "crc32c"])
-"""Accepted chains of codecs: the two that dnmf writes, with ``crc32c``, and the same without."""
+CODECS: tuple[list[str], ...] = ([], ["crc32c"], ["blosc"], ["blosc", "crc32c"])
+"""Accepted codecs after the first: the two chains that dnmf writes, and the same without checksum.
+The first codec is ``bytes`` for numbers and ``vlen-utf8`` for text."""
+
+TEXT = "string"
+"""Data type of text."""
 
 DTYPES = {
     "bool": 1,
     **{f"{kind}{8 * width}": width for kind in ("int", "uint") for width in (1, 2, 4, 8)},
     **{f"float{8 * width}": width for width in (2, 4, 8)},
 }
-"""Accepted data types and their sizes in bytes. None has a variable length or holds objects."""
+"""Accepted data types of numbers and their sizes in bytes. None holds objects."""
 
 _GROUP = {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
+
+_UNSAFE = frozenset('/\\<>:"|?*[]')
+"""Characters that no name of an array has: some file system or URL gives them a meaning."""
 
 _ARRAY = {
     "zarr_format", "node_type", "attributes", "shape", "data_type", "chunk_grid",
     "chunk_key_encoding", "fill_value", "codecs", "dimension_names", "storage_transformers",
 }  # fmt: skip
 
-_EMPTY = ("consolidated_metadata", "storage_transformers")
+CONSOLIDATED = {"kind": "inline", "must_understand": False}
+"""What consolidated metadata say beside the metadata of the arrays."""
 
 
 def read_node_json(store: ObjectStore, name: str = "") -> dict[str, Any]:
@@ -76,17 +86,18 @@ def read_node_json(store: ObjectStore, name: str = "") -> dict[str, Any]:
 def read_metadata(store: ObjectStore, name: str = "") -> dict[str, Any]:
     """Read the ``zarr.json`` of a group or an array, and check that dnmf can have written it.
 
-    Call this before Zarr opens the node. Accepted are groups without consolidated metadata, and
-    arrays of numbers of a fixed size, in regular chunks of at most 2 GiB under default keys (with
-    ``/`` or ``.``), encoded by ``bytes``, ``blosc`` and ``crc32c``, in that order. A shape may be
-    of any size: nothing is allocated for it, and the caller compares it with the record.
+    Call this before Zarr opens the node. Accepted are groups, and arrays of numbers of a fixed size
+    or of text, in regular chunks of at most 2 GiB under default keys (with ``/`` or ``.``), encoded
+    by ``bytes`` or ``vlen-utf8``, then ``blosc`` and ``crc32c``. A shape may be of any size:
+    nothing is allocated for it, and the caller compares it with the record.
 
     Returns
     -------
     dict
         The metadata. For an array also ``shape``, ``dtype``, ``chunks``, ``separator`` (of the keys
         of chunks), ``codecs`` (their names) and ``codec`` (that of the numbers, as in
-        `dnmf.storage.codecs`).
+        `dnmf.storage.codecs`). For a group also ``arrays``: the same of the arrays that its
+        consolidated metadata describe, by their names.
 
     Raises
     ------
@@ -103,26 +114,64 @@ def read_metadata(store: ObjectStore, name: str = "") -> dict[str, Any]:
             f"{key} has node_type {brief(kind)}; it must be 'group' or 'array'"
         )
     unknown = sorted(metadata.keys() - (_GROUP if kind == "group" else _ARRAY))
-    unknown += [name for name in _EMPTY if metadata.get(name)]
+    unknown += ["storage_transformers"] if metadata.get("storage_transformers") else []
     if unknown:
         raise InvalidObjectError(f"{key} has {brief(unknown)}, which dnmf never writes")
-    return metadata if kind == "group" else {**metadata, **_check_array(metadata, key)}
+    if kind == "group":
+        return {**metadata, "arrays": _check_consolidated(metadata, key)}
+    return {**metadata, **_check_array(metadata, key)}
+
+
+def _check_consolidated(metadata: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Return the arrays that the consolidated metadata of a group describe, all checked."""
+    found: Any = metadata.get("consolidated_metadata")
+    if found is None:
+        return {}
+    nodes: Any = found.get("metadata") if isinstance(found, dict) else None
+    if not isinstance(nodes, dict) or found != {**CONSOLIDATED, "metadata": nodes}:
+        raise InvalidObjectError(f"{key} has consolidated metadata that dnmf never writes")
+    arrays = {}
+    for name, node in nodes.items():
+        place = f"{key}, of {brief(name)},"
+        is_array = isinstance(node, dict) and node.get("node_type") == "array"
+        if not is_array or not is_array_name(name) or not _is_plain(node):
+            raise InvalidObjectError(f"{place} has {brief(node)}, which dnmf never writes")
+        arrays[name] = {**node, **_check_array(node, place)}
+    return arrays
+
+
+def _is_plain(node: dict[str, Any]) -> bool:
+    """Check whether what an array says of itself has only parts that dnmf writes."""
+    return (
+        not node.keys() - _ARRAY
+        and node.get("zarr_format") == 3
+        and isinstance(node.get("attributes", {}), dict)
+        and not node.get("storage_transformers")
+    )
+
+
+def is_array_name(name: str) -> bool:
+    """Check whether an array of a corpus or of weights can have a name."""
+    return (
+        bool(name) and name[0] not in "._" and name.isprintable() and not _UNSAFE.intersection(name)
+    )
 
 
 def _check_array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     dtype: Any = metadata.get("data_type")
     shape: Any = metadata.get("shape")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in (*DTYPES, TEXT):
         raise InvalidObjectError(
-            f"{key} has data_type {brief(dtype)}; it must be a type of numbers"
+            f"{key} has data_type {brief(dtype)}; it must be a type of numbers, or text"
         )
+    itemsize = DTYPES.get(dtype, 1)  # the least that a text takes
     chunks: Any = _configuration(metadata.get("chunk_grid"), "regular", key).get("chunk_shape")
     if not (is_shape(shape) and is_shape(chunks) and len(shape) == len(chunks)):
         raise InvalidObjectError(
             f"{key} has shape {brief(shape)} in chunks of {brief(chunks)}; both must be lists of "
             "positive integers, equally long"
         )
-    if (nbytes := math.prod(chunks) * DTYPES[dtype]) > CHUNK_BYTES:
+    if (nbytes := math.prod(chunks) * itemsize) > CHUNK_BYTES:
         raise InvalidObjectError(
             f"{key} has chunks of {format_bytes(nbytes)}; the largest are 2 GiB"
         )
@@ -130,7 +179,7 @@ def _check_array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     separator = _configuration(encoding, "default", key).get("separator", "/")
     if separator not in ("/", "."):
         raise InvalidObjectError(f"{key} has chunk keys that dnmf never writes: {brief(encoding)}")
-    codecs = _check_codecs(metadata.get("codecs"), DTYPES[dtype], key)
+    codecs = _check_codecs(metadata.get("codecs"), DTYPES.get(dtype), key)
     blosc: Any = next((each for each in metadata["codecs"] if each["name"] == "blosc"), {})
     return {
         "shape": tuple(shape),
@@ -142,13 +191,14 @@ def _check_array(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     }
 
 
-def _check_codecs(codecs: Any, itemsize: int, key: str) -> list[str]:
+def _check_codecs(codecs: Any, itemsize: int | None, key: str) -> list[str]:
     """Return the names of an array's codecs if they and their configurations are accepted."""
     listed = codecs if isinstance(codecs, list) and len(codecs) <= 3 else []
-    names = [codec.get("name") if isinstance(codec, dict) else None for codec in listed]
-    if names not in CODECS:
+    names: list[Any] = [codec.get("name") if isinstance(codec, dict) else None for codec in listed]
+    first = "vlen-utf8" if itemsize is None else "bytes"
+    if names[:1] != [first] or names[1:] not in CODECS:
         raise InvalidObjectError(
-            f"{key} has codecs {brief(names or codecs)}; dnmf reads bytes, blosc and crc32c"
+            f"{key} has codecs {brief(names or codecs)}; dnmf reads {first}, blosc and crc32c"
         )
     for codec, name in zip(listed, names, strict=True):
         settings = _configuration(codec, name, key)
@@ -158,7 +208,7 @@ def _check_codecs(codecs: Any, itemsize: int, key: str) -> list[str]:
     return names
 
 
-def _is_valid_bytes(settings: dict[str, Any], itemsize: int) -> bool:
+def _is_valid_bytes(settings: dict[str, Any], itemsize: int | None) -> bool:
     return settings == {"endian": "little"} or (itemsize == 1 and not settings)
 
 
@@ -178,6 +228,17 @@ def _configuration(part: Any, name: str, key: str) -> dict[str, Any]:
     if not isinstance(found, dict) or part.get("name") != name:
         raise InvalidObjectError(f"{key} has {brief(part)} where {name!r} belongs")
     return found
+
+
+def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with its own checksum."""
+    return {**record, "record_crc32c": record_checksum(record)}
+
+
+def record_checksum(record: dict[str, Any]) -> int:
+    """Return the crc32c of a record, without its own."""
+    plain = {name: value for name, value in record.items() if name != "record_crc32c"}
+    return crc32c(np.frombuffer(json.dumps(plain, sort_keys=True).encode(), np.uint8))
 
 
 def is_shape(value: Any) -> bool:
@@ -207,6 +268,7 @@ def check_format(
     form: str,
     version: int,
     *,
+    oldest: int | None = None,
     error: type[DnmfError],
     missing: Callable[[], str],
     outdated: str,
@@ -220,7 +282,9 @@ def check_format(
     path : str
         Path of the store, for the message.
     form, version : str, int
-        Name of the format (``"dnmf-corpus"``, say), and its version.
+        Name of the format (``"dnmf-corpus"``, say), and its newest version.
+    oldest : int, optional
+        The oldest version that is read; by default only the newest is.
     error : type of DnmfError
         Type of the error to raise.
     missing : callable
@@ -231,7 +295,7 @@ def check_format(
     if not isinstance(record, dict) or record.get("format") != form:
         raise error(f"{path} {missing()}")
     found: Any = record.get("version")
-    if not is_count(found) or found != version:
+    if not is_count(found) or not (oldest or version) <= found <= version:
         advice = "upgrade dnmf" if is_count(found) and found > version else outdated
         raise error(
             f"{path} has {form.removeprefix('dnmf-')} format {str(found)[:80]}; this dnmf reads "

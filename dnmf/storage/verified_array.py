@@ -5,49 +5,40 @@ numbers of each chunk have a crc32c, which is kept elsewhere in the store: for a
 weights in a manifest, for a model in the record of a pass. Chunks are decoded here, not by Zarr, so
 that their length, their header and their numbers can be checked one after the other.
 
-`VerifiedArray` is one array; `VerifiedMatrix` is an array with a manifest, the base of `Corpus` and
-`Weights`.
+`dnmf.storage.verified_matrix` has the arrays that a manifest belongs to.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import struct
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 
 from dnmf._format import format_bytes
 from dnmf._typing import Array
-from dnmf.errors import BlockError, CorpusError
-from dnmf.storage.codecs import import_blosc
+from dnmf.errors import BlockError
+from dnmf.storage.codecs import compress, import_blosc
 from dnmf.storage.memory import take_bytes
-from dnmf.storage.metadata import read_metadata
-from dnmf.storage.paths import absolute
-from dnmf.storage.store import (
-    METADATA,
-    InvalidObjectError,
-    ObjectStore,
-    StorageOptions,
-    crc32c,
-)
-
-if TYPE_CHECKING:
-    import dask.array as da
+from dnmf.storage.metadata import CHUNK_BYTES, TEXT, read_metadata
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
+from dnmf.storage.text import TEXT_BYTES, decode_text, encode_text, to_text
 
 BLOSC_HEADER = 16
 """Bytes of the header of a Blosc buffer, and the most that Blosc adds to incompressible data."""
 
+TEXT_RATIO = 256
+"""Largest ratio by which texts are compressed, which no LZ4 exceeds: their length is not known
+beforehand, and no more memory must be allocated than what is stored can need."""
+
 
 @dataclass(frozen=True)
 class VerifiedArray:
-    """A chunked array of a store, opened by `open_array` or `open_matrix`.
+    """A chunked array of a store, made by `open_array` or `array_of`.
 
     A block is a chunk of whole rows.
 
@@ -60,6 +51,7 @@ class VerifiedArray:
         What the user can do to make the array anew, for error messages.
     shape, chunks : tuple of int
     dtype : numpy.dtype
+        That of objects if the array holds text.
     codecs : sequence of str
         Names of the codecs.
     codec : str
@@ -89,7 +81,15 @@ class VerifiedArray:
         return self._chunk_bytes + BLOSC_HEADER + 4
 
     @property
+    def is_text(self) -> bool:
+        """Whether the array holds text."""
+        return self.dtype.hasobject
+
+    @property
     def _chunk_bytes(self) -> int:
+        """Number of bytes of a decoded chunk; of text, the largest."""
+        if self.is_text:
+            return min(4 + self.chunks[0] * (4 + TEXT_BYTES), CHUNK_BYTES)
         return math.prod(self.chunks) * self.dtype.itemsize
 
     def block_range(self, index: int) -> tuple[int, int]:
@@ -110,7 +110,7 @@ class VerifiedArray:
         index : int
             Block number.
         checksum : int
-            crc32c of its numbers.
+            crc32c of its numbers, or of its texts as they are encoded.
         stored_bytes : int, optional
             Number of bytes that it takes in the store.
 
@@ -126,9 +126,36 @@ class VerifiedArray:
             raise self._block_error(index, "is missing") from None
         except InvalidObjectError as error:
             raise self._block_error(index, str(error)) from None
-        if crc32c(rows) != checksum:
+        if self._checksum(rows) != checksum:
             raise self._block_error(index, "is not what was written: altered, lost or swapped")
         return rows
+
+    def write_block(self, index: int, rows: Any) -> tuple[int, int]:
+        """Write a block, fsynced, and return its stored bytes and checksum; safe to repeat.
+
+        Parameters
+        ----------
+        index : int
+            Block number.
+        rows : array_like
+            At most as many rows as a chunk has; a missing rest is filled up.
+        """
+        rows = to_text(rows) if self.is_text else np.ascontiguousarray(rows, self.dtype)
+        body = compress(self.codec, self._encode(rows))
+        body += crc32c(np.frombuffer(body, np.uint8)).to_bytes(4, "little")
+        self.store.set(self.chunk_key(index), body)
+        return len(body), self._checksum(rows)
+
+    def _encode(self, rows: Array) -> Array:
+        """Return the numbers of a whole chunk, or the bytes of its texts."""
+        chunk = rows
+        if len(rows) < self.chunks[0]:
+            chunk = np.full(self.chunks, "" if self.is_text else 0, self.dtype)
+            chunk[: len(rows)] = rows
+        return encode_text(chunk) if self.is_text else chunk
+
+    def _checksum(self, rows: Array) -> int:
+        return crc32c(encode_text(rows) if self.is_text else rows)
 
     def read_all(self) -> Array:
         """Read all chunks, which must lie in one folder, without comparing a checksum.
@@ -171,26 +198,41 @@ class VerifiedArray:
             body, tail = body[:-4], body[-4:]
             if len(tail) < 4 or crc32c(body) != int.from_bytes(tail, "little"):
                 raise InvalidObjectError("cannot be decoded: its checksum is another")
+        if self.is_text:
+            return self._decode_text(body)
         if "blosc" in self.codecs:
-            return self._decompress(body)
+            return self._decompress(body, self._chunk_bytes).view(self.dtype).reshape(self.chunks)
         if len(body) != self._chunk_bytes:
             raise InvalidObjectError(
                 f"has {len(body)} bytes where {self._chunk_bytes} were written"
             )
         return np.require(body.view(self.dtype).reshape(self.chunks), requirements="W")
 
-    def _decompress(self, body: Array) -> Array:
+    def _decode_text(self, body: Array) -> Array:
+        if "blosc" in self.codecs:
+            nbytes = int.from_bytes(body[4:8], "little")
+            if nbytes > min(self._chunk_bytes, TEXT_RATIO * len(body)):
+                raise InvalidObjectError(
+                    f"cannot be decoded: of {len(body)} bytes it says that they hold {nbytes}"
+                )
+            body = self._decompress(body, nbytes)
+        try:
+            return decode_text(body, self.chunks[0])
+        except ValueError as error:
+            raise InvalidObjectError(f"cannot be decoded ({error})") from error
+
+    def _decompress(self, body: Array, expected: int) -> Array:
         # Blosc trusts its header: a false one makes it allocate up to 2 GiB, or read past the end
         # of the buffer. The crc32c excludes accidents, not somebody who computes it again.
         nbytes, _, length = (
             struct.unpack_from("<III", body.data, 4) if len(body) >= BLOSC_HEADER else (0, 0, 0)
         )
-        if (nbytes, length) != (self._chunk_bytes, len(body)):
+        if (nbytes, length) != (expected, len(body)):
             raise InvalidObjectError(
                 f"cannot be decoded: of {len(body)} bytes it says that they are {length} and hold "
-                f"{nbytes}, where {self._chunk_bytes} belong"
+                f"{nbytes}, where {expected} belong"
             )
-        out = take_bytes(self._chunk_bytes).view(self.dtype).reshape(self.chunks)
+        out = take_bytes(expected)
         try:
             import_blosc().Blosc().decode(body, out=out)
         except (RuntimeError, ValueError) as error:
@@ -226,218 +268,18 @@ def open_array(
     """
     found = read_metadata(store, name)
     kind = (found["node_type"], len(found.get("shape", ())), found.get("separator"))
-    if kind != ("array", ndim, separator):
+    if kind != ("array", ndim, separator) or found["dtype"] == TEXT:
         raise InvalidObjectError(
             f"{f'{name}/{METADATA}'.lstrip('/')} is of another array than belongs there"
         )
-    dtype = np.dtype(found["dtype"])
-    shape, chunks, codecs = found["shape"], found["chunks"], found["codecs"]
-    return VerifiedArray(
-        store, name, advice, shape, chunks, dtype, codecs, found["codec"], separator
-    )
+    return array_of(store, name, advice, found)
 
 
-def open_matrix(store: ObjectStore, name: str, advice: str) -> VerifiedArray:
-    """Open a matrix of a corpus or of weights, as `open_array` does.
-
-    Raises
-    ------
-    CorpusError
-        It is missing, or not as dnmf writes it.
-    """
-    try:
-        return open_array(store, name, advice)
-    except FileNotFoundError:
-        raise CorpusError(f"{store.path}: the array {name!r} is missing; {advice}") from None
-    except InvalidObjectError as error:
-        raise CorpusError(f"{store.path}: {error}; restore it from a copy, or {advice}") from None
-
-
-class VerifiedMatrix(ABC):
-    """A matrix in a store, in blocks of rows that are checked against a manifest when read.
-
-    A pickle of it holds its address alone. Each process opens the matrix once, however many of its
-    blocks are read there.
-
-    Parameters
-    ----------
-    array : VerifiedArray
-        The matrix, in a store with a manifest.
-    n_columns : int
-        Number of columns of the manifest.
-    fingerprint : int
-        crc32c of the manifest.
-    """
-
-    def __init__(self, array: VerifiedArray, n_columns: int, fingerprint: int) -> None:
-        self.path = array.store.path
-        self.storage_options = array.store.storage_options
-        self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
-        self.dtype = array.dtype
-        self.block_rows = array.chunks[0]
-        self.codec = array.codec
-        self.fingerprint = fingerprint
-        self._array = array
-        self._manifest = _read_manifest(array, n_columns, fingerprint)
-
-    @classmethod
-    @abstractmethod
-    def _open(cls, path: str, storage_options: StorageOptions = None) -> Self:
-        """Open the matrix at a path."""
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks."""
-        return self._array.n_blocks
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes of the matrix in memory, uncompressed."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
-
-    @property
-    def stored_bytes(self) -> int:
-        """Number of bytes of the matrix in the store, compressed."""
-        return int(self._manifest[:, 1].sum())
-
-    @property
-    def _bytes_for_people(self) -> str:
-        return f"{format_bytes(self.nbytes)} ({format_bytes(self.stored_bytes)} stored)"
-
-    @property
-    def _blocks_for_people(self) -> str:
-        return f"{self.n_blocks} of up to {self.block_rows:,} images"
-
-    def block_range(self, index: int) -> tuple[int, int]:
-        """Return the first image of a block and the one after its last."""
-        return self._array.block_range(index)
-
-    def read_block(self, index: int) -> Array:
-        """Read a block and check it against the manifest.
-
-        Parameters
-        ----------
-        index : int
-            Block number, from 0.
-
-        Returns
-        -------
-        ndarray of shape (rows, columns)
-            In the stored dtype.
-
-        Raises
-        ------
-        BlockError
-            The block is missing, truncated, altered or swapped with another.
-        """
-        stored_bytes, checksum = map(int, self._manifest[index, 1:3])
-        return self._array.read_block(index, checksum, stored_bytes)
-
-    def check_block(self, index: int) -> list[BlockError]:
-        """Read a block and return the errors that this raises."""
-        try:
-            self.read_block(index)
-        except BlockError as error:
-            return [error]
-        return []
-
-    def to_dask(self) -> da.Array:
-        """Return the matrix as a lazy Dask array with one chunk per block, checked when read.
-
-        Returns
-        -------
-        dask.array.Array of shape (n, columns)
-        """
-        import dask.array as da
-        from dask.base import tokenize
-
-        rows = tuple(b - a for a, b in map(self.block_range, range(self.n_blocks)))
-        lazy: da.Array = da.map_blocks(
-            _read_dask_block,
-            # The address, not the matrix: a scheduler unpacks graphs and may not see the store.
-            read=partial(_read_block, self._address),
-            chunks=(rows, (self.shape[1],)),
-            dtype=self.dtype,
-            meta=np.empty((0, 0), self.dtype),
-            name=f"{type(self).__name__.lower()}-{tokenize(self._address[1:])}",
-        )
-        return lazy
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, self._address
-
-    @property
-    def _address(self) -> Address:
-        return type(self), absolute(self.path), self.fingerprint, json.dumps(self.storage_options)
-
-
-Address = tuple[type[VerifiedMatrix], str, int, str]
-"""Arguments of `_reopen`."""
-
-
-@lru_cache(maxsize=8)
-def _reopen(
-    kind: type[VerifiedMatrix], path: str, fingerprint: int, storage_options: str
-) -> VerifiedMatrix:
-    matrix = kind._open(path, json.loads(storage_options))
-    if matrix.fingerprint != fingerprint:
-        raise CorpusError(f"{path} was replaced while it was in use; open it again")
-    return matrix
-
-
-def _read_block(address: Address, index: int) -> Array:
-    return _reopen(*address).read_block(index)
-
-
-def _read_dask_block(read: partial[Array], block_id: tuple[int, ...]) -> Array:
-    return read(block_id[0])
-
-
-def _read_manifest(array: VerifiedArray, n_columns: int, checksum: int) -> Array:
-    """Read the manifest that lies beside a matrix, or below it if it is the root.
-
-    Parameters
-    ----------
-    array : VerifiedArray
-        The matrix.
-    n_columns : int
-    checksum : int
-        crc32c of the manifest.
-
-    Returns
-    -------
-    ndarray of shape (blocks, n_columns), int64
-        One line per block: images, stored bytes, crc32c of the numbers, and other checksums.
-
-    Raises
-    ------
-    CorpusError
-        The manifest is missing, damaged, or belongs to another matrix.
-    """
-    path, advice = array.store.path, array.advice
-    lines = open_matrix(array.store, "manifest", advice)
-    shape = (array.n_blocks, n_columns)
-    found = (lines.shape, lines.chunks, lines.dtype, list(lines.codecs))
-    if found != (shape, shape, np.dtype(np.int64), ["bytes", "crc32c"]):
-        raise CorpusError(
-            f"{path}: the manifest is damaged: {lines.shape} {lines.dtype} where {shape} int64 "
-            f"belong; {advice}"
-        )
-    try:
-        manifest = lines.read_block(0, checksum)
-    except BlockError as error:
-        raise CorpusError(
-            f"{path}: the manifest is damaged or lost; restore {lines.chunk_key(0)} from a copy, "
-            f"or {advice}"
-        ) from error
-    counts = [stop - start for start, stop in map(array.block_range, range(array.n_blocks))]
-    if (
-        manifest.min(initial=0) < 0
-        or manifest[:, 1].max(initial=0) > array.max_stored_bytes
-        or (manifest[:, 0] != counts).any()
-    ):
-        raise CorpusError(f"{path}: the manifest is none of these blocks; {advice}")
-    return manifest
+def array_of(
+    store: ObjectStore, name: str, advice: str, metadata: Mapping[str, Any]
+) -> VerifiedArray:
+    """Return the array that checked metadata describe, as `read_metadata` returns them."""
+    dtype = np.dtype(object if metadata["dtype"] == TEXT else metadata["dtype"])
+    shape, chunks, separator = (metadata[field] for field in ("shape", "chunks", "separator"))
+    codecs, codec = metadata["codecs"], metadata["codec"]
+    return VerifiedArray(store, name, advice, shape, chunks, dtype, codecs, codec, separator)

@@ -1,37 +1,43 @@
-"""Weights of a corpus on disk: a Zarr array, with a manifest as a corpus has one.
+"""Weights of a corpus on disk, with the ids and the metadata of its images.
 
-    array     (n, d)             one chunk per block of the corpus
-    manifest  (blocks, 3) int64  images, stored bytes, crc32c of the numbers
-    attributes                   the record: format, version, crc32c of the corpus's manifest and of
-                                 this one; written last
+They are a matrix with ids and metadata, as `verified_matrix` describes it; the matrix is
 
-Without the manifest a lost block would read as NaN, and two swapped blocks would go unnoticed.
+    weights    (n, d)           one chunk per block of the corpus
+    component  (d,) string      names of the components
+
+The record also has the fingerprint of the corpus, and how its rows fold into maps. Without the
+manifest a lost block would read as NaN, and two swapped blocks would go unnoticed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnmf._format import format_bytes, format_html
-from dnmf._typing import Array
 from dnmf.errors import CorpusError
-from dnmf.storage.atomic import RECORD, clear_place, read_record, unfinished
-from dnmf.storage.codecs import WEIGHTS_CODEC, compressors
-from dnmf.storage.corpus_writer import write_manifest, write_rows
-from dnmf.storage.metadata import check_format, is_checksum
-from dnmf.storage.paths import for_zarr, normalize_path
-from dnmf.storage.store import ObjectStore, StorageOptions, crc32c
-from dnmf.storage.verified_array import VerifiedArray, VerifiedMatrix, open_matrix
+from dnmf.storage.atomic import read_record
+from dnmf.storage.codecs import WEIGHTS_CODEC
+from dnmf.storage.manifest import read_manifest
+from dnmf.storage.metadata import check_format, is_checksum, is_shape, read_metadata
+from dnmf.storage.paths import normalize_path
+from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions, crc32c
+from dnmf.storage.table import Table, check_rest, read_coord, read_table
+from dnmf.storage.table_writer import Line, NewArray, commit_table, create_table
+from dnmf.storage.verified_matrix import MATRIX, VerifiedMatrix, open_matrix
 
-Line = tuple[int, int, int]
-"""Line of the manifest: images, stored bytes, crc32c of the numbers."""
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 FORMAT = "dnmf-weights"
-VERSION = 2
+VERSION = 3
+
+COMPONENT = "component"
+"""Name of the axis of components, and of the array of their names."""
 
 ADVICE = "run `dnmf transform` again"
 """What the user can do about damaged weights, for error messages."""
@@ -70,11 +76,43 @@ class Weights(VerifiedMatrix):
     --------
     >>> W = dnmf.open_weights("weights.zarr")
     >>> Y = model.inverse_transform(W.to_dask())
+    >>> W.to_pandas().loc["faces/anna.png"]
     """
 
-    def __init__(self, array: VerifiedArray, record: dict[str, Any]) -> None:
-        super().__init__(array, 3, record["manifest_crc32c"])
-        self.corpus_fingerprint: int = record["corpus_fingerprint"]
+    def __init__(self, table: Table) -> None:
+        super().__init__(table.matrix, table.columns, table.manifest, table.fingerprint)
+        self.corpus_fingerprint: int = table.record["corpus_fingerprint"]
+        self.rows: dict[str, Any] | None = table.record.get("rows")
+        self._table = table
+
+    @property
+    def component_names(self) -> list[str]:
+        """Names of the components, a list of d strings."""
+        if COMPONENT in self._table.coords:
+            return list(read_coord(self._table, COMPONENT))
+        return [f"nmf{number}" for number in range(self.shape[1])]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Read all weights into a pandas DataFrame, whose index is the ids of the images."""
+        W = np.concatenate([self.read_block(index) for index in range(self.n_blocks)])
+        return self._to_frame(dict(zip(self.component_names, W.T, strict=True)))
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return the weights as a lazy xarray Dataset, whose blocks are checked when they are read.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``weights`` of shape (n, d), with the ids and the metadata of the images as coordinates
+            of the axis ``image``. Where the rows of the corpus are the pixels of maps, the axis
+            ``image`` is folded into the axes of the maps: one map for each component.
+        """
+        names = {COMPONENT: np.array(self.component_names)}
+        return self._to_dataset("weights", self.to_dask(), (COMPONENT,), names)
+
+    def check_rest(self) -> list[str]:
+        """Check what is not a block, and return a description of each damage."""
+        return [] if self._table.record["version"] == 2 else list(check_rest(self._table))
 
     def __repr__(self) -> str:
         n, d = self.shape
@@ -95,68 +133,116 @@ class Weights(VerifiedMatrix):
         )
 
     @classmethod
-    def _open(cls, path: str, storage_options: StorageOptions = None) -> Weights:
+    def _open(
+        cls, path: str, storage_options: StorageOptions = None, fingerprint: int | None = None
+    ) -> Weights:
         record = check_format(
             read_record(path, storage_options),
             path,
             FORMAT,
             VERSION,
+            oldest=2,
             error=CorpusError,
             missing=lambda: (
                 f"holds no finished weights; make them with `dnmf transform MODEL CORPUS {path}`"
             ),
             outdated=f"{ADVICE}, with --force",
         )
-        checksums = [record.get("corpus_fingerprint"), record.get("manifest_crc32c")]
-        array = open_matrix(ObjectStore(path, storage_options), "", ADVICE)
-        intact = all(map(is_checksum, checksums)) and record.get("crc32c") == _checksum(*checksums)
-        if not intact or array.chunks[1] != array.shape[1]:
-            raise CorpusError(
-                f"{path}: the record of the weights is damaged; restore zarr.json from a copy, or "
-                f"{ADVICE}"
-            )
-        return cls(array, record)
+        store = ObjectStore(path, storage_options)
+        if record["version"] == 2:
+            return cls(_read_version_2(store, record))
+        try:
+            root = read_metadata(store)
+        except (FileNotFoundError, InvalidObjectError) as error:
+            raise CorpusError(f"{path}: {error}; restore it from a copy, or {ADVICE}") from error
+        if root["node_type"] != "group":
+            raise _damaged(path)
+        table = read_table(store, root, ADVICE, fingerprint)
+        rows: Any = record.get("rows")
+        is_whole = (
+            is_checksum(record.get("corpus_fingerprint"))
+            and len(table.matrix.shape) == 2
+            and table.matrix.dtype.kind == "f"
+            and (rows is None or (isinstance(rows, dict) and is_shape(rows.get("shape"))))
+        )
+        if not is_whole:
+            raise _damaged(path)
+        return cls(table)
 
 
-def create_weights(path: str, shape: tuple[int, int], block_rows: int, dtype: Any) -> None:
-    """Create the empty array of weights; without `commit_weights` they are unfinished."""
-    import zarr
-
-    clear_place(path, FORMAT)
-    zarr.create_array(
-        for_zarr(path),
-        shape=shape,
-        chunks=(block_rows, shape[1]),
-        dtype=dtype,
-        fill_value=np.nan,  # a reader without the manifest must not take a lost block for zeros
-        compressors=compressors(WEIGHTS_CODEC),
-        attributes={RECORD: unfinished(FORMAT)},
+def _damaged(path: str) -> CorpusError:
+    return CorpusError(
+        f"{path}: the record of the weights is damaged; restore zarr.json from a copy, or {ADVICE}"
     )
 
 
-def write_weights_block(path: str, index: int, rows: Array) -> Line:
-    """Write one block and return its line of the manifest; safe to repeat."""
-    import zarr
+def _read_version_2(store: ObjectStore, record: dict[str, Any]) -> Table:
+    """Open weights as dnmf 0.1 wrote them: one array, without ids."""
+    checksums = [record.get("corpus_fingerprint"), record.get("manifest_crc32c")]
+    array = open_matrix(store, "", ADVICE)
+    intact = all(map(is_checksum, checksums)) and record.get("crc32c") == crc32c(
+        np.array(checksums, np.int64)
+    )
+    if not intact or array.chunks[1] != array.shape[1]:
+        raise _damaged(store.path)
+    checksum: int = record["manifest_crc32c"]
+    lines = read_manifest(array, "manifest", 3, checksum)
+    return Table(record, array, {}, {}, [(array.shape[0], checksum)], 1, lines)
 
-    array = zarr.open_array(for_zarr(path), mode="r+", config={"write_empty_chunks": True})
-    return (len(rows), *write_rows(path, array, index, rows))
+
+def create_weights(
+    path: str,
+    shape: tuple[int, int],
+    block_rows: int,
+    dtype: Any,
+    columns: Mapping[str, str],
+    components: Sequence[str],
+) -> None:
+    """Create the empty arrays of weights; without `commit_weights` they are unfinished.
+
+    Parameters
+    ----------
+    path : str
+    shape : (n, d)
+    block_rows : int
+    dtype : numpy.dtype
+    columns : mapping of str to str
+        Columns of metadata of the corpus, and their types.
+    components : sequence of str
+        Names of the components.
+    """
+    weights = NewArray(
+        MATRIX[FORMAT],
+        shape,
+        block_rows,
+        str(np.dtype(dtype)),
+        ("image", COMPONENT),
+        WEIGHTS_CODEC,
+        np.nan,  # a reader without the manifest must not take a lost block for zeros
+    )
+    create_table(path, FORMAT, weights, columns, {COMPONENT: np.array(components)})
 
 
-def commit_weights(path: str, corpus_fingerprint: int, lines: Sequence[Line]) -> None:
-    """Write the manifest, and then the record, which makes the weights finished."""
-    import zarr
+def commit_weights(
+    path: str,
+    corpus_fingerprint: int,
+    lines: Sequence[Line],
+    rows: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the manifest, and then the record, which makes the weights finished.
 
-    checksum = write_manifest(path, np.asarray(lines, dtype=np.int64))
+    Parameters
+    ----------
+    path : str
+    corpus_fingerprint : int
+    lines : sequence of Line
+    rows : mapping, optional
+        How the rows of the corpus fold into maps, as in the corpus's record.
+    """
     record: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "corpus_fingerprint": corpus_fingerprint,
-        "manifest_crc32c": checksum,
-        "crc32c": _checksum(corpus_fingerprint, checksum),
+        **({} if rows is None else {"rows": dict(rows)}),
     }
-    zarr.open_array(for_zarr(path), mode="r+").attrs.put({RECORD: record})
-
-
-def _checksum(*checksums: Any) -> int:
-    """Return the crc32c of the checksums in a record."""
-    return crc32c(np.array(checksums, np.int64))
+    commit_table(path, lines, record)

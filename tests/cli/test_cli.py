@@ -114,7 +114,7 @@ def test_transform(corpus, fitted, tmp_path, digits):
     assert (
         "700 images, 8 components" in run("transform", fitted, corpus.path, tmp_path / "w").output
     )
-    W = zarr.open_array(tmp_path / "w", mode="r")
+    W = zarr.open_array(tmp_path / "w/weights", mode="r")
     assert W.chunks == (128, 8)
     assert json.loads(run("info", tmp_path / "w", "--json").stdout)["kind"] == "weights"
     expected = dnmf.load(fitted).transform(digits)
@@ -255,7 +255,7 @@ class TestRefusals:
         import shutil
 
         shutil.copytree(corpus.path, tmp_path / "c")
-        (tmp_path / "c/pixels/c/1/0").unlink()
+        (tmp_path / "c/pixels/c/1/0/0").unlink()
         message = "block 1 (images 128 to 255) is missing"
         self.refused("fit", tmp_path / "c", tmp_path / "m", "-k", 2, message=message)
         self.refused("transform", fitted, tmp_path / "c", tmp_path / "w", message=message)
@@ -425,7 +425,7 @@ class TestObjectives:
         weights = str(tmp_path / "weights")
         run("transform", model, corpus.path, weights, "--mask", path)
         expected = dnmf.load(model).transform(corpus, mask).compute()
-        assert (zarr.open_array(weights, mode="r")[:] == expected).all()
+        assert (zarr.open_array(f"{weights}/weights", mode="r")[:] == expected).all()
         other = ["--init", "nndsvda", "--alpha-w", "0.1", "--l1-ratio", "0.5"]
         done = run(*line[:5], *other, status=1)
         assert "mask was" in done.stderr

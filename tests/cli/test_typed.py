@@ -288,7 +288,7 @@ class TestOutput:
         import shutil
 
         shutil.copytree(corpus.path, tmp_path / "c")
-        (tmp_path / "c/pixels/c/1/0").unlink()
+        (tmp_path / "c/pixels/c/1/0/0").unlink()
         line = ["fit", str(tmp_path / "c"), str(tmp_path / "m"), "-k", "3", "--workers", "1", "-q"]
         done = subprocess.run([sys.executable, "-m", "dnmf", *line], capture_output=True, text=True)
         assert done.returncode == 1

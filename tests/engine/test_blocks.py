@@ -352,7 +352,7 @@ class TestBadInput:
     def test_a_lost_block_reaches_the_caller(self, digits, tmp_path, client):
         np.save(tmp_path / "x.npy", digits)
         corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=100)
-        (tmp_path / "c.zarr/pixels/c/2/0").unlink()
+        (tmp_path / "c.zarr/pixels/c/2/0/0").unlink()
         with pytest.raises(BlockError, match=r"block 2 \(images 200 to 299\) is missing"):
             run_pass(blocks_of(corpus))
 

@@ -32,8 +32,8 @@ def damaged(corpus, tmp_path):
     """A corpus with a lost block of pixels and a block of ids that has another's place."""
     path = tmp_path / "digits.zarr"
     shutil.copytree(corpus.path, path)
-    (path / "pixels/c/3/0").unlink()
-    shutil.copy(path / "ids/c/1/0", path / "ids/c/4/0")
+    (path / "pixels/c/3/0/0").unlink()
+    shutil.copy(path / "id/c/1", path / "id/c/4")
     return path
 
 
@@ -52,7 +52,7 @@ def test_an_intact_store_has_status_0(corpus, made):
 def test_damage_has_status_1_and_a_line_for_each_finding(damaged):
     head, *lines = run(damaged, status=1).stdout.splitlines()
     assert head == f"{damaged}: corpus, 6 blocks checked, 2 damaged"
-    assert "block 3 (images 384 to 511) is missing; restore pixels/c/3/0 from a copy" in lines[0]
+    assert "block 3 (images 384 to 511) is missing; restore pixels/c/3/0/0 from a copy" in lines[0]
     assert "block 4 (images 512 to 639) is not what was written" in lines[1]
     facts = json.loads(run(damaged, "--json", status=1).stdout)
     assert facts["intact"] is False
@@ -82,7 +82,7 @@ def test_a_damaged_model_has_status_1(made, tmp_path):
 
 def test_a_missing_block_of_weights(made, tmp_path):
     shutil.copytree(made / "w", tmp_path / "w")
-    (tmp_path / "w/c/5/0").unlink()
+    (tmp_path / "w/weights/c/5/0").unlink()
     assert "block 5 (images 640 to 699) is missing" in run(tmp_path / "w", status=1).stdout
 
 

@@ -11,7 +11,8 @@ import zarr
 
 import dnmf
 from dnmf.errors import DataError
-from dnmf.storage.corpus_writer import Layout, commit_corpus, create_corpus, write_block
+from dnmf.storage.corpus_writer import Layout, commit_corpus, create_corpus
+from dnmf.storage.table_writer import write_block
 
 SCALES = [1e-12, 1e-6, 1.0, 1e6, 1e12]
 LOSSES = {
@@ -155,7 +156,7 @@ def test_a_bad_pixel_is_named_with_its_image(kind, bad, request, fitted, tmp_pat
     elif kind == "Zarr":
         X = zarr.create_array(tmp_path / "x", data=X, chunks=(50, 48))
     elif kind == "corpus":  # not made by ingest, which would have found the pixel
-        path, layout = str(tmp_path / "x"), Layout(120, (48,), "float32", 4, 50, "lz4")
+        path, layout = str(tmp_path / "x"), Layout(120, (48,), "float32", 50, "lz4")
         create_corpus(path, layout)
         ids = [f"{i}" for i in range(120)]
         cuts = [slice(start, min(start + 50, 120)) for start in (0, 50, 100)]

@@ -175,7 +175,7 @@ class TestCommand:
 
     def test_a_damaged_block_is_named(self, tmp_path):
         corpus = made(tmp_path, RNG.random((8, 4, 4)))
-        os.remove(tmp_path / "c.zarr/pixels/c/1/0")
+        os.remove(tmp_path / "c.zarr/pixels/c/1/0/0")
         with pytest.raises(DnmfError, match="block 1"):
             contact_sheet(corpus)
 
@@ -227,6 +227,6 @@ class TestNotebook:
 
     def test_a_damaged_block_leaves_the_table(self, tmp_path):
         corpus = made(tmp_path, RNG.random((8, 4, 4)))
-        os.remove(tmp_path / "c.zarr/pixels/c/0/0")
+        os.remove(tmp_path / "c.zarr/pixels/c/0/0/0")
         assert re.search(r"Images.*8 of 4 x 4", corpus._repr_html_())
         assert "<img" not in corpus._repr_html_()

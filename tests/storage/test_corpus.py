@@ -15,20 +15,24 @@ import pytest
 import dnmf
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import BlockError, CorpusError
-from dnmf.storage.corpus_writer import Layout, commit_corpus, create_corpus, write_block
+from dnmf.storage.corpus_writer import Layout, commit_corpus, create_corpus
+from dnmf.storage.table_writer import write_block
 
 N, ROWS = 10, 4
+COLUMNS = {"label": [f"kind {i % 3}" for i in range(N)], "size": [i * 2**40 for i in range(N)]}
 
 
 def make(path, X=None, image_shape=(2, 3), ids=None, codec="lz4"):
     X = np.arange(60, dtype=np.uint8).reshape(N, 6) if X is None else X
     ids = ids or [f"é/{i}.png" for i in range(N)]
-    layout = Layout(N, image_shape, str(X.dtype), max(len(i.encode()) for i in ids), ROWS, codec)
+    columns = {"label": "string", "size": "int64"}
+    layout = Layout(N, image_shape, str(X.dtype), ROWS, codec, columns)
     create_corpus(path, layout)
-    lines = [
-        write_block(path, b, X[b * ROWS : b * ROWS + ROWS], ids[b * ROWS : b * ROWS + ROWS])
-        for b in reversed(range(3))  # any order
-    ]
+    lines = []
+    for b in reversed(range(3)):  # any order
+        cut = slice(b * ROWS, b * ROWS + ROWS)
+        more = {name: values[cut] for name, values in COLUMNS.items()}
+        lines.append(write_block(path, b, X[cut], ids[cut], more))
     commit_corpus(path, layout, lines[::-1])
     return X
 
@@ -81,7 +85,7 @@ def test_blank_images_are_stored(tmp_path):
     make(str(tmp_path / "c"), np.zeros((N, 6), np.uint8))
     corpus = dnmf.open_corpus(tmp_path / "c")
     assert (corpus.images(slice(None)) == 0).all()
-    (tmp_path / "c/pixels/c/0/0").unlink()
+    (tmp_path / "c/pixels/c/0/0/0").unlink()
     with pytest.raises(BlockError, match="missing"):
         corpus.images(0)
 
@@ -104,38 +108,61 @@ def fill_with_nul(file):
     file.write_bytes(bytes(file.stat().st_size))
 
 
+def chunk_of(path, array, block):
+    """Return the file of a block of a corpus of version 2."""
+    key = f"{array}/c/{block}" + "/0/0" * (array == "pixels")
+    return Path(path) / key
+
+
+def first_block(file):
+    """Return the file of block 0 of the same array."""
+    array = next(folder for folder in file.parents if (folder / "zarr.json").exists())
+    return chunk_of(array.parent, array.name, 0)
+
+
 def swap(file):
-    other = file.parent.parent / "0" / "0"
+    other = first_block(file)
     a, b = file.read_bytes(), other.read_bytes()
     file.write_bytes(b)
     other.write_bytes(a)
 
 
 def copy_another(file):
-    shutil.copy(file.parent.parent / "0" / "0", file)
+    shutil.copy(first_block(file), file)
 
 
 DAMAGE = [os.unlink, truncate, empty, flip_a_bit, fill_with_nul, swap, copy_another]
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("array", ["pixels", "ids"])
+@pytest.mark.parametrize("array", ["pixels", "id"])
 def test_damage_is_a_named_error_and_never_zeros(tmp_path, damage, array):
     path = tmp_path / "c"
     rng = np.random.default_rng(0)  # incompressible: where codecs alone see least
     make(str(path), rng.integers(0, 256, (N, 6), dtype=np.uint8))
     corpus = dnmf.open_corpus(path)
-    damage(path / array / "c/1/0")
+    damage(chunk_of(path, array, 1))
     with pytest.raises(BlockError, match=re.escape("block 1 (images 4 to 7)")) as error:
-        corpus.images(5) if array == "pixels" else corpus.id_of(5)
-    assert f"{array}/c/1/0" in str(error.value)
+        corpus[5] if array == "pixels" else corpus.id_of(5)
+    assert str(chunk_of("", array, 1)) in str(error.value)
+    assert [found.block for found in dnmf.verify(path).findings if found.block == 1] == [1]
     assert corpus.images(9).shape == (2, 3)  # the rest is fine
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("array", ["label", "size"])
+def test_damage_to_metadata_is_a_named_error(path, damage, array):
+    damage(chunk_of(path, array, 1))
+    with pytest.raises(BlockError, match=rf"restore {array}/c/[01] from a copy"):
+        dnmf.open_corpus(path).column(array)
+    blocks = [found.block for found in dnmf.verify(path).findings]
+    assert blocks == ([0, 1] if damage is swap else [1])
 
 
 @pytest.mark.parametrize("damage", DAMAGE[:5], ids=lambda f: f.__name__)
 def test_a_damaged_manifest_is_an_error(tmp_path, damage):
     make(str(tmp_path / "c"))
-    damage(tmp_path / "c/manifest/c/0/0")
+    damage(tmp_path / "c/manifests/1/c/0/0")
     with pytest.raises(CorpusError, match="manifest"):
         dnmf.open_corpus(tmp_path / "c")
 
@@ -164,12 +191,12 @@ class TestWhatIsNoCorpus:
             dnmf.open_corpus(tmp_path / "a")
 
     def test_an_unfinished_one(self, tmp_path):
-        create_corpus(str(tmp_path / "c"), Layout(N, (2, 3), "uint8", 9, ROWS, "lz4"))
+        create_corpus(str(tmp_path / "c"), Layout(N, (2, 3), "uint8", ROWS, "lz4"))
         with pytest.raises(CorpusError, match="not a finished corpus"):
             dnmf.open_corpus(tmp_path / "c")
 
     def test_one_that_lacks_blocks_is_not_committed(self, tmp_path):
-        layout = Layout(N, (2, 3), "uint8", 9, ROWS, "lz4")
+        layout = Layout(N, (2, 3), "uint8", ROWS, "lz4")
         create_corpus(str(tmp_path / "c"), layout)
         with pytest.raises(CorpusError, match="8 of 10 images"):
             commit_corpus(str(tmp_path / "c"), layout, [(4, 1, 1, 1), (4, 1, 1, 1), (0, 0, 0, 0)])
@@ -184,7 +211,7 @@ class TestWhatIsNoCorpus:
 
     @pytest.mark.parametrize(
         ("file", "words"),
-        [("pixels/zarr.json", "pixels/zarr.json cannot be read"), ("zarr.json", "not a corpus")],
+        [("zarr.json", "not a corpus"), ("manifests/1/c/0/0", "the manifest is damaged")],
     )
     def test_one_whose_metadata_is_cut_short(self, path, file, words):
         truncate(Path(path) / file)
@@ -192,15 +219,17 @@ class TestWhatIsNoCorpus:
             dnmf.open_corpus(path)
 
     def test_one_whose_pixels_are_called_something_else(self, path):
-        file = Path(path) / "pixels/zarr.json"
-        file.write_text(file.read_text().replace('"uint8"', '"int8"'))
+        file = Path(path) / "zarr.json"
+        changed = file.read_text().replace('"data_type": "uint8"', '"data_type": "int8"')
+        file.write_text(changed)
         with pytest.raises(CorpusError, match=r"'int8'.* where .* uint8 were written"):
             dnmf.open_corpus(path)
 
     def test_one_without_pixels(self, path):
         shutil.rmtree(f"{path}/pixels")
-        with pytest.raises(CorpusError, match="'pixels' is missing"):
-            dnmf.open_corpus(path)
+        with pytest.raises(BlockError, match=r"block 0 .* is missing"):
+            dnmf.open_corpus(path).images(0)
+        assert any("pixels/zarr.json is missing" in f.what for f in dnmf.verify(path).findings)
 
 
 def test_pickles_as_a_path_and_opens_once_per_process(path):

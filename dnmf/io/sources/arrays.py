@@ -18,6 +18,7 @@ from dnmf.io.sources.files import Batch
 from dnmf.io.sources.image_array import ImageArray, ImageRows, find_images
 from dnmf.io.sources.prepare import prepare
 from dnmf.numerics.block import find_invalid, invalid_pixel_error
+from dnmf.storage.verified_matrix import VerifiedMatrix
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def as_image_array(array: Any) -> ImageArray:
         array = array.tocsr()
     if not (hasattr(array, "shape") and hasattr(array, "dtype")):
         array = _as_numpy(array, name)
-    if not hasattr(array, "__getitem__"):
+    if not hasattr(array, "__getitem__") or isinstance(array, VerifiedMatrix):
         raise IngestError(f"{name} cannot be read by slices of rows; give an array or paths")
     if any(length != length for length in array.shape):  # NaN, says Dask
         raise IngestError(

@@ -11,7 +11,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.errors import IngestError
 
-MOST_COLUMNS = 1000
+MOST_COLUMNS = 500
 """Largest number of columns: more of them are a table of pixels or a slip."""
 
 _INTEGERS = range(-(2**63), 2**63)

@@ -26,9 +26,9 @@ from dnmf._typing import Array
 from dnmf.errors import CheckpointError, SpaceError
 from dnmf.storage.atomic import RECORD, is_absent, translate_disk_full
 from dnmf.storage.atomic import read_record as read_root_record
-from dnmf.storage.checkpoint.schema import WEIGHTS, check_record, with_checksum
+from dnmf.storage.checkpoint.schema import WEIGHTS, check_record
 from dnmf.storage.checkpoint.spec import NAMES, FitSpec
-from dnmf.storage.metadata import brief, check_format, read_metadata
+from dnmf.storage.metadata import brief, check_format, read_metadata, with_checksum
 from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c, disk_error
 from dnmf.storage.verified_array import open_array
 

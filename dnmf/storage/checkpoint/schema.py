@@ -6,17 +6,14 @@ it again. So no field is used before its type and range have been checked.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from dnmf._typing import Array
 from dnmf.storage.checkpoint.spec import NAMES, PARAMETERS, SETTINGS
-from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape
+from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape, record_checksum
 from dnmf.storage.store import InvalidObjectError, crc32c
 
 STATE = ("H", "Y", "Z")
@@ -24,16 +21,6 @@ STATE = ("H", "Y", "Z")
 
 WEIGHTS = re.compile(r"weights-\d{6,}-[0-9a-f]{8}")
 """Pattern of the names of weights: a record can name nothing else in the store."""
-
-
-def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with its own checksum."""
-    return {**record, "record_crc32c": _checksum(record)}
-
-
-def _checksum(record: dict[str, Any]) -> int:
-    plain = {name: value for name, value in record.items() if name != "record_crc32c"}
-    return crc32c(np.frombuffer(json.dumps(plain, sort_keys=True).encode(), np.uint8))
 
 
 def describe_arrays(arrays: Mapping[str, Array]) -> dict[str, Any]:
@@ -54,7 +41,7 @@ def check_record(record: Any) -> dict[str, Any]:
     """
     if not isinstance(record, dict) or "record_crc32c" not in record:
         raise InvalidObjectError("has no record of a pass")
-    if record["record_crc32c"] != _checksum(record):
+    if record["record_crc32c"] != record_checksum(record):
         raise InvalidObjectError("is not what was written")
     _check_fields(record, _RECORD, "")
     fit = record["fit"]
