@@ -146,7 +146,8 @@ def test_what_a_module_defines_is_used(path, imported):
         dunder = name.startswith("__")
         command = any(re.fullmatch(r"\w+\.command\(.*\)", one, re.S) for one in decorators)
         elsewhere = f"{module}.{name}" in imported
-        assert dunder or command or elsewhere or here[name] > names_in(node)[name], name
+        plugin = name == "FORMAT" and path.parent.name == "formats"  # the registry asks for it
+        assert dunder or command or plugin or elsewhere or here[name] > names_in(node)[name], name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
