@@ -57,7 +57,7 @@ class Share(click.ParamType[float]):
 @click.argument("source", nargs=-1, type=PATH, metavar="SOURCE...")
 @click.argument("corpus", type=PATH)
 @choice_options
-@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be used.")
+@click.option("--strict", is_flag=True, help="Make no corpus if a single file cannot be used.")
 @click.option(
     "--max-rejects",
     type=Share(),
@@ -154,6 +154,7 @@ def _report(result: dnmf.Corpus, as_json: bool, describe: Any) -> None:
     click.echo(repr(result)[1:-1])
     if result.n_rejects:
         click.echo(
-            f"{result.n_rejects:,} images left out; {result.path}/rejects.jsonl says which and why",
+            f"{result.n_rejects:,} image{'s' * (result.n_rejects > 1)} left out; "
+            f"{result.path}/rejects.jsonl says which and why",
             err=True,
         )

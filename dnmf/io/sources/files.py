@@ -151,7 +151,7 @@ class FileImages:
                 return pixels, [entry.id]
             rows = find_images(image, self.choices)
         if len(rows) != entry.count:
-            raise IngestError(
+            raise _UnlikeError(
                 f"{rows.source.name} holds {len(rows)} images, where one was expected, as in "
                 f"{self.example}; pass --axis to take all images of such files, or ingest it by "
                 "itself"

@@ -76,8 +76,8 @@ def _find_format(file: ImageFile) -> Format:
         if each.recognizes(head):
             return each
     raise IngestError(
-        f"{file.name}: it is {describe_content(head)}, which no format reads; dnmf reads files "
-        f"named {' '.join(all_suffixes())}, and other packages may add formats"
+        f"{file.name}: it is {describe_content(head)}, which no format reads; dnmf reads "
+        f"{', '.join(each.name for each in all_formats())}, and other packages may add formats"
     )
 
 
