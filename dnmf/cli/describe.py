@@ -75,6 +75,7 @@ def _describe_corpus(path: str) -> dict[str, Any]:
         "block_rows": corpus.block_rows,
         "fingerprint": f"{corpus.fingerprint:08x}",
         **({} if corpus.order is None else {"order": corpus.order}),
+        **({"choices": corpus.choices} if corpus.choices else {}),
         **({"skipped": corpus.skipped} if corpus.skipped else {}),
     }
 

@@ -31,7 +31,8 @@ def info(path: str, as_json: bool) -> None:
     else:
         width = max(map(len, facts))
         for name, value in facts.items():
-            click.echo(f"{name.replace('_', ' '):{width}}  {_format_fact(value)}")
+            text = _format_choices(value) if name == "choices" else _format_fact(value)
+            click.echo(f"{name.replace('_', ' '):{width}}  {text}")
 
 
 @click.command(short_help="Check every block of what dnmf has written.")
@@ -52,6 +53,12 @@ def verify(path: str, as_json: bool, where: dict[str, Any]) -> None:
         result = dnmf.verify(path, on_block=progress)
     click.echo(json.dumps(result.as_dict()) if as_json else str(result))
     sys.exit(bool(result.findings))
+
+
+def _format_choices(choices: dict[str, Any]) -> str:
+    """Write what was done to images as in Python, such as ``size=(64, 64), color='gray'``."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in choices.items()}
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _format_fact(value: Any) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import click
+import imagecodecs
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import dnmf
+from dnmf.cli.main import main
 from dnmf.cli.pixel_options import choice_options
 from dnmf.errors import IngestError
 from dnmf.io.sources.choices import Choices
+from dnmf.io.sources.prepare import prepare
 
 
 def run(*arguments):
@@ -66,6 +73,25 @@ def test_what_is_given_arrives(arguments, expected):
 )
 def test_what_cannot_be_is_refused(arguments, message):
     assert message in run(*arguments.split())
+
+
+def test_what_was_done_is_in_the_corpus_and_shown(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (20, 30, 4), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
+    path = str(tmp_path / "c")
+    asked = (
+        "--alpha white --color gray --crop 20x20 --size 5x5 --pad 8x8 --scale 0.004 --dtype uint8"
+    )
+    arguments = ["ingest", str(tmp_path / "a.png"), path, *asked.split(), "--json"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    corpus = dnmf.open_corpus(path)
+    raw, images = pixels[None, :, 5:25], corpus.to_dask().compute().reshape(1, 8, 8)
+    done = Choices(alpha="white", color="gray", size=(5, 5), pad=(8, 8), scale=0.004, dtype="uint8")
+    assert (images == prepare(raw, "rgb+alpha", done)).all()
+    facts = json.loads(CliRunner().invoke(main, ["info", path, "--json"]).stdout)
+    assert facts["choices"] == {**done.as_dict(), "crop": [-1, -1, 20, 20]}
+    text = CliRunner().invoke(main, ["info", path]).stdout
+    assert "crop=(-1, -1, 20, 20), alpha='white', color='gray', size=(5, 5)" in text
 
 
 @pytest.mark.parametrize(
