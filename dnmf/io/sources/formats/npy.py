@@ -61,9 +61,9 @@ def _open_member(file: ImageFile, key: str | None) -> ImageArray:
         if key is None and len(found) == 1:
             (key,) = found
         if key not in found:
-            what = "holds several arrays" if key is None else f"holds no array {key!r}"
-            listed = ", ".join(_describe(archive, found, name) for name in found)
-            raise IngestError(f"it {what} but {listed or 'none'}; name one of them: file.npz::NAME")
+            what = "several arrays" if key is None else f"no array {key!r}"
+            listed = ", ".join(_describe(archive, found, name) for name in found) or "none"
+            raise IngestError(f"it holds {what}; it has {listed}: name one of them, file.npz::NAME")
         member = found[key]
         with archive.open(member) as content:
             return ImageArray(_read(content, member.file_size), None, f"{file.name}::{key}")
