@@ -24,8 +24,8 @@ from dnmf.cli.progress import print_line
 @click.option("--columns", type=AT_LEAST_1, help="Images side by side.  [default: a square sheet]")
 @click.option(
     "--channel",
-    type=click.IntRange(min=0),
-    help="Channel to draw.  [default: three as red, green and blue, else their mean]",
+    metavar="C",
+    help="Name or number of a channel.  [default: three as red, green and blue, else their mean]",
 )
 @json_option
 def show(
@@ -33,7 +33,7 @@ def show(
     rows: slice | None,
     out: str | None,
     columns: int | None,
-    channel: int | None,
+    channel: str | None,
     as_json: bool,
 ) -> None:
     """Draw images of CORPUS in small into one picture, a contact sheet, over their names."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import dnmf
-from dnmf.cli.images import open_pixel_mask
+from dnmf.cli.images import array_options, open_images, open_pixel_mask
 from dnmf.cli.options import (
     PATH,
     Rows,
@@ -17,48 +17,72 @@ from dnmf.cli.options import (
     json_option,
     mask_option,
 )
-from dnmf.cli.paths import Argument, check_arguments, require_folder_of
+from dnmf.cli.paths import IMAGES, Argument, check_arguments, require_folder_of
 from dnmf.cli.progress import print_line
 
 
 @click.command(short_help="Compute the weights of a corpus.")
 @click.argument("model", type=PATH)
 @click.argument("corpus", type=PATH)
-@click.argument("weights", type=PATH)
+@click.argument("weights", type=PATH, required=False)
+@click.option("--csv", type=PATH, metavar="FILE", help="Write them as a table, FILE.csv.")
+@click.option("--parquet", type=PATH, metavar="FILE", help="Write them as FILE.parquet.")
 @mask_option
+@array_options
 @force_option
 @json_option
 @cluster_options
 def transform(
     model: str,
     corpus: str,
-    weights: str,
+    weights: str | None,
+    csv: str | None,
+    parquet: str | None,
     mask: str | None,
+    part: dict[str, Any],
     force: bool,
     as_json: bool,
     where: dict[str, Any],
 ) -> None:
-    """Compute the weights of CORPUS into a Zarr array WEIGHTS of shape (images, components)."""
+    """Compute the weights of CORPUS into Zarr arrays WEIGHTS, with the ids of the images.
+
+    Tables, CSV and Parquet, have a row for each image: its id, the columns of metadata that the
+    corpus has, and a column for each component. With a table, WEIGHTS may be left out.
+
+    CORPUS may also be an array of Zarr, HDF5 (file.h5::/path) or NumPy, as of `dnmf fit`.
+    """
+    if weights is None and csv is None and parquet is None:
+        raise click.UsageError("give WEIGHTS, or a table with --csv FILE or --parquet FILE")
+    outputs = [
+        Argument("WEIGHTS", path, ("weights",), is_output=True, may_exist=force)
+        for path in (weights,)
+        if path is not None
+    ]
     check_arguments(
-        Argument("MODEL", model, ("model",)),
-        Argument("CORPUS", corpus, ("corpus",)),
-        Argument("WEIGHTS", weights, ("weights",), is_output=True, may_exist=force),
+        Argument("MODEL", model, ("model",)), Argument("CORPUS", corpus, IMAGES), *outputs
     )
     print_line(f"opening {model}")
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
-    from dnmf.io.export import write_weights
+    from dnmf.io.tables import Table, write_results
 
+    tables = [
+        Table(path, kind, force=force)
+        for kind, path in (("csv", csv), ("parquet", parquet))
+        if path is not None
+    ]
     fitted = dnmf.load(model)
-    images = dnmf.open_corpus(corpus)
-    pixel_mask = open_pixel_mask(mask, images.shape)
+    images, pixel_mask = open_images(corpus, mask, part)
     with cluster(**where) as place:
         print_line(f"compute weights of {repr(images)[1:-1]} on {place}")
-        n_images = write_weights(fitted, images, weights, mask=pixel_mask, force=force)
+        n_images = write_results(fitted, images, weights, tables, mask=pixel_mask, force=force)
+    names = [*([] if weights is None else [weights]), *(str(table.path) for table in tables)]
     if as_json:
-        click.echo(json.dumps(describe(weights)))
+        facts = {"path": names[0]} if weights is None else describe(weights)
+        click.echo(json.dumps({**facts, "tables": [str(table.path) for table in tables]}))
         return
-    click.echo(f"{weights}: weights of {n_images:,} images, {fitted.n_components_} components")
+    for name in names:
+        click.echo(f"{name}: weights of {n_images:,} images, {fitted.n_components_} components")
 
 
 @click.command(short_help="Reconstruct a corpus from a model.")

@@ -31,7 +31,6 @@ from dnmf.numerics.objective import Projection
 from dnmf.numerics.state import State, WeightSink
 from dnmf.storage.checkpoint.checkpoint import save_model
 from dnmf.storage.checkpoint.spec import FitSpec
-from dnmf.storage.corpus import Corpus
 
 
 class FromComponents:
@@ -239,8 +238,8 @@ class FittedNMF(NMFParameters):
             )
         return H if H.dtype.kind == "f" else H.astype(np.float64)
 
-    def _require_pixels_of(self, corpus: Corpus) -> None:
-        """Raise DataError for a corpus whose images have another number of pixels."""
+    def _require_pixels_of(self, corpus: Any) -> None:
+        """Raise DataError for a corpus, or an array at a path, with another number of pixels."""
         if corpus.shape[1] != self.n_features_in_:
             raise DataError(
                 f"{corpus.path} has images of {corpus.shape[1]} pixels, but the model was fitted "

@@ -41,9 +41,8 @@ def learn_new_images(model: NMF, corpus: Corpus, mask: Any = None) -> int:
     DataError
         The model is of no generation of this corpus.
     """
-    known = model._spec.X.get("fingerprint")
-    generations: Any = getattr(corpus, "generations", [(len(corpus), corpus.fingerprint)])
-    n_before = {crc: n for n, crc in generations}.get(known)
+    known = model._spec.X.get("fingerprint", -1)
+    n_before = {crc: n for n, crc in corpus.generations}.get(known)
     if n_before is None:
         raise DataError(
             f"the model was not fitted to {corpus.path} as it is, or as it was before images were "

@@ -14,6 +14,7 @@ from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, OutputExistsError, ParameterError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.estimators.nmf import NMF
+from dnmf.io.in_place import ImagesInPlace
 from dnmf.numerics.block import Block
 from dnmf.numerics.objective import Projection
 from dnmf.storage.atomic import new_store, require_space, translate_disk_full
@@ -31,10 +32,12 @@ from dnmf.storage.table_writer import Line, write_block
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import commit_weights, create_weights
 
+Images = Corpus | ImagesInPlace
+
 
 def write_weights(
     model: NMF,
-    corpus: Corpus,
+    corpus: Images,
     path: str | os.PathLike[str],
     *,
     mask: Any = None,
@@ -45,7 +48,7 @@ def write_weights(
     Parameters
     ----------
     model : NMF
-    corpus : Corpus
+    corpus : Corpus or ImagesInPlace
     path : str or path
         Path of the new array.
     mask : array of shape (n, p), bool, optional
@@ -173,14 +176,14 @@ def write_pngs(
     return len(numbers)
 
 
-def _prepare(model: NMF, corpus: Corpus, mask: Any) -> tuple[Blocks, Projection]:
+def _prepare(model: NMF, corpus: Images, mask: Any) -> tuple[Blocks, Projection]:
     model._require_pixels_of(corpus)
     projection = model._projection(corpus.dtype, mask)
     return blocks_of(corpus, mask=mask, rules=projection.rules), projection
 
 
 def _weigh_block(
-    block: Block, *, projection: Projection, corpus: Corpus, path: str
+    block: Block, *, projection: Projection, corpus: Images, path: str
 ) -> tuple[Line, ...]:
     return (_write_like(corpus, block, projection.weights(block), path),)
 
@@ -192,7 +195,7 @@ def _reconstruct_block(
     return (_write_like(corpus, block, pixels, path),)
 
 
-def _write_like(corpus: Corpus, block: Block, rows: Array, path: str) -> Line:
+def _write_like(corpus: Any, block: Block, rows: Array, path: str) -> Line:
     """Write rows for the images of a block, with the ids and the metadata that the corpus has."""
     index = block.start // corpus.block_rows
     columns = {name: corpus.read_column_block(name, index) for name in corpus.columns}

@@ -67,11 +67,27 @@ class ImagesInPlace(Rows):
             self._lock = nullcontext()
         _require_small_chunks(self.path, self)
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of metadata: none."""
+        return {}
+
+    @property
+    def rows(self) -> dict[str, Any] | None:
+        """How the images fold into maps: names and lengths of several axes that count them."""
+        axes, shape = self._images.row_axes, self._images.row_shape
+        return {"axes": list(axes), "shape": list(shape)} if len(shape) > 1 else None
+
     @cached_property
     def block_rows(self) -> int:
         """Number of images in a block of a pass."""
         start, stop = blocks_of(self).ranges[0]
         return stop - start
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of a pass."""
+        return -(-len(self) // self.block_rows)
 
     @cached_property
     def fingerprint(self) -> int:

@@ -31,6 +31,9 @@ FONT_SIZE = 9
 LINE = 11
 """Height of a line of text in pixels."""
 
+LABELS = ("label", "class", "cls")
+"""Names of columns of metadata that are written under the images."""
+
 N_IMAGES = 60
 """Number of images on a sheet of a larger corpus."""
 
@@ -43,7 +46,7 @@ def contact_sheet(
     rows: slice | None = None,
     *,
     columns: int | None = None,
-    channel: int | None = None,
+    channel: str | int | None = None,
 ) -> Image.Image:
     """Draw images of a corpus in small, each over its number, its name and its label.
 
@@ -57,9 +60,9 @@ def contact_sheet(
         Which images; by default all of up to 60, else 60 at even distances.
     columns : int, optional
         Number of images side by side; by default the sheet is nearly square.
-    channel : int, optional
-        Channel to draw. Without it, three channels are red, green and blue, and of any other
-        number their mean is drawn.
+    channel : str or int, optional
+        Name or number of the channel to draw. Without it, three channels are red, green and blue,
+        and of any other number their mean is drawn.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def write_contact_sheet(
     *,
     rows: slice | None = None,
     columns: int | None = None,
-    channel: int | None = None,
+    channel: str | int | None = None,
 ) -> Path:
     """Write a contact sheet as a PNG file, replacing one that dnmf wrote before.
 
@@ -149,6 +152,12 @@ def _lay_out(
 
 
 def _caption(corpus: Corpus, row: int, width: int) -> str:
-    name = shorten(corpus.id_of(row), width)
-    number = f"{row}"
-    return f"{number} {name}" if len(number) + 1 + len(name) <= width else f"{number}\n{name}"
+    block, place = divmod(row, corpus.block_rows)
+    labels = [
+        shorten(f"{name} {corpus.read_column_block(name, block)[place]}", width)
+        for name in corpus.columns
+        if name.lower() in LABELS
+    ]
+    name = shorten(corpus.block_ids(block)[place], width)
+    one_line = len(f"{row} {name}") <= width
+    return "\n".join([f"{row} {name}" if one_line else f"{row}\n{name}", *labels])

@@ -30,7 +30,7 @@ leave the rest visible."""
 
 
 def draw_thumbnails(
-    corpus: Corpus, rows: Sequence[int] | Array, side: int, channel: int | None = None
+    corpus: Corpus, rows: Sequence[int] | Array, side: int, channel: str | int | None = None
 ) -> Array:
     """Draw images of a corpus in small, all on one scale from black at zero to white.
 
@@ -42,9 +42,9 @@ def draw_thumbnails(
     rows : sequence of int
     side : int
         Largest height and width of a thumbnail.
-    channel : int, optional
-        Channel to draw. Without it, three channels are red, green and blue, and of any other
-        number their mean is drawn.
+    channel : str or int, optional
+        Name or number of the channel to draw. Without it, three channels are red, green and blue,
+        and of any other number their mean is drawn.
 
     Returns
     -------
@@ -57,11 +57,12 @@ def draw_thumbnails(
     ParameterError
         The images have no such channel.
     """
-    numbers = np.asarray(rows)
+    numbers, chosen = np.asarray(rows), _channel_number(corpus, channel)
     small: Array | None = None
     for block in np.unique(numbers // corpus.block_rows):
         here = numbers // corpus.block_rows == block
-        part = _shrink(_as_pictures(corpus.images(numbers[here]), channel), side)
+        images = corpus.images(numbers[here])
+        part = _shrink(images if corpus.rows else _as_pictures(images, chosen), side)
         small = np.empty((len(numbers), *part.shape[1:]), np.float32) if small is None else small
         small[here] = part
     if small is None:
@@ -90,11 +91,26 @@ def draw_html(corpus: Corpus) -> str:
     return format_html_pictures(cells)
 
 
+def _channel_number(corpus: Corpus, channel: str | int | None) -> int | None:
+    """Return the number of a channel that is given by its number or name."""
+    if channel is None:
+        return None
+    shape, axes = corpus.image_shape, corpus.axes
+    names = [str(name) for name in corpus.coords.get(axes[-1], ())] if len(shape) == 3 else []
+    if str(channel) in names:
+        return names.index(str(channel))
+    n = shape[2] if len(shape) == 3 else 1
+    if not (str(channel).isdecimal() and int(channel) < n):
+        known = f", or one of {', '.join(names)}" if names else ""
+        raise ParameterError(
+            f"channel is {channel}; the images have {n}: give a number from 0 to {n - 1}{known}"
+        )
+    return int(channel)
+
+
 def _as_pictures(images: Array, channel: int | None) -> Array:
     """Return images as (n, h, w), (n, h, w, 3) or, to be drawn as curves, (n, p)."""
     n_channels = images.shape[3] if images.ndim == 4 else 1
-    if channel is not None and not 0 <= channel < n_channels:
-        raise ParameterError(f"channel is {channel}; the images have {n_channels}, numbered from 0")
     if images.ndim == 4:
         if channel is not None or n_channels == 1:
             return images[..., channel or 0]

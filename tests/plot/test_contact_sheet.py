@@ -17,7 +17,7 @@ from PIL import Image
 import dnmf
 from dnmf.errors import DnmfError, OutputExistsError, ParameterError
 from dnmf.plot import contact_sheet
-from dnmf.plot.contact_sheet import GAP, SIDE, write_contact_sheet
+from dnmf.plot.contact_sheet import GAP, LINE, SIDE, write_contact_sheet
 from dnmf.storage.thumbnails import HTML_IMAGES
 
 CELL = SIDE + GAP
@@ -76,8 +76,34 @@ def test_one_channel_can_be_chosen(tmp_path):
     corpus = made(tmp_path, images)
     assert pictures(contact_sheet(corpus, channel=2, columns=3), 3, 3)[0].min() == 255
     assert pictures(contact_sheet(corpus, channel=1, columns=3), 3, 3)[0].max() == 0
-    with pytest.raises(ParameterError, match="channel is 4; the images have 4, numbered from 0"):
+    with pytest.raises(ParameterError, match=r"channel is 4; the images have 4: .* from 0 to 3"):
         contact_sheet(corpus, channel=4)
+
+
+def test_a_channel_can_be_named(tmp_path):
+    import xarray as xr
+
+    images = np.zeros((3, 28, 28, 2), "u1")
+    images[..., 1] = 200
+    named = xr.DataArray(images, dims=["t", "y", "x", "c"], coords={"c": ["DAPI", "GFP"]})
+    corpus = dnmf.ingest(named, tmp_path / "c.zarr")
+    assert pictures(contact_sheet(corpus, channel="GFP", columns=3), 3, 3)[0].min() == 255
+    with pytest.raises(ParameterError, match="from 0 to 1, or one of DAPI, GFP"):
+        contact_sheet(corpus, channel="RFP")
+
+
+def test_labels_are_below_the_names(tmp_path):
+    for i in range(4):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+    for name, columns in (("plain", ""), ("labelled", ",label")):
+        rows = "".join(f"{i}.png{',cat' * bool(columns)}\n" for i in range(4))
+        (tmp_path / f"{name}.csv").write_text(f"path{columns}\n{rows}")
+        dnmf.ingest(tmp_path / f"{name}.csv", tmp_path / f"{name}.zarr")
+    plain, labelled = (
+        contact_sheet(dnmf.open_corpus(tmp_path / f"{name}.zarr"), columns=1)
+        for name in ("plain", "labelled")
+    )
+    assert labelled.height == plain.height + 4 * LINE
 
 
 def test_flat_images_are_curves(tmp_path):
