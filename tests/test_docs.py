@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 from dnmf.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 README = (ROOT / "README.md").read_text()
 
 
@@ -46,7 +47,27 @@ def python_of(page: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if python_of(p)], ids=lambda p: p.name)
+RECIPES = [page for page in PAGES if re.search("^```sh", page.read_text(), re.M)]
+
+
+@pytest.mark.parametrize("page", RECIPES, ids=lambda p: p.name)
+def test_recipes_run(page, faces, monkeypatch):
+    """... their Python and their commands, in the order in which they stand on the page."""
+    monkeypatch.chdir(faces)
+    names = {"__name__": "__main__"}
+    for language, text in re.findall(r"^```(python|sh)\n(.*?)^```", page.read_text(), re.M | re.S):
+        if language == "python":
+            exec(compile(text, page.name, "exec"), names)
+            continue
+        for command in text.splitlines():
+            program, *arguments = shlex.split(command)
+            done = CliRunner().invoke(main, arguments, prog_name=program)
+            assert done.exit_code == 0, f"{command}: {done.output}"
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if python_of(p) and p not in RECIPES], ids=lambda p: p.name
+)
 def test_python_runs(page, faces, monkeypatch, capsys):
     monkeypatch.chdir(faces)
     exec(compile(python_of(page), page.name, "exec"), {"__name__": "__main__"})
@@ -106,3 +127,36 @@ def test_the_doctests_of_public_names():
         failed, tried = doctest.testmod(module)
         assert tried >= 4
         assert failed == 0
+
+
+def test_a_format_of_another_package(tmp_path, monkeypatch):
+    """The one that a page shows, found by its entry point."""
+    import sys
+    from importlib.metadata import distribution
+
+    import dnmf
+    from dnmf.io.sources.formats import registry
+
+    (tmp_path / "my_package.py").write_text(python_of(ROOT / "docs/sources/own.md"))
+    described = tmp_path / "my_package-1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    toml = re.search(r"```toml\n(.*?)```", (ROOT / "docs/sources/own.md").read_text(), re.S)[1]
+    group, entry = re.fullmatch(r'\[project\.entry-points\."(.+)"\]\n(.+)\n', toml).groups()
+    (described / "entry_points.txt").write_text(f"[{group}]\n{entry.replace(chr(34), '')}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert distribution("my-package").version == "1.0"
+    caches = (registry.all_formats, registry.known_suffixes, registry.all_suffixes)
+    try:
+        for cache in caches:
+            cache.cache_clear()
+        frames = np.arange(24, dtype="<u2").reshape(2, 3, 4)
+        (tmp_path / "in").mkdir()
+        header = np.array([3, 4], "<u4").tobytes()
+        (tmp_path / "in/a.raw16").write_bytes(header + frames.tobytes())
+        corpus = dnmf.ingest(tmp_path / "in", tmp_path / "c.zarr")
+        assert (corpus.images(slice(None)) == frames).all()
+    finally:
+        sys.modules.pop("my_package", None)
+        for cache in caches:
+            cache.cache_clear()
