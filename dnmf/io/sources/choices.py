@@ -12,9 +12,16 @@ Size = tuple[int, int]
 """Height and width."""
 
 COLORS = ("gray", "rgb")
+"""Colours that images can be converted to."""
+
 ALPHAS = ("refuse", "drop", "white", "black")
+"""What can become of transparent pixels."""
+
 NANS = ("refuse", "keep")
+"""What can become of NaN."""
+
 DTYPES = ("uint8", "uint16", "uint32", "float32", "float64")
+"""Types that pixels can be stored in, besides that of their file."""
 
 _WORDS: dict[str, tuple[str | None, ...]] = {
     "color": (None, *COLORS),

@@ -69,8 +69,8 @@ MAX_PIXELS = 2**26
 """Largest number of pixels of an image that is decoded at once: a file of some kilobytes can
 decompress to any number."""
 
-
 TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; cut it into tiles, shrink it or leave it out"
+"""What is said of an image with more pixels."""
 
 
 def check_size(height: int, width: int) -> None:

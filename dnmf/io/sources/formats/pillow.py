@@ -36,6 +36,7 @@ _CONVERTED_MODES = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "La")
 """Pillow's modes of 8-bit colours that are converted to rgb; the numbers of others are pixels."""
 
 RENAME = "give it the suffix of its format, or leave it out"
+"""What to do about a file that is none of the formats of its suffix."""
 
 _COLORS = {1: None, 2: "gray+alpha", 3: "rgb", 4: "rgb+alpha"}
 """What channels are by their number."""

@@ -23,6 +23,7 @@ from dnmf.io.sources.formats.pillow import ORIENTATION, as_image, open_picture, 
 from dnmf.io.sources.image_array import ImageArray
 
 ADVICE = "install the reader of all TIFF: pip install 'dnmf[tiff]'"
+"""What to do about a TIFF that Pillow does not read as it is."""
 
 _BITS_PER_PIXEL = 258
 _PHOTOMETRIC = 262
