@@ -17,7 +17,7 @@ from dnmf.io.sources.places.place import Reject
 from dnmf.storage.atomic import REJECTS
 from dnmf.storage.corpus_writer import commit_corpus
 from dnmf.storage.store import ObjectStore
-from dnmf.storage.table_writer import Line, read_table_block, write_block
+from dnmf.storage.table_writer import Line, delete_block, read_table_block, write_block
 
 Rows = tuple[Array, list[str], Mapping[str, Array]]
 """Images, their ids and their columns."""
@@ -80,6 +80,7 @@ def _close_holes(plan: Plan, lines: Sequence[Line | None], n_images: int) -> lis
             waiting.append(next(images))
         forget_done(building, [index])
         if stop <= 0:
+            delete_block(building, index)
             continue
         whole = _join(waiting)
         manifest.append(write_block(building, index, *_cut(whole, 0, stop)))

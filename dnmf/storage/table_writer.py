@@ -248,6 +248,14 @@ def read_table_block(
     return rows, list(ids), dict(zip(record["columns"], columns, strict=True))
 
 
+def delete_block(path: str, index: int) -> None:
+    """Remove a block of a table that is not finished; do nothing if it is not there."""
+    store = ObjectStore(path)
+    record, arrays = _open_arrays(store)
+    names = (MATRIX[record["format"].removeprefix("unfinished ")], ID, *record["columns"])
+    store.delete([arrays[name].chunk_key(index) for name in names], arrays[names[0]].name)
+
+
 def write_root(store: ObjectStore, record: Mapping[str, Any], nodes: Mapping[str, Any]) -> None:
     """Write the ``zarr.json`` of the root: a record, and the metadata of the arrays, by name."""
     root = {
