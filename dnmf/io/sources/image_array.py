@@ -12,6 +12,7 @@ import numpy as np
 from dnmf._typing import Array
 from dnmf.errors import IngestError
 from dnmf.io.sources.axes import Selection, select
+from dnmf.io.sources.formats.file import named_errors
 
 if TYPE_CHECKING:
     from dnmf.io.sources.choices import Choices
@@ -269,16 +270,17 @@ def read_slices(source: ImageArray, index: Sequence[slice]) -> Array:
     Raises
     ------
     IngestError
-        The array gives something else than its shape and dtype promise.
+        The array cannot be read, or gives something else than its shape and dtype promise.
     """
     array = source.array
     expected = tuple(part.stop - part.start for part in index)
     used = list(index)  # an array of rows only must still do
     while len(used) > 1 and used[-1] == slice(0, array.shape[len(used) - 1]):
         used.pop()
-    found = array[tuple(used) if len(used) > 1 else used[0]]
-    if hasattr(found, "compute"):
-        found = found.compute(scheduler="synchronous")  # this thread may be one of its cluster's
+    with named_errors(source):
+        found = array[tuple(used) if len(used) > 1 else used[0]]
+        if hasattr(found, "compute"):  # on this thread, which may be one of its cluster's
+            found = found.compute(scheduler="synchronous")
     if isinstance(found, np.ma.MaskedArray):
         raise IngestError(
             f"{source.name} is a masked array, whose mask would be lost: ingest its data, and give "

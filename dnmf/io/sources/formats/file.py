@@ -86,7 +86,7 @@ class named_errors:  # noqa: N801
     since a generator would take a part of the time in which a small file is decoded.
     """
 
-    def __init__(self, file: ImageFile) -> None:
+    def __init__(self, file: ImageFile | ImageArray) -> None:
         self.file = file
 
     def __enter__(self) -> None:
