@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,16 @@ from dnmf.errors import ParameterError
 
 if TYPE_CHECKING:
     from dnmf.storage.corpus import Corpus
+    from dnmf.storage.weights import Weights
 
 HTML_IMAGES = 12
 """Number of images in a notebook."""
 
 HTML_SIDE = 64
 """Largest height and width of an image in a notebook, in pixels."""
+
+MAP_BYTES = 2**26
+"""Largest weights whose maps are drawn in a notebook."""
 
 WHITE = 99.9
 """Percentile of the pixels of all thumbnails that is drawn white: a few hot pixels of a camera
@@ -62,16 +66,15 @@ def draw_thumbnails(
     for block in np.unique(numbers // corpus.block_rows):
         here = numbers // corpus.block_rows == block
         images = corpus.images(numbers[here])
-        part = _shrink(images if corpus.rows else _as_pictures(images, chosen), side)
+        is_spectrum = images.ndim == 2 and corpus.rows is not None
+        part = _shrink(images if is_spectrum else _as_pictures(images, chosen), side)
         small = np.empty((len(numbers), *part.shape[1:]), np.float32) if small is None else small
         small[here] = part
     if small is None:
         raise ParameterError("rows select no image")
-    top = float(np.percentile(np.nan_to_num(small, posinf=0), WHITE)) or float(np.nanmax(small))
-    bright = np.clip(small / (top or 1.0), 0, 1)
     if small.ndim == 2:
-        return np.stack([_draw_curve(values, side) for values in bright])
-    pixels = np.rint(255 * np.nan_to_num(bright, nan=1.0)).astype(np.uint8)
+        return np.stack([_draw_curve(values, side) for values in _to_share(small)])
+    pixels = _to_8_bits(small)
     times = max(1, side // max(pixels.shape[1:3]))
     return pixels.repeat(times, axis=1).repeat(times, axis=2)
 
@@ -82,13 +85,43 @@ def draw_html(corpus: Corpus) -> str:
     They are of one block, so that a corpus behind a URL is shown soon.
     """
     rows = range(min(HTML_IMAGES, corpus.block_rows, len(corpus)))
+    return _as_html(draw_thumbnails(corpus, rows, HTML_SIDE), corpus.block_ids(0))
+
+
+def draw_maps(weights: Weights) -> str:
+    """Draw the maps of the first components as HTML, each to its own maximum; of others nothing.
+
+    Weights are maps if the rows of their corpus are pixels of an image. Large ones are not drawn.
+    """
+    shape = (weights.rows or {}).get("shape", ())
+    if len(shape) != 2 or weights.nbytes > MAP_BYTES:
+        return ""
+    names = weights.component_names[:HTML_IMAGES]
+    W = np.concatenate([weights.read_block(index) for index in range(weights.n_blocks)])
+    maps = _shrink(W[:, : len(names)].T.reshape(-1, *shape), HTML_SIDE)
+    return _as_html(np.stack([_to_8_bits(each) for each in maps]), names)
+
+
+def _as_html(pictures: Array, names: Sequence[str]) -> str:
     cells = []
-    for row, picture in zip(rows, draw_thumbnails(corpus, rows, HTML_SIDE), strict=True):
+    for picture, name in zip(pictures, names, strict=False):
         content = io.BytesIO()
         Image.fromarray(picture).save(content, "PNG")
-        source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-        cells.append((source, corpus.id_of(row)))
+        cells.append((f"data:image/png;base64,{b64encode(content.getvalue()).decode()}", name))
     return format_html_pictures(cells)
+
+
+def _to_share(small: Array) -> Array:
+    """Return numbers as shares of what is drawn white, from 0 to 1; NaN stays."""
+    observed = np.nan_to_num(small, posinf=0)
+    top = float(np.percentile(observed, WHITE)) or float(observed.max(initial=0))
+    share: Array = np.clip(small / (top or 1.0), 0, 1)
+    return share
+
+
+def _to_8_bits(small: Array) -> Array:
+    """Return numbers as grey or colours of 8 bits; NaN is white."""
+    return np.rint(255 * np.nan_to_num(_to_share(small), nan=1.0)).astype(np.uint8)
 
 
 def _channel_number(corpus: Corpus, channel: str | int | None) -> int | None:

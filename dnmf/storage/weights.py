@@ -122,6 +122,18 @@ class Weights(VerifiedMatrix):
         )
 
     def _repr_html_(self) -> str:
+        return self._facts_as_html() + self._pictures_as_html()
+
+    def _pictures_as_html(self) -> str:
+        """Return the maps of components as HTML; nothing if there are none or one is damaged."""
+        from dnmf.storage.thumbnails import draw_maps
+
+        try:
+            return draw_maps(self)
+        except Exception:  # what is wrong with a block is said when somebody asks for it
+            return ""
+
+    def _facts_as_html(self) -> str:
         n, d = self.shape
         return format_html(
             {

@@ -16,6 +16,7 @@ from PIL import Image
 
 import dnmf
 from dnmf.errors import DnmfError, OutputExistsError, ParameterError
+from dnmf.io.export import write_weights
 from dnmf.plot import contact_sheet
 from dnmf.plot.contact_sheet import GAP, LINE, SIDE, write_contact_sheet
 from dnmf.storage.thumbnails import HTML_IMAGES
@@ -113,6 +114,13 @@ def test_flat_images_are_curves(tmp_path):
     assert black[0] >= SIDE // 2 - 2
     assert black[-1] <= 1
     assert sorted(black, reverse=True) == black
+
+
+def test_rows_of_maps_are_curves_and_slices_of_volumes_are_images(tmp_path):
+    spectra = dnmf.ingest(RNG.random((3, 4, 16)), tmp_path / "s.zarr", axis=("0", "1"))
+    assert contact_sheet(spectra, columns=12).height < CELL
+    slices = dnmf.ingest(RNG.random((3, 4, 8, 8, 5)), tmp_path / "v.zarr", axis=("0", "1"))
+    assert contact_sheet(slices, columns=12).height > CELL
 
 
 def test_missing_pixels_are_white_and_do_not_spread(tmp_path):
@@ -256,3 +264,22 @@ class TestNotebook:
         os.remove(tmp_path / "c.zarr/pixels/c/0/0/0")
         assert re.search(r"Images.*8 of 4 x 4", corpus._repr_html_())
         assert "<img" not in corpus._repr_html_()
+
+    @pytest.mark.parametrize("shape", [(6, 8), (48,)])
+    def test_weights_that_fold_are_maps(self, tmp_path, shape):
+        cube = RNG.random((*shape, 9))
+        axis = tuple(map(str, range(len(shape))))
+        corpus = dnmf.ingest(cube, tmp_path / "c.zarr", axis=axis, block_rows=10)
+        model = dnmf.NMF(3, random_state=0, tol=0.1).fit(corpus)
+        write_weights(model, corpus, tmp_path / "w")
+        weights = dnmf.open_weights(tmp_path / "w")
+        shown = Pictures(weights._repr_html_())
+        assert shown.names == (["nmf0", "nmf1", "nmf2"] if len(shape) == 2 else [])
+        for source, values in zip(shown.sources, weights.to_pandas().to_numpy().T, strict=False):
+            content = base64.b64decode(source.removeprefix("data:image/png;base64,"))
+            with Image.open(io.BytesIO(content)) as picture:
+                found = np.asarray(picture) / 255
+            expected = values.reshape(shape) / np.percentile(values, 99.9)
+            assert found == pytest.approx(np.clip(expected, 0, 1), abs=0.01)
+        os.remove(tmp_path / "w/weights/c/1/0")
+        assert "<img" not in dnmf.open_weights(tmp_path / "w")._repr_html_()
