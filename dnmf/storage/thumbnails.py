@@ -121,7 +121,8 @@ def _to_share(small: Array) -> Array:
 
 def _to_8_bits(small: Array) -> Array:
     """Return numbers as grey or colours of 8 bits; NaN is white."""
-    return np.rint(255 * np.nan_to_num(_to_share(small), nan=1.0)).astype(np.uint8)
+    pixels: Array = np.rint(255 * np.nan_to_num(_to_share(small), nan=1.0)).astype(np.uint8)
+    return pixels
 
 
 def _channel_number(corpus: Corpus, channel: str | int | None) -> int | None:
