@@ -88,6 +88,15 @@ class TestZarr:
         corpus = dnmf.ingest(tmp_path / "x.zarr", tmp_path / "c")
         assert (corpus.images(slice(None)) == X[:, 0]).all()
 
+    def test_metadata_that_promise_too_much(self, tmp_path):
+        huge = (10, 10**5, 10**5)
+        zarr.create_array(tmp_path / "c.zarr", shape=huge, chunks=huge, dtype="u1")
+        with pytest.raises(IngestError, match=r"c\.zarr: its chunks of .* smaller chunks"):
+            dnmf.ingest(tmp_path / "c.zarr", tmp_path / "c")
+        zarr.create_array(tmp_path / "a.zarr", shape=huge, chunks=(1, 9, 9), dtype="u1")
+        with pytest.raises(IngestError, match=r"a\.zarr has images of 100000 x 100000, more than"):
+            dnmf.ingest(tmp_path / "a.zarr", tmp_path / "c")
+
     def test_what_is_no_zarr(self, tmp_path):
         (tmp_path / "e.zarr").mkdir()
         with pytest.raises(IngestError, match=r"e\.zarr: no Zarr array or group is there"):

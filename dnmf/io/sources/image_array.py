@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dnmf._format import format_shape
 from dnmf._typing import Array
 from dnmf.errors import IngestError
 from dnmf.io.sources.axes import Selection, select
@@ -16,6 +17,9 @@ from dnmf.io.sources.formats.file import named_errors
 
 if TYPE_CHECKING:
     from dnmf.io.sources.choices import Choices
+
+MAX_PIXELS = 2**30
+"""Largest number of pixels of an image: the few bytes of a header can promise any number."""
 
 CENTRE = -1
 """Top or left of a crop that lies in the middle of an image."""
@@ -249,6 +253,11 @@ def find_images(source: ImageArray, choices: Choices) -> ImageRows:
     rows = ImageRows(source, selection, choices.patches)
     if choices.patches is not None:
         _require_room(rows)
+    if math.prod(rows.image_shape) > MAX_PIXELS:
+        raise IngestError(
+            f"{source.name} has images of {format_shape(rows.image_shape)}, more than "
+            f"{MAX_PIXELS:,} pixels; give --crop or --patches, or of a pyramid a --level"
+        )
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from itertools import chain
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -32,10 +32,23 @@ ENTRY_POINTS = "dnmf.sources"
 @cache
 def all_formats() -> tuple[Format, ...]:
     """Return the formats of other packages, and then those of dnmf."""
-    others = [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
+    others = map(_load, entry_points(group=ENTRY_POINTS))
     folder = __name__.rpartition(".")[0]
     modules = (import_module(f"{folder}.{name}") for name in (*PICTURES, *ARRAYS))
     return (*others, *(module.FORMAT for module in modules))
+
+
+def _load(entry: EntryPoint) -> Format:
+    """Import a format of another package; raise IngestError that names the package."""
+    try:
+        found: Format = entry.load()
+    except Exception as error:
+        package = entry.dist.name if entry.dist is not None else entry.module
+        raise IngestError(
+            f"the package {package} adds the format {entry.name}, which cannot be loaded "
+            f"({error}); mend or remove that package"
+        ) from error
+    return found
 
 
 @cache

@@ -5,6 +5,7 @@ A store may come from anybody: Zarr refuses codecs that would unpickle what they
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ LISTED = 20
 
 DEEPEST = 4
 """Number of groups inside each other that are searched for arrays."""
+
+CHUNK_BYTES = 2**31
+"""Largest chunk that is decoded: metadata of a hundred bytes can promise any number of pixels."""
 
 OME_AXES = "tczyx"
 """Axes of images of OME-Zarr before version 0.3, which does not name them."""
@@ -86,6 +90,7 @@ def _open_node(node: Any, name: str, choices: Choices) -> ImageArray:
         array = node
     if choices.level:
         raise IngestError(f"it is no pyramid of resolutions; leave out --level {choices.level}")
+    _require_small_chunks(array)
     axes = _axes_of(array)
     return ImageArray(array, axes, name, coords=_coords_of(node, array, axes))
 
@@ -100,6 +105,7 @@ def _open_level(
             f"it is a pyramid of {len(levels)} levels; give --level from 0 to {len(levels) - 1}"
         )
     array: Any = group[levels[choices.level]["path"]]
+    _require_small_chunks(array)
     named = [axis if isinstance(axis, str) else axis["name"] for axis in image.get("axes") or ()]
     axes = tuple(str(axis).lower() for axis in named) or tuple(OME_AXES[-array.ndim :])
     if len(axes) != array.ndim:
@@ -110,6 +116,14 @@ def _open_level(
     ]
     known = "c" in axes and len(labels) == array.shape[axes.index("c")]
     return ImageArray(array, axes, name, coords={"c": np.array(labels)} if known else {})
+
+
+def _require_small_chunks(array: Any) -> None:
+    if (found := math.prod(array.chunks) * array.dtype.itemsize) > CHUNK_BYTES:
+        raise IngestError(
+            f"its chunks of {format_shape(array.chunks)} take {found:,} bytes each, more than "
+            f"{CHUNK_BYTES:,}; write it in smaller chunks"
+        )
 
 
 def _ome(group: zarr.Group) -> Mapping[str, Any]:
