@@ -16,6 +16,12 @@ from dnmf.cli.progress import print_line
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="New folder for the files.")
 @click.option(
+    "--corpus",
+    type=PATH,
+    metavar="CORPUS",
+    help="Corpus of the model: write spectra over the wavelengths that it has.",
+)
+@click.option(
     "--format",
     "file_format",
     type=click.Choice(["png", "tiff", "ome-zarr", "npy", "csv"]),
@@ -32,19 +38,33 @@ from dnmf.cli.progress import print_line
 @force_option
 @json_option
 def components(
-    model: str, out: str, file_format: str | None, scale: str, force: bool, as_json: bool
+    model: str,
+    out: str,
+    corpus: str | None,
+    file_format: str | None,
+    scale: str,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write the components of MODEL into a new folder: component-000.png and so on.
 
     With --format ome-zarr the folder is an OME-Zarr image with a channel for each component.
     """
-    check_arguments(Argument("MODEL", model, ("model",)))
+    named = [] if corpus is None else [Argument("--corpus", corpus, ("corpus",))]
+    check_arguments(Argument("MODEL", model, ("model",)), *named)
     require_folder_of(out)
     print_line(f"opening {model}")
     from dnmf.io.components import write_components
 
     fitted = dnmf.load(model)
-    names = write_components(fitted, out, file_format=file_format, scale=scale, force=force)
+    names = write_components(
+        fitted,
+        out,
+        corpus=None if corpus is None else dnmf.open_corpus(corpus),
+        file_format=file_format,
+        scale=scale,
+        force=force,
+    )
     if as_json:
         click.echo(json.dumps({"path": out, "files": names}))
         return

@@ -21,6 +21,7 @@ from dnmf._typing import Array
 from dnmf.errors import DataError, ParameterError
 from dnmf.estimators.nmf import NMF
 from dnmf.storage.atomic import RECORD, clear_place, new_store, translate_disk_full, unfinished
+from dnmf.storage.corpus import Corpus
 from dnmf.storage.paths import for_zarr, normalize_path
 from dnmf.storage.pictures import SOFTWARE, png_bytes
 from dnmf.storage.store import ObjectStore
@@ -41,6 +42,7 @@ def write_components(
     model: NMF,
     path: str | os.PathLike[str],
     *,
+    corpus: Corpus | None = None,
     file_format: str | None = None,
     scale: str = "each",
     force: bool = False,
@@ -53,6 +55,8 @@ def write_components(
         Fitted model. Component j is row j of ``components_``; its weights are column j of W.
     path : str or path
         Path of the folder.
+    corpus : Corpus, optional
+        Corpus of such images. Spectra are written over the wavelengths that it has.
     file_format : "png", "tiff", "ome-zarr", "npy" or "csv", optional
         ``component-000.png`` and so on, of 8 bits; ``component-000.tiff`` of float32; the folder as
         an OME-Zarr image of float32 with the axes c, y, x; ``components.npy`` of shape (d,) +
@@ -86,6 +90,8 @@ def write_components(
         raise ParameterError(f"format is {file_format!r}; it must be one of {', '.join(FORMATS)}")
     if (len(shape) == 1) != (chosen == "csv") and chosen != "npy":
         raise DataError(_describe_misfit(chosen, shape))
+    if corpus is not None:
+        model._require_pixels_of(corpus)
     tops = H.max(axis=1) if scale == "each" else np.full(len(H), H.max())
     images = H.reshape(-1, *shape).astype(np.float32, copy=False)
     record = {
@@ -107,7 +113,10 @@ def write_components(
         if chosen == "ome-zarr":
             attributes, names = {"ome": _write_ome_zarr(group, images)}, ["0"]
         else:
-            attributes, names = {}, _write_files(building, _encode(chosen, model, images, tops))
+            attributes, names = (
+                {},
+                _write_files(building, _encode(chosen, images, tops, _pixels_of(model, corpus))),
+            )
         group.attrs.put({**attributes, RECORD: record})
     return names
 
@@ -124,10 +133,18 @@ def _describe_misfit(chosen: str, shape: tuple[int, ...]) -> str:
     )
 
 
-def _encode(chosen: str, model: NMF, images: Array, tops: Array) -> dict[str, bytes]:
+def _pixels_of(model: NMF, corpus: Corpus | None) -> tuple[str, Array]:
+    """Return what the pixels of flat images are called, and the name or number of each."""
+    if corpus is not None and (values := corpus.coords.get(corpus.axes[0])) is not None:
+        return corpus.axes[0], values
+    numbers = np.arange(model.n_features_in_)
+    return "pixel", np.asarray(getattr(model, "feature_names_in_", numbers))
+
+
+def _encode(chosen: str, images: Array, tops: Array, pixels: tuple[str, Array]) -> dict[str, bytes]:
     """Return the content of each file by its name."""
     if chosen == "csv":
-        return {"spectra.csv": _encode_spectra(model, images)}
+        return {"spectra.csv": _encode_spectra(images, *pixels)}
     if chosen == "npy":
         content = io.BytesIO()
         np.save(content, images, allow_pickle=False)
@@ -178,14 +195,14 @@ def _encode_tiff(image: Array) -> bytes:
     return content.getvalue()
 
 
-def _encode_spectra(model: NMF, spectra: Array) -> bytes:
-    """Encode spectra with a column for each, over the names of the pixels or their numbers."""
+def _encode_spectra(spectra: Array, name: str, pixels: Array) -> bytes:
+    """Encode spectra with a column for each, over the names or numbers of the pixels."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    names = getattr(model, "feature_names_in_", np.arange(spectra.shape[1]))
-    writer.writerow(["pixel", *name_components(len(spectra))])
-    for name, values in zip(names, spectra.T, strict=True):
-        writer.writerow([name, *values.tolist()])
+    writer.writerow([name, *name_components(len(spectra))])
+    # As text by NumPy: the fewest digits that give the same number again.
+    rows = zip(pixels.tolist(), spectra.T.astype(str).tolist(), strict=True)
+    writer.writerows([pixel, *values] for pixel, values in rows)
     return text.getvalue().encode()
 
 

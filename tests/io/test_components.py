@@ -118,6 +118,21 @@ def test_spectra(tmp_path, names):
     assert pytest.approx(model.components_, rel=1e-6) == table.iloc[:, 1:].to_numpy().T
 
 
+def test_spectra_over_wavelengths(tmp_path):
+    import pandas as pd
+    import xarray as xr
+
+    wavelengths = np.linspace(400, 700, 16)
+    cube = xr.DataArray(RNG.random((6, 5, 16)), dims=["y", "x", "nm"], coords={"nm": wavelengths})
+    corpus = dnmf.ingest(cube, tmp_path / "c.zarr", axis=("y", "x"))
+    dnmf.NMF(2, random_state=0, tol=0.1).fit(corpus).save(tmp_path / "m")
+    run("components", tmp_path / "m", "--corpus", corpus.path, "--out", tmp_path / "s")
+    table = pd.read_csv(tmp_path / "s/spectra.csv")
+    assert list(table["nm"]) == list(wavelengths)
+    found = table.iloc[:, 1:].to_numpy(np.float32).T
+    assert (found == dnmf.load(tmp_path / "m").components_.astype(np.float32)).all()
+
+
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
