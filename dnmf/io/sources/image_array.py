@@ -96,9 +96,12 @@ class ImageRows:
     @property
     def image_coords(self) -> dict[str, Array]:
         """Numbers or names along the axes of an image, where the array has them."""
-        if self.patches is not None:
-            return {}
-        return self._coords(self.selection.image)
+        found: dict[str, Array] = {}
+        for axis in self.selection.image if self.patches is None else ():
+            name = self.selection.names[axis]
+            if name in self.source.coords:
+                found[name] = np.asarray(self.source.coords[name])[self.selection.parts[axis]]
+        return found
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -110,11 +113,6 @@ class ImageRows:
         """Names of the axes along which the images follow each other."""
         names = tuple(self.selection.names[axis] for axis in self.selection.rows)
         return names if self.patches is None else (*names, "patch_y", "patch_x")
-
-    @property
-    def row_coords(self) -> dict[str, Array]:
-        """Numbers or names along `row_axes`, where the array has them."""
-        return self._coords(self.selection.rows)
 
     def __len__(self) -> int:
         return math.prod(self.row_shape)
@@ -158,14 +156,6 @@ class ImageRows:
         height, width, stride = self.patches
         h, w = self.selection.lengths(self.selection.image[:2])
         return (h - height) // stride + 1, (w - width) // stride + 1
-
-    def _coords(self, axes: Sequence[int]) -> dict[str, Array]:
-        found = {}
-        for axis in axes:
-            name = self.selection.names[axis]
-            if name in self.source.coords:
-                found[name] = np.asarray(self.source.coords[name])[self.selection.parts[axis]]
-        return found
 
     def _id(self, row: int) -> str:
         selection = self.selection
