@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
+from subprocess import PIPE, Popen
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 import zarr
@@ -177,9 +180,27 @@ class TestHdf5:
         with pytest.raises(IngestError, match="out of its folder; give that file"):
             opened(tmp_path / "mine/f.h5", array="x")
 
-    def test_what_is_damaged_or_missing(self, tmp_path, monkeypatch):
-        import sys
+    @pytest.mark.parametrize("swmr", [False, True])
+    def test_a_file_that_is_being_written(self, tmp_path, swmr):
+        code = (
+            "import h5py, sys; f = h5py.File(sys.argv[1], 'w', libver='latest'); "
+            f"f.create_dataset('x', (3, 4, 5), 'u1'); {'f.swmr_mode = True; ' * swmr}f.flush(); "
+            "print('open', flush=True); sys.stdin.read()"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "w.h5")]
+        with Popen(command, stdin=PIPE, stdout=PIPE) as writer:
+            assert writer.stdout.readline() == b"open\n"
+            with pytest.raises(IngestError, match=r"w\.h5: it is open in a program that writes"):
+                opened(tmp_path / "w.h5")
+            writer.stdin.close()
 
+    def test_filters_of_hdf5plugin(self, tmp_path):
+        with h5py.File(tmp_path / "f.h5", "w") as file:
+            file.create_dataset("x", data=X[:, 0], chunks=(1, 9, 7), **hdf5plugin.Bitshuffle())
+        corpus = dnmf.ingest(tmp_path / "f.h5", tmp_path / "c")
+        assert (corpus.images(slice(None)) == X[:, 0]).all()
+
+    def test_what_is_damaged_or_missing(self, tmp_path, monkeypatch):
         (tmp_path / "f.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
         with pytest.raises(IngestError, match=r"f\.h5 cannot be read"):
             opened(tmp_path / "f.h5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import threading
 from functools import partial
 
@@ -280,6 +281,18 @@ def test_a_damaged_page_is_named(tmp_path):
     np.testing.assert_array_equal(rows.read(0, 2), STACK[:2])
     with pytest.raises(IngestError, match=r"bad\.tif"):
         rows.read(2, 3)
+
+
+@pytest.mark.parametrize("missing", ["tifffile", "imagecodecs"])
+def test_without_its_libraries_what_pillow_keeps_is_read(tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    path = tmp_path / "a.tif"
+    Image.fromarray(STACK[0]).save(path, compression="tiff_lzw")
+    np.testing.assert_array_equal(pixels_of(path)[0], STACK[0])
+    pages = [Image.fromarray(page) for page in STACK]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(IngestError, match=r"a\.tif.*pip install 'dnmf\[tiff\]'"):
+        rows_of(path)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):

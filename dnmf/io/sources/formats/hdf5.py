@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -39,8 +41,10 @@ class Hdf5Datasets:
     def open(self, file: ImageFile, choices: Choices) -> ImageArray:
         """Open the dataset that `array` names, that NeXus says is the one, or the only one."""
         h5py = require("h5py", "hdf5")
+        with suppress(ImportError):
+            import_module("hdf5plugin")  # adds Blosc, LZ4 and other filters to h5py
         with named_errors(file):
-            opened = h5py.File(file.open() if file.path is None else file.path, "r")
+            opened = _open(h5py, file)
             dataset = _find(opened, choices.array)
             _require_near(opened, dataset, file)
             axes, coords = _axes_of(dataset)
@@ -48,6 +52,18 @@ class Hdf5Datasets:
 
 
 FORMAT = Hdf5Datasets()
+
+
+def _open(h5py: Any, file: ImageFile) -> Any:
+    try:
+        return h5py.File(file.open() if file.path is None else file.path, "r")
+    except OSError as error:
+        if "unable to lock" in str(error) or "open for write" in str(error):
+            raise IngestError(
+                "it is open in a program that writes to it, or was when that died; ingest it when "
+                "it is closed, after a crash run `h5clear -s` on it first"
+            ) from error
+        raise
 
 
 def _find(file: Any, key: str | None) -> Any:

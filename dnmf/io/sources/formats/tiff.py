@@ -65,6 +65,7 @@ class Tiff:
     def open(self, file: ImageFile, choices: Choices) -> ImageArray:
         """Decode a file of one image; of any other, read its structure."""
         try:
+            import imagecodecs  # noqa: F401 (by which tifffile decompresses)
             import tifffile
         except ImportError:
             from dnmf.io.sources.formats.simple_tiff import open_simple_tiff
