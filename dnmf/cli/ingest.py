@@ -72,7 +72,7 @@ class Share(click.ParamType[float]):
 @click.option("--plan", "mode", flag_value="plan", help="Only list the images and plan the parts.")
 @click.option("--part", type=Part(), help="Only read and write one part of a planned ingest.")
 @click.option("--finish", "mode", flag_value="finish", help="Only finish, when all parts are done.")
-@click.option("--append", "mode", flag_value="append", help="Add the images to a corpus.")
+@click.option("--append", is_flag=True, help="Add images to a corpus, those that it does not have.")
 @storage_option
 @force_option
 @json_option
@@ -82,6 +82,7 @@ def ingest(
     corpus: str,
     mode: str | None,
     part: tuple[int, int] | None,
+    append: bool,
     storage_options: dict[str, Any],
     force: bool,
     as_json: bool,
@@ -105,7 +106,7 @@ def ingest(
       dnmf ingest --part 1/16 faces.zarr       (and so on, on any machine)
       dnmf ingest --finish faces.zarr
     """
-    _check_use(source, corpus, mode, part, force=force)
+    _check_use(source, corpus, mode, part, force=force, append=append)
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
     from dnmf.io import ingest as steps
@@ -120,6 +121,7 @@ def ingest(
         _report(steps.finish_parts(corpus, **common, force=force), as_json, describe)
         return
     print_line(f"looking for images in {', '.join(source[:3])}{' ...' * (len(source) > 3)}")
+    options["append"] = append
     if mode == "plan":
         plan = steps.plan_ingest(source, corpus, **common, force=force, **options)
         click.echo(f"{corpus}: {plan.layout.n_images:,} images in {plan.layout.n_blocks:,} blocks")
@@ -130,7 +132,13 @@ def ingest(
 
 
 def _check_use(
-    source: tuple[str, ...], corpus: str, mode: str | None, part: Any, *, force: bool
+    source: tuple[str, ...],
+    corpus: str,
+    mode: str | None,
+    part: Any,
+    *,
+    force: bool,
+    append: bool,
 ) -> None:
     """Raise UsageError or IngestError unless the arguments belong together."""
     if part is not None or mode == "finish":
@@ -143,7 +151,7 @@ def _check_use(
         raise click.UsageError(
             f"give the images and, after them, the new corpus: `dnmf ingest {corpus} NEW.zarr`"
         )
-    check_sources(source, corpus, force=force)
+    check_sources(source, corpus, force=force or append)
 
 
 def _report(result: dnmf.Corpus, as_json: bool, describe: Any) -> None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from dnmf._typing import Array
 from dnmf.errors import BadImagesError, IngestError
 from dnmf.io.parts import check_limits, describe_reject
 from dnmf.io.plan import Plan, done_blocks, forget_done, read_done, remove_plan
 from dnmf.io.sources.places.place import Reject
+from dnmf.storage.append import Rows, append_rows, cut_rows, join_rows
 from dnmf.storage.atomic import REJECTS
+from dnmf.storage.corpus import Corpus
 from dnmf.storage.corpus_writer import commit_corpus
 from dnmf.storage.store import ObjectStore
 from dnmf.storage.table_writer import Line, delete_block, read_table_block, write_block
 
-Rows = tuple[Array, list[str], Mapping[str, Array]]
-"""Images, their ids and their columns."""
+REJECTS_BYTES = 2**30
+"""Largest list of bad images that is read."""
 
 
 def finish_corpus(plan: Plan) -> None:
@@ -34,6 +34,33 @@ def finish_corpus(plan: Plan) -> None:
         More images are bad than the limits allow, or all of them.
     """
     layout = plan.layout
+    lines, rejects = _gather(plan)
+    manifest = [line for line in lines if line is not None]
+    n_images = sum(line[0] for line in manifest)
+    facts = {
+        **getattr(plan.source, "facts", {}),
+        "choices": plan.choices.as_dict(),
+        "rejects": len(rejects),
+    }
+    if n_images < layout.n_images:
+        manifest = _close_holes(plan, lines, n_images)
+        layout = replace(layout, n_images=n_images)
+        facts.pop("rows", None)  # without some of its pixels it is no map
+    _write_rejects(plan.building, rejects)
+    commit_corpus(plan.building, layout, manifest, facts)
+    remove_plan(plan.building)
+
+
+def finish_append(plan: Plan, corpus: Corpus) -> None:
+    """Add the images of a plan, whose blocks are all written, to a corpus; see `finish_corpus`."""
+    lines, rejects = _gather(plan)
+    _write_rejects(plan.path, rejects, len(corpus.generations) + 1)
+    append_rows(corpus, _rows_of(plan, lines, 0), plan.token, len(rejects))
+
+
+def _gather(plan: Plan) -> tuple[list[Line | None], list[Reject]]:
+    """Return the lines of all blocks, and all bad images; raise as `finish_corpus` does."""
+    layout = plan.layout
     missing = sorted(set(range(layout.n_blocks)) - set(done_blocks(plan.building)))
     if missing:
         raise IngestError(
@@ -43,22 +70,9 @@ def finish_corpus(plan: Plan) -> None:
     done = [read_done(plan.building, index) for index in range(layout.n_blocks)]
     rejects = [*plan.rejects, *(reject for each in done for reject in each.rejects)]
     check_limits(plan, rejects)
-    lines = [each.line for each in done]
-    counts = [0 if line is None else line[0] for line in lines]
-    if not (n_images := sum(counts)):
+    if not any(each.line for each in done):
         raise BadImagesError([describe_reject(reject) for reject in rejects])
-    manifest = [line for line in lines if line is not None]
-    if n_images < layout.n_images:
-        manifest = _close_holes(plan, lines, n_images)
-        layout = replace(layout, n_images=n_images)
-    _write_rejects(plan.building, rejects)
-    facts = {
-        **getattr(plan.source, "facts", {}),
-        "choices": plan.choices.as_dict(),
-        "rejects": len(rejects),
-    }
-    commit_corpus(plan.building, layout, manifest, facts)
-    remove_plan(plan.building)
+    return [each.line for each in done], rejects
 
 
 def _close_holes(plan: Plan, lines: Sequence[Line | None], n_images: int) -> list[Line]:
@@ -82,9 +96,9 @@ def _close_holes(plan: Plan, lines: Sequence[Line | None], n_images: int) -> lis
         if stop <= 0:
             delete_block(building, index)
             continue
-        whole = _join(waiting)
-        manifest.append(write_block(building, index, *_cut(whole, 0, stop)))
-        waiting = [_cut(whole, stop, len(whole[1]))]
+        whole = join_rows(waiting)
+        manifest.append(write_block(building, index, *cut_rows(whole, 0, stop)))
+        waiting = [cut_rows(whole, stop, len(whole[1]))]
     return manifest
 
 
@@ -95,28 +109,23 @@ def _rows_of(plan: Plan, lines: Sequence[Line | None], first: int) -> Iterator[R
             yield read_table_block(plan.building, index, line)
 
 
-def _join(parts: Sequence[Rows]) -> Rows:
-    images = np.concatenate([part[0] for part in parts])
-    columns = {name: np.concatenate([part[2][name] for part in parts]) for name in parts[0][2]}
-    return images, [name for part in parts for name in part[1]], columns
+def _write_rejects(path: str, rejects: Sequence[Reject], generation: int = 1) -> None:
+    """Write the bad images as JSON lines: path, reason, and number among all that were planned.
 
-
-def _cut(rows: Rows, start: int, stop: int) -> Rows:
-    images, ids, columns = rows
-    return (
-        images[start:stop],
-        ids[start:stop],
-        {name: column[start:stop] for name, column in columns.items()},
-    )
-
-
-def _write_rejects(building: str, rejects: Sequence[Reject]) -> None:
-    """Write the bad images as JSON lines: path, reason, and number among all that were planned."""
+    Those of earlier generations stay; what this generation has written before, it writes again.
+    """
     if not rejects:
         return
-    lines = (json.dumps(_as_dict(reject)) for reject in rejects)
-    ObjectStore(building).set(REJECTS, ("\n".join(lines) + "\n").encode())
+    store = ObjectStore(path)
+    earlier: list[str] = []
+    if generation > 1:
+        with suppress(FileNotFoundError):
+            earlier = store.get(REJECTS, REJECTS_BYTES).decode().splitlines()
+    lines = [line for line in earlier if json.loads(line).get("generation", 1) < generation]
+    lines += [json.dumps(_as_dict(reject, generation)) for reject in rejects]
+    store.set(REJECTS, ("\n".join(lines) + "\n").encode())
 
 
-def _as_dict(reject: Reject) -> dict[str, Any]:
-    return {"path": reject.path, "reason": reject.reason, "row": reject.row}
+def _as_dict(reject: Reject, generation: int) -> dict[str, Any]:
+    found = {"path": reject.path, "reason": reject.reason, "row": reject.row}
+    return found if generation == 1 else {**found, "generation": generation}

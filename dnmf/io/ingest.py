@@ -7,19 +7,21 @@ process does all of it, with or without a cluster, or the jobs of an array do th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from dnmf.engine.executors import each_block
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import DataError, IngestError, ParameterError
-from dnmf.io.finish import finish_corpus
+from dnmf.io.append import KnownIds, choices_of, numbered_after, require_alike
+from dnmf.io.finish import finish_append, finish_corpus
 from dnmf.io.parts import Progress, load, part_of, write_blocks
 from dnmf.io.plan import AnySource, Limits, Plan, building_place, done_blocks, read_plan, write_plan
 from dnmf.io.sources.arrays import open_array
@@ -27,6 +29,7 @@ from dnmf.io.sources.choices import Choices
 from dnmf.io.sources.places.place import Reject
 from dnmf.io.sources.places.tables import open_frame
 from dnmf.io.sources.source import open_source, source_of
+from dnmf.storage.append import open_for_append
 from dnmf.storage.atomic import (
     check_free,
     discard_building,
@@ -55,6 +58,7 @@ def ingest(
     strict: bool = False,
     max_rejects: float | None = None,
     storage_options: StorageOptions = None,
+    append: bool = False,
     force: bool = False,
     on_progress: Progress = lambda done, total: None,
     **choices: Any,
@@ -89,6 +93,10 @@ def ingest(
         a tenth may be unreadable, and none may differ from the others in shape or dtype.
     storage_options : dict, optional
         Options of the file system behind URLs of sources.
+    append : bool, default False
+        Whether to add images to the corpus at `path`, as a new generation of it; those whose ids
+        it has already are left out. What is done to them is what was done to the others. Whoever
+        has the corpus open goes on with the images that it had.
     force : bool, default False
         Whether to replace a corpus that is already there, and to begin an ingest anew.
     on_progress : callable
@@ -123,7 +131,8 @@ def ingest(
     with locked(location), translate_disk_full(location, "the corpus"):
         plan = plan_ingest(
             source, location, block_rows=block_rows, codec=codec, strict=strict,
-            max_rejects=max_rejects, storage_options=storage_options, force=force, **choices,
+            max_rejects=max_rejects, storage_options=storage_options, append=append,
+            force=force, **choices,
         )  # fmt: skip
         with _discarded_on_refusal(plan.building):
             write_blocks(plan, range(plan.layout.n_blocks), on_progress)
@@ -139,6 +148,7 @@ def plan_ingest(
     strict: bool = False,
     max_rejects: float | None = None,
     storage_options: StorageOptions = None,
+    append: bool = False,
     force: bool = False,
     **choices: Any,
 ) -> Plan:
@@ -149,26 +159,41 @@ def plan_ingest(
     location = normalize_path(path)
     _check(block_rows, codec, max_rejects)
     asked = _choices(choices)
-    check_free(location, FORMAT, force=force)
-    require_parent(location)
+    corpus = open_for_append(location) if append else None
+    if corpus is None:
+        check_free(location, FORMAT, force=force)
+        require_parent(location)
+    else:
+        asked = choices_of(corpus, asked)
+        block_rows, codec = corpus.block_rows, corpus.codec
     limits = Limits(strict, max_rejects)
     request = _request(source, asked, block_rows, codec)
-    if request is not None and (
-        plan := _plan_to_continue(location, request, storage_options, force)
-    ):
-        return plan
-    building = building_place(location)
+    building = building_place(location, append=append)
+    if request is not None:
+        plan = _plan_to_continue(location, building, request, storage_options, force)
+        if plan is not None:
+            return plan
     discard_building(building, FORMAT)
+    known = None if corpus is None else KnownIds(corpus)
     with TemporaryDirectory(prefix="dnmf-") as scratch, _discarded_on_refusal(building):
-        images, rejects = _as_source(source, asked, scratch, storage_options)
+        images, rejects = _as_source(source, asked, scratch, storage_options, known)
+        if corpus is not None:
+            images = numbered_after(corpus, images)
+            require_alike(corpus, images)
         layout = _layout_of(images, block_rows, codec)
         require_space(location, layout.max_bytes, "the corpus")
         create_corpus(building, layout, getattr(images, "coords", None))
-        return write_plan(Plan(location, building, images, layout, limits, rejects, request))
+        token = getattr(images, "version", uuid4().hex)
+        plan = Plan(location, building, images, layout, limits, rejects, request, token, append)
+        return write_plan(plan)
 
 
 def finish_ingest(plan: Plan, *, force: bool = False) -> Corpus:
     """Finish a corpus whose blocks are all written, and move it to its path."""
+    if plan.append:
+        finish_append(plan, open_for_append(plan.path))
+        discard_building(plan.building, FORMAT)
+        return open_corpus(plan.path)
     finish_corpus(plan)
     if not is_url(plan.path):
         check_free(plan.path, FORMAT, force=force)  # hours may have passed
@@ -228,7 +253,9 @@ def finish_parts(
 
 def _existing_plan(path: str | os.PathLike[str], storage_options: StorageOptions) -> Plan:
     location = normalize_path(path)
-    plan = read_plan(location, storage_options)
+    places = [building_place(location), building_place(location, append=True)]
+    plans = (read_plan(location, place, storage_options) for place in dict.fromkeys(places))
+    plan = next((plan for plan in plans if plan is not None), None)
     if plan is None:
         raise IngestError(
             f"{location}: no ingest is planned there; begin with `dnmf ingest --plan SOURCE "
@@ -248,10 +275,14 @@ def _discarded_on_refusal(building: str) -> Iterator[None]:
 
 
 def _plan_to_continue(
-    location: str, request: dict[str, Any], storage_options: StorageOptions, force: bool
+    location: str,
+    building: str,
+    request: dict[str, Any],
+    storage_options: StorageOptions,
+    force: bool,
 ) -> Plan | None:
     """Return the plan of an unfinished corpus if it is of the same call."""
-    if force or (plan := read_plan(location, storage_options)) is None:
+    if force or (plan := read_plan(location, building, storage_options)) is None:
         return None
     if plan.request == request:
         return plan
@@ -291,12 +322,16 @@ def _paths(source: Any) -> list[str | os.PathLike[str]] | None:
 
 
 def _as_source(
-    source: Any, choices: Choices, scratch: str, storage_options: StorageOptions
+    source: Any,
+    choices: Choices,
+    scratch: str,
+    storage_options: StorageOptions,
+    known: Container[str] | None,
 ) -> tuple[AnySource, list[Reject]]:
     if (paths := _paths(source)) is not None:
-        return open_source(paths, choices, scratch, storage_options)
+        return open_source(paths, choices, scratch, storage_options, known)
     if hasattr(source, "itertuples") and any(kind.kind not in "buif" for kind in source.dtypes):
-        return source_of([open_frame(source)], choices, scratch)
+        return source_of([open_frame(source)], choices, scratch, known)
     if hasattr(source, "read") and hasattr(source, "image_shape"):
         if choices != Choices():
             raise IngestError(

@@ -88,6 +88,10 @@ class Plan:
         Files that could not even be planned.
     request : mapping, or None
         What was asked, to be compared when an ingest goes on; None if the source is no path.
+    token : str
+        Name of this ingest, so that images are not added twice.
+    append : bool
+        Whether the images are added to the corpus at `path`.
     """
 
     path: str
@@ -97,6 +101,8 @@ class Plan:
     limits: Limits
     rejects: list[Reject]
     request: Mapping[str, Any] | None
+    token: str
+    append: bool = False
 
     @property
     def choices(self) -> Choices:
@@ -112,12 +118,16 @@ class Done:
     rejects: list[Reject]
 
 
-def building_place(path: str) -> str:
-    """Return the path of the unfinished corpus: beside the corpus, or at a URL the same."""
+def building_place(path: str, *, append: bool = False) -> str:
+    """Return the path of the unfinished corpus: beside the corpus; at a URL that of the corpus.
+
+    Images that are to be added to a corpus lie beside it also at a URL.
+    """
+    ending = "append" if append else "ingest"
     if is_url(path):
-        return path
+        return f"{path}.{ending}" if append else path
     final = os.path.realpath(path)
-    return os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.ingest")
+    return os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{ending}")
 
 
 def write_plan(plan: Plan) -> Plan:
@@ -142,20 +152,27 @@ def write_plan(plan: Plan) -> Plan:
         "coords": dict(source.coords),
         "facts": dict(source.facts),
         "of": source.version,
+        "append": plan.append,
     }
     ObjectStore(plan.building).set(PLAN, json.dumps(content).encode())
     return replace(plan, source=source)
 
 
-def read_plan(path: str, storage_options: StorageOptions = None) -> Plan | None:
+def read_plan(path: str, building: str, storage_options: StorageOptions = None) -> Plan | None:
     """Read the plan of an unfinished corpus; None if there is none.
+
+    Parameters
+    ----------
+    path, building : str
+        Paths of the corpus and of the unfinished corpus.
+    storage_options : dict, optional
+        Options of the file system behind URLs of sources.
 
     Raises
     ------
     IngestError
         It is damaged, or of another version of dnmf, or its sources are not there any more.
     """
-    building = building_place(path)
     try:
         content = json.loads(ObjectStore(building).get(PLAN, PLAN_BYTES))
     except FileNotFoundError:
@@ -197,6 +214,8 @@ def _plan_of(
         Limits(**content["limits"]),
         [Reject(*reject) for reject in content["rejects"]],
         content["request"],
+        content["of"],
+        content["append"],
     )
 
 

@@ -76,11 +76,17 @@ class Corpus(VerifiedMatrix):
         Number of images per block; the last block may be shorter.
     codec : str
         How the pixels are compressed, as in `dnmf.ingest`.
+    version : int
+        Version of the format.
+    n_rejects : int
+        Number of images that the ingest has left out; ``rejects.jsonl`` in the corpus lists them.
     order : str or None
         ``"natural"`` where files of a folder are in the order f2, f10; None in corpora of dnmf 0.1,
         which have f10 before f2, and in those that are not of image files.
     skipped : dict of str to str
         Names of image files that the ingest has left out, with the reason for each.
+    names : dict of str to str
+        Names of the columns of metadata in the source, each with that in the corpus.
     axes : tuple of str
         Names of the axes of an image.
     choices : dict
@@ -107,10 +113,12 @@ class Corpus(VerifiedMatrix):
     def __init__(self, table: Table) -> None:
         super().__init__(table.matrix, table.columns, table.manifest, table.fingerprint)
         record = table.record
+        self.version: int = record["version"]
         self.image_shape: tuple[int, ...] = tuple(record["image_shape"])
         self.order: str | None = record.get("order")
         self.n_rejects: int = record.get("rejects", 0)
         self.skipped: dict[str, str] = record.get("skipped", {})
+        self.names: dict[str, str] = record.get("names", {})
         self.axes: tuple[str, ...] = tuple(record.get("axes", default_axes(self.image_shape)))
         self.choices: dict[str, Any] = record.get("choices", {})
         self.facts: dict[str, Any] = record.get("facts", {})

@@ -127,6 +127,11 @@ class VerifiedMatrix(ABC):
         return self._array.n_blocks
 
     @property
+    def manifest(self) -> Array:
+        """Manifest: a line for each block of images, stored bytes and checksums."""
+        return self._manifest
+
+    @property
     def nbytes(self) -> int:
         """Number of bytes of the matrix in memory, uncompressed."""
         return self.shape[0] * self.shape[1] * self.dtype.itemsize

@@ -37,6 +37,8 @@ class ArrayImages:
         Ids of the images; by default their numbers.
     values : mapping of str to ndarray of shape (n,)
         Columns of metadata.
+    first : int
+        Number of the first image; where it is not 0, ids are numbers that follow it.
     """
 
     rows: ImageRows
@@ -45,6 +47,7 @@ class ArrayImages:
     dtype: np.dtype[Any]
     names: Array | None
     values: Mapping[str, Array]
+    first: int = 0
 
     @property
     def columns(self) -> dict[str, str]:
@@ -81,7 +84,9 @@ class ArrayImages:
             A pixel is negative, NaN or infinite; the message names its image.
         """
         raw = self.rows.read(start, stop)
-        if self.names is None:
+        if self.names is None and self.first:
+            ids = [f"image:{self.first + row}" for row in range(start, stop)]
+        elif self.names is None:
             ids = [f"image:{suffix}" for suffix in self.rows.ids(start, stop)]
         else:
             ids = list(map(str, self.names[start:stop]))

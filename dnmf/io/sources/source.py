@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
@@ -84,6 +84,7 @@ def open_source(
     choices: Choices,
     scratch: str,
     storage_options: StorageOptions = None,
+    known: Container[str] | None = None,
 ) -> tuple[FileImages, list[Reject]]:
     """List the image files behind paths, and return them as one source.
 
@@ -97,6 +98,8 @@ def open_source(
         Folder in which the list of files is kept.
     storage_options : dict, optional
         Options of the file system behind URLs.
+    known : container of str, optional
+        Ids of files that are left out without a word.
 
     Returns
     -------
@@ -110,16 +113,21 @@ def open_source(
         A path does not exist, or no image can be read.
     """
     plain, choices = _split_keys(list(map(normalize_path, paths)), choices)
-    return source_of(places_of(plain, storage_options), choices, scratch)
+    return source_of(places_of(plain, storage_options), choices, scratch, known)
 
 
 def source_of(
-    places: Sequence[Place], choices: Choices, scratch: str
+    places: Sequence[Place],
+    choices: Choices,
+    scratch: str,
+    known: Container[str] | None = None,
 ) -> tuple[FileImages, list[Reject]]:
     """List the image files of places, and return them as one source; see `open_source`."""
     rejects: list[Reject] = []
     types = ColumnTypes()
     files = _listed(places, rejects)
+    if known is not None:
+        files = (found for found in files if found.listed.id not in known)
     tried, rows = _first_readable(places, files, choices, rejects)
     several = len(rows) > 1 or choices.axis is not None or choices.patches is not None
     everything = chain(tried, files)

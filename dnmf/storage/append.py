@@ -1,0 +1,121 @@
+"""Images added to a corpus: a new generation of it, beside which those of before stay as they are.
+
+Nothing that an open reader has verified changes. New images fill up the last block, whose chunk is
+replaced by one that begins with the same images; all other blocks are new. A manifest is added,
+and then the record names it: what is killed before that has changed nothing, and can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dnmf._typing import Array
+from dnmf.errors import CorpusError
+from dnmf.storage.atomic import RECORD
+from dnmf.storage.corpus import Corpus, open_corpus
+from dnmf.storage.manifest import MANIFESTS, write_manifest
+from dnmf.storage.metadata import read_metadata, with_checksum
+from dnmf.storage.store import ObjectStore
+from dnmf.storage.table_writer import (
+    Line,
+    grow_table,
+    read_table_block,
+    write_block,
+    write_root,
+)
+
+Rows = tuple[Array, list[str], Mapping[str, Array]]
+"""Images, their ids and their columns of metadata."""
+
+
+def open_for_append(path: str) -> Corpus:
+    """Open a corpus to which images can be added.
+
+    Raises
+    ------
+    CorpusError
+        There is no corpus, or it is one that cannot grow.
+    """
+    corpus = open_corpus(path)
+    if corpus.version == 1:
+        raise CorpusError(
+            f"{path} is a corpus of dnmf 0.1.0, which cannot grow: ingest its images again"
+        )
+    if corpus.rows is not None:
+        axes = " x ".join(corpus.rows["axes"])
+        raise CorpusError(
+            f"{path} is a map of {axes}, which cannot grow: ingest the other images into a corpus "
+            "of their own"
+        )
+    return corpus
+
+
+def append_rows(corpus: Corpus, parts: Iterator[Rows], token: str, n_rejects: int) -> None:
+    """Add images to a corpus, as a new generation.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Its newest generation; nobody else may be adding to it.
+    parts : iterator of (images, ids, columns)
+    token : str
+        Name of this append: if the corpus has it already, nothing is done.
+    n_rejects : int
+        Number of images that were left out, which the record counts.
+    """
+    store = ObjectStore(corpus.path, corpus.storage_options)
+    record = dict(read_metadata(store)["attributes"][RECORD])
+    if token in record.get("appends", []):
+        return
+    full, rest = divmod(len(corpus), corpus.block_rows)
+    lines = [tuple(map(int, line)) for line in corpus.manifest]
+    waiting = [read_table_block(corpus.path, full, lines[full])] if rest else []
+    new = list(_write(corpus.path, full, corpus.block_rows, [*waiting], parts))
+    lines[full:] = new
+    number = len(corpus.generations) + 1
+    n_images = sum(line[0] for line in lines)
+    checksum = write_manifest(corpus.path, f"{MANIFESTS}/{number}", np.array(lines, np.int64))
+    found = record["generations"]
+    record |= {
+        "appends": [*record.get("appends", []), token],
+        "rejects": record.get("rejects", 0) + n_rejects,
+        "generations": {
+            "images": [*found["images"], n_images],
+            "manifest_crc32c": [*found["manifest_crc32c"], checksum],
+        },
+    }
+    record.pop("record_crc32c", None)
+    write_root(store, with_checksum(record), grow_table(store, n_images))
+
+
+def _write(
+    path: str, first: int, block_rows: int, waiting: list[Any], parts: Iterator[Rows]
+) -> Iterator[Line]:
+    """Write images in whole blocks from block `first` on, and yield their lines."""
+    index = first
+    for part in parts:
+        waiting.append(part)
+        while sum(len(ids) for _, ids, _ in waiting) >= block_rows:
+            whole = join_rows(waiting)
+            yield write_block(path, index, *cut_rows(whole, 0, block_rows))
+            waiting = [cut_rows(whole, block_rows, len(whole[1]))]
+            index += 1
+    if sum(len(ids) for _, ids, _ in waiting):
+        yield write_block(path, index, *join_rows(waiting))
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Return images one after the other."""
+    images = np.concatenate([part[0] for part in parts])
+    columns = {name: np.concatenate([part[2][name] for part in parts]) for name in parts[0][2]}
+    return images, [name for part in parts for name in part[1]], columns
+
+
+def cut_rows(rows: Rows, start: int, stop: int) -> Rows:
+    """Return images `start` to `stop - 1`."""
+    images, ids, columns = rows
+    cut = {name: column[start:stop] for name, column in columns.items()}
+    return images[start:stop], ids[start:stop], cut
