@@ -49,18 +49,27 @@ class Rows:
         self.dtype = np.dtype(array.dtype)
         self.ndim = len(self.shape)
         self.chunk_rows = _chunk_rows(array)
+        libraries = ("zarr.", "h5py.", "xarray.")
+        self._takes_columns = type(array).__module__.startswith(libraries)  # others may not
         self._lock: Any = nullcontext() if is_of_zarr("Array", array) else ONE_READ
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Array:
-        """Read rows; what else the key selects is selected in memory."""
+        """Read rows; what else the key selects is selected in memory if slices of rows are all."""
         rows, *columns = key if isinstance(key, tuple) else (key,)
+        parts = [rows]
+        if self._takes_columns and all(isinstance(part, slice) for part in columns):
+            parts, columns = [rows, *columns], []
         with self._lock:
-            part = _dense(self._array[rows])
+            part = _dense(self._array[tuple(parts) if len(parts) > 1 else rows])
         start, stop, _ = rows.indices(len(self))
-        promised = (max(stop - start, 0), *self.shape[1:])
+        lengths = [
+            len(range(*part.indices(length)))
+            for part, length in zip(parts, self.shape, strict=False)
+        ]
+        promised = (*lengths, *self.shape[len(parts) :])
         if part.shape != promised or part.dtype.newbyteorder("=") != self.dtype.newbyteorder("="):
             raise DataError(
                 f"rows {start} to {stop - 1} of a {type(self._array).__name__} have shape "

@@ -180,6 +180,17 @@ class TestHdf5:
         with pytest.raises(IngestError, match="out of its folder; give that file"):
             opened(tmp_path / "mine/f.h5", array="x")
 
+    def test_of_a_dataset_given_as_an_array_only_the_images_are_read(self, tmp_path, monkeypatch):
+        asked, read = [], h5py.Dataset.__getitem__
+        with h5py.File(tmp_path / "f.h5", "w") as file:
+            given = file.create_dataset("x", data=np.moveaxis(X[:, 0], 0, -1), chunks=(9, 7, 1))
+            monkeypatch.setattr(
+                h5py.Dataset, "__getitem__", lambda *args: asked.append(args[1]) or read(*args)
+            )
+            corpus = dnmf.ingest(given, tmp_path / "c", axis=("2",), block_rows=2)
+        assert (corpus.images(slice(None)) == X[:, 0]).all()
+        assert (slice(0, 9), slice(0, 7), slice(2, 4)) in asked
+
     @pytest.mark.parametrize("swmr", [False, True])
     def test_a_file_that_is_being_written(self, tmp_path, swmr):
         code = (
