@@ -244,8 +244,12 @@ def _is_of_fit(checkpoint: Checkpoint, spec: FitSpec, *, any_seed: bool) -> bool
     differences = checkpoint.spec.differences(spec)
     began = checkpoint.state.losses or checkpoint.stop_reason is not None
     if differences and began:
+        before, after = checkpoint.spec.X["shape"], spec.X["shape"]
+        grown = after[0] > before[0] and after[1] == before[1]
         raise CheckpointError(
             f"{checkpoint.path} belongs to another fit: {'; '.join(differences)}; choose another "
             "path, or replace it (--force on the command line, overwrite=True in Python)"
+            + f"; to go on from it with more images, add --continue {checkpoint.path}"
+            * grown
         )
     return not differences

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from command_line import run
+from PIL import Image
 
 import dnmf
 
@@ -90,3 +91,35 @@ def test_images_of_another_size_are_refused_at_once(made, tmp_path):
     other = dnmf.ingest(np.ones((5, 4, 4), "u1"), tmp_path / "c.zarr")
     result = run("fit", other.path, tmp_path / "m", "--continue", made[2], status=1)
     assert "images of 16 pixels, but the model was fitted on 784" in result.stderr
+
+
+@pytest.fixture
+def images(digits, tmp_path):
+    """Two folders of digits."""
+    for name, numbers in (("in", range(60)), ("more", range(60, 100))):
+        (tmp_path / name).mkdir()
+        for i in numbers:
+            Image.fromarray(digits[i].reshape(28, 28)).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def test_a_corpus_that_has_grown(images):
+    corpus, old, new = (str(images / name) for name in ("c.zarr", "old", "new"))
+    run("ingest", images / "in", corpus, "--block-rows", 16)
+    run("fit", corpus, old, *FIT)
+    run("ingest", "--append", images / "more", corpus)
+    message = run("fit", corpus, new, "--continue", old, "--new-images").stdout
+    assert message == f"{new}: 6 components, improved on 40 new images\n"
+    assert json.loads(run("info", new, "--json").stdout)["images"] == 100
+    facts = json.loads(
+        run("fit", corpus, f"{new}2", "--continue", new, "--new-images", "--json").stdout
+    )
+    assert facts["new_images"] == 0
+    assert (
+        "already exists"
+        in run("fit", corpus, new, "--continue", old, "--new-images", status=1).stderr
+    )
+    run("fit", corpus, f"{new}3", "--continue", new, "-q")
+    assert len(dnmf.load(f"{new}3").transform(dnmf.open_corpus(corpus))) == 100
+    message = run("fit", corpus, old, *FIT, status=1).stderr
+    assert f"to go on from it with more images, add --continue {old}" in message
