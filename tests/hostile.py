@@ -259,7 +259,7 @@ CORPUS_RECORDS = {
     "negative checksum": record(generations__manifest_crc32c=[-1]),
     "checksum of 10^30": record(generations__manifest_crc32c=[10**30]),
     "checksum as text": record(generations__manifest_crc32c="1"),
-    "an altered record": put(attributes__dnmf__order="natural"),
+    "an altered record": put(attributes__dnmf__rejects=7),
     "consolidated metadata": put(consolidated_metadata={"metadata": {"pixels": {}}}),
 }
 
@@ -360,8 +360,10 @@ def opening(path: str):
                 checkpoint.read_weights(index)
         elif path.split("/")[-1].startswith("weights"):
             weights = open_weights(path)
+            assert weights.component_names
             for index in range(weights.n_blocks):
                 weights.read_block(index)
+                weights.block_ids(index)
         else:
             corpus = dnmf.open_corpus(path)
             for index in range(corpus.n_blocks):

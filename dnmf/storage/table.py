@@ -22,6 +22,9 @@ from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore
 from dnmf.storage.verified_array import VerifiedArray, array_of
 from dnmf.storage.verified_matrix import ID, MATRIX
 
+EMPTY_GROUP = {"zarr_format": 3, "node_type": "group", "arrays": {}}
+"""Checked metadata of the group of manifests."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -131,7 +134,7 @@ def check_rest(table: Table) -> Iterator[str]:
         except (InvalidObjectError, KeyError) as error:
             yield _restore(array, METADATA, str(error).removeprefix(f"{array.name}/{METADATA} "))
     try:
-        if read_metadata(store, MANIFESTS)["node_type"] != "group":
+        if read_metadata(store, MANIFESTS) != EMPTY_GROUP:
             raise InvalidObjectError(f"{MANIFESTS}/{METADATA} is no group's")
     except (FileNotFoundError, InvalidObjectError) as error:
         found = str(error).removeprefix(f"{store.path}: ")
