@@ -62,6 +62,16 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _describe_corpus(path: str) -> dict[str, Any]:
     corpus = open_corpus(path)
+    optional = {
+        "order": corpus.order,
+        "axes": list(corpus.axes),
+        "rows": corpus.rows,
+        "choices": corpus.choices,
+        "columns": corpus.columns,
+        "generations": [n for n, _ in corpus.generations] if corpus.generations[1:] else None,
+        "rejects": corpus.n_rejects,
+        "skipped": corpus.skipped,
+    }
     return {
         "kind": "corpus",
         "path": path,
@@ -74,9 +84,7 @@ def _describe_corpus(path: str) -> dict[str, Any]:
         "blocks": corpus.n_blocks,
         "block_rows": corpus.block_rows,
         "fingerprint": f"{corpus.fingerprint:08x}",
-        **({} if corpus.order is None else {"order": corpus.order}),
-        **({"choices": corpus.choices} if corpus.choices else {}),
-        **({"skipped": corpus.skipped} if corpus.skipped else {}),
+        **{name: value for name, value in optional.items() if value},
     }
 
 

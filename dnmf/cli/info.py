@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -31,7 +32,7 @@ def info(path: str, as_json: bool) -> None:
     else:
         width = max(map(len, facts))
         for name, value in facts.items():
-            text = _format_choices(value) if name == "choices" else _format_fact(value)
+            text = _WRITERS.get(name, _format_fact)(value)
             click.echo(f"{name.replace('_', ' '):{width}}  {text}")
 
 
@@ -62,10 +63,21 @@ def _format_choices(choices: dict[str, Any]) -> str:
 
 
 def _format_fact(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list) and all(isinstance(item, int) for item in value):
         return format_shape(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if isinstance(value, dict):
         return f"{len(value):,} images, " + ", ".join(list(value)[:3]) + " ..." * (len(value) > 3)
     if isinstance(value, float):
         return f"{value:,.8g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+_WRITERS: dict[str, Callable[[Any], str]] = {
+    "choices": _format_choices,
+    "columns": lambda columns: ", ".join(f"{name} ({kind})" for name, kind in columns.items()),
+    "rows": lambda rows: f"{format_shape(rows['shape'])} ({', '.join(rows['axes'])})",
+    "generations": lambda counts: ", ".join(f"{n:,}" for n in counts) + " images",
+}
+"""Functions that write facts which are not numbers, shapes or words."""

@@ -148,13 +148,14 @@ def _blosc(settings: Settings) -> Any:
     return blosc.Blosc(settings.cname, settings.clevel, numbers[settings.shuffle])
 
 
-def compress(name: str, numbers: Array) -> bytes:
-    """Compress contiguous numbers as Zarr does with the codec of a name."""
+def compress(name: str, numbers: Array) -> memoryview:
+    """Compress contiguous numbers as Zarr does with a codec; without one nothing is copied."""
     settings = CODECS[name]
-    return numbers.tobytes() if settings is None else bytes(_blosc(settings).encode(numbers))
+    body: Any = numbers if settings is None else _blosc(settings).encode(numbers)
+    return memoryview(body).cast("B")
 
 
-def _time_decoding(stored: Mapping[str, bytes], pixels: Array) -> dict[str, float]:
+def _time_decoding(stored: Mapping[str, memoryview], pixels: Array) -> dict[str, float]:
     """Measure the seconds to decode with each codec; what is not compressed takes none."""
     import numpy as np
 

@@ -134,13 +134,13 @@ class ObjectStore:
         # Some file systems list the folder itself, as an empty object with its name.
         return [name.rpartition("/")[2] for name in found if name.strip("/") != path.strip("/")]
 
-    def set(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object as a whole; safe to repeat."""
+    def set(self, key: str, *parts: bytes | memoryview) -> None:
+        """Write an object as a whole, of parts one after the other; safe to repeat."""
         if (root := local_folder(self.path)) is not None:
-            write_file(Path(root, key), data)
+            write_file(Path(root, key), *parts)
         else:
             fs, path = self._locate(key)
-            fs.pipe_file(path, bytes(data))
+            fs.pipe_file(path, b"".join(parts))
 
     def fsync_dir(self, prefix: str = "") -> None:
         """Fsync a folder, so that the names in it survive a power failure; of a URL do nothing."""
@@ -302,15 +302,16 @@ def _read_file(root: str, key: str, max_bytes: int) -> Array:
         return content[:count]
 
 
-def write_file(path: Path, data: bytes | memoryview) -> None:
+def write_file(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file as a whole and fsync it, making the folders above it; safe to repeat."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
         with open(partial, "xb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
+            for part in parts:
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[file.write(rest) :]
             # On an error the file is given up: a second fsync would succeed and prove nothing.
             os.fsync(file.fileno())
         os.replace(partial, path)
