@@ -109,21 +109,21 @@ def ingest(
     _check_use(source, corpus, mode, part, force=force, append=append)
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
-    from dnmf.io import ingest as steps
+    from dnmf.io.ingest import finish_parts, ingest_part, plan_ingest
 
     common: dict[str, Any] = {"storage_options": storage_options or None}
     if part is not None:
         with ImageProgress() as progress:
-            n_blocks = steps.ingest_part(corpus, *part, **common, on_progress=progress)
+            n_blocks = ingest_part(corpus, *part, **common, on_progress=progress)
         click.echo(f"{corpus}: part {part[0]}/{part[1]}, {n_blocks} blocks")
         return
     if mode == "finish":
-        _report(steps.finish_parts(corpus, **common, force=force), as_json, describe)
+        _report(finish_parts(corpus, **common, force=force), as_json, describe)
         return
     print_line(f"looking for images in {', '.join(source[:3])}{' ...' * (len(source) > 3)}")
     options["append"] = append
     if mode == "plan":
-        plan = steps.plan_ingest(source, corpus, **common, force=force, **options)
+        plan = plan_ingest(source, corpus, **common, force=force, **options)
         click.echo(f"{corpus}: {plan.layout.n_images:,} images in {plan.layout.n_blocks:,} blocks")
         return
     with cluster(**where), ImageProgress() as progress:

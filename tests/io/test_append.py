@@ -170,11 +170,11 @@ def test_a_kill_at_any_write_changes_nothing_and_can_be_repeated(tmp_path, monke
     save(tmp_path / "in", range(10, 27))
     write, writes = ObjectStore.set, []
 
-    def fail(store, key, data):
+    def fail(store, key, *parts):
         writes.append(key)
         if len(writes) > at:
             raise Killed
-        write(store, key, data)
+        write(store, key, *parts)
 
     for at in range(0, 200, 4):
         path = shutil.copytree(tmp_path / "first", tmp_path / f"{at}")

@@ -63,6 +63,15 @@ class TestFits:
         assert corpus.shape == (20, 6)
         assert (corpus.images(slice(None)) == CUBE.reshape(6, 20).T).all()
 
+    @pytest.mark.parametrize(("kind", "is_even"), [("WAVE", True), ("WAVE-LOG", False)])
+    def test_numbers_along_an_axis(self, tmp_path, kind, is_even):
+        unit = fits.PrimaryHDU(CUBE)
+        unit.header.update(CTYPE3=kind, CRVAL3=500.0, CDELT3=10.0, CRPIX3=1.0)
+        unit.writeto(tmp_path / "a.fits")
+        corpus = ingest(tmp_path, tmp_path / "a.fits", axis=("y", "x"))
+        found = {name: values.tolist() for name, values in corpus.coords.items()}
+        assert found == ({"wave": [500.0, 510.0, 520.0, 530.0, 540.0, 550.0]} if is_even else {})
+
     def test_a_file_that_astropy_ships(self, tmp_path):
         path = get_pkg_data_filename("data/test0.fits", package="astropy.io.fits.tests")
         with fits.open(path) as units:
@@ -125,6 +134,30 @@ class TestDicom:
         corpus = ingest(tmp_path, path, clip=True)
         assert (corpus.images(0) == np.maximum(CUBE[0].astype(int) * 2 - 5, 0)).all()
 
+    def test_signed_numbers_of_which_the_least_is_white(self, tmp_path):
+        image = (CUBE[0] // 4).astype("i2") - 9_000
+        corpus = ingest(tmp_path, dicom(tmp_path / "a.dcm", image, "MONOCHROME1"), clip=True)
+        assert (corpus.images(0) == np.maximum(-1 - image.astype(int), 0)).all()
+
+    def test_large_numbers_do_not_wrap(self, tmp_path):
+        image = CUBE[0].astype("u4") * 60_000
+        path = dicom(tmp_path / "a.dcm", image, RescaleSlope="3", RescaleIntercept="7")
+        assert (ingest(tmp_path, path).images(0) == image.astype("i8") * 3 + 7).all()
+
+    @pytest.mark.parametrize("is_shared", [False, True])
+    def test_scales_of_frames(self, tmp_path, is_shared):
+        def group(slope):
+            inner, outer = pydicom.Dataset(), pydicom.Dataset()
+            inner.RescaleSlope, inner.RescaleIntercept = slope, 1
+            outer.PixelValueTransformationSequence = [inner]
+            return outer
+
+        slopes = np.full(6, 2) if is_shared else np.arange(1, 7)
+        groups = [group(int(slope)) for slope in (slopes[:1] if is_shared else slopes)]
+        name = "SharedFunctionalGroupsSequence" if is_shared else "PerFrameFunctionalGroupsSequence"
+        corpus = ingest(tmp_path, dicom(tmp_path / "a.dcm", CUBE, **{name: groups}))
+        assert (corpus.images(slice(None)) == CUBE.astype(int) * slopes[:, None, None] + 1).all()
+
     @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "examples_palette.dcm"])
     def test_files_that_pydicom_ships(self, tmp_path, name):
         path = get_testdata_file(name, download=False)
@@ -150,6 +183,15 @@ class TestNifti:
         corpus = ingest(tmp_path, tmp_path / name)
         assert (corpus.images(slice(None)) == CUBE).all()
         assert corpus.ids[3] == f"{name}:3"
+
+    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "volume"])
+    def test_the_second_version_and_names_without_a_suffix(self, tmp_path, name):
+        for kind in (nibabel.Nifti2Image, nibabel.Nifti1Image):
+            (tmp_path / name).write_bytes(b"")
+            content = kind(CUBE.T, np.eye(4)).to_bytes()
+            (tmp_path / name).write_bytes(gzip.compress(content) if ".gz" in name else content)
+            corpus = dnmf.ingest(tmp_path / name, tmp_path / kind.__name__)
+            assert (corpus.images(slice(None)) == CUBE).all()
 
     def test_a_series_of_volumes(self, tmp_path):
         series = RNG.random((4, 5, 6, 3)).astype("f4")

@@ -28,7 +28,7 @@ class FitsImages:
 
     name: str = "FITS"
     suffixes: tuple[str, ...] = (
-        *(".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fz"),
+        *(".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz"),
     )
 
     def recognizes(self, head: bytes) -> bool:
@@ -104,6 +104,8 @@ def _axes_of(header: Any, ndim: int) -> tuple[tuple[str, ...], dict[str, int]]:
 def _linear(header: Any, number: int, length: int) -> Array | None:
     """Return the numbers along an axis, if the header says that they are evenly spaced."""
     found = [header.get(f"{word}{number}") for word in ("CRVAL", "CDELT", "CRPIX")]
+    if str(header.get(f"CTYPE{number}", "")).partition("-")[2]:  # an axis that is not linear
+        return None
     if not all(isinstance(value, (int, float)) for value in found):
         return None
     value, step, first = found

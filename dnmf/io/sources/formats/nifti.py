@@ -1,4 +1,4 @@
-"""NIfTI and Analyze volumes of brain imaging, by nibabel: slices, and series of volumes.
+"""NIfTI volumes of brain imaging, by nibabel: slices, and series of volumes.
 
 Voxels lie as they are stored: nothing is turned to the axes of the body.
 """
@@ -31,20 +31,23 @@ class NiftiVolumes:
     """The format of NIfTI files; see `Format`."""
 
     name: str = "NIfTI"
-    suffixes: tuple[str, ...] = (".nii", ".nii.gz", ".hdr")
+    suffixes: tuple[str, ...] = (".nii", ".nii.gz")
 
     def recognizes(self, head: bytes) -> bool:
         """Check whether a file is NIfTI by its first bytes."""
-        return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] == b"n+2\0"
+        return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
 
     def open(self, file: ImageFile, choices: Choices) -> ImageArray:
         """Open a volume; slices of it are read when they are asked for, unless it is compressed."""
         nibabel = require("nibabel", "science")
         with named_errors(file):
-            if file.path is not None and not file.name.lower().endswith(".gz"):
+            if file.path is not None and file.name.lower().endswith(".nii"):
                 volume = _Volume(nibabel.load(file.path).dataobj)
                 return ImageArray(volume, _NAMES[: len(volume.shape)], file.name)
-            image = nibabel.Nifti1Image.from_stream(io.BytesIO(_read(file)))
+            content = _read(file)
+            is_second = content[4:8] == b"n+2\0"
+            kind = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
+            image = kind.from_stream(io.BytesIO(content))
             pixels = np.asanyarray(image.dataobj)
             return ImageArray(pixels, _NAMES[: pixels.ndim], file.name)
 
