@@ -53,6 +53,16 @@ class TestZarr:
         corpus = dnmf.ingest(tmp_path / "o.zarr", tmp_path / "c", channel="GFP")
         assert (corpus.images(slice(None)) == X[:, 1]).all()
 
+    def test_the_only_image_of_a_group(self, tmp_path):
+        """... as bioformats2raw writes it."""
+        zarr.create_group(tmp_path / "b.zarr", zarr_format=2)
+        write_ome(tmp_path / "b.zarr/0", "0.4")
+        assert opened(tmp_path / "b.zarr").axes == tuple("tcyx")
+        write_ome(tmp_path / "b.zarr/1", "0.4")
+        with pytest.raises(IngestError, match=r"2 arrays; .*: 0 \(OME-Zarr\), 1"):
+            opened(tmp_path / "b.zarr")
+        assert opened(tmp_path / "b.zarr", array="1", level=1).array.shape == (6, 2, 5, 4)
+
     def test_levels(self, tmp_path):
         write_ome(tmp_path / "o.zarr", "0.4")
         assert opened(tmp_path / "o.zarr", level=1).array.shape == (6, 2, 5, 4)
@@ -118,6 +128,18 @@ class TestZarr:
         (tmp_path / "p.zarr/0.0").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
         with pytest.raises(IngestError):
             dnmf.ingest(tmp_path / "p.zarr", tmp_path / "c")
+
+
+@pytest.mark.parametrize("kind", ["zarr", "h5"])
+def test_packed_numbers_are_not_taken_for_pixels(tmp_path, kind):
+    path = tmp_path / f"p.{kind}"
+    if kind == "zarr":
+        zarr.create_array(path, data=X).attrs.update({"scale_factor": 0.5, "add_offset": 2.0})
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("x", data=X).attrs.update({"scale_factor": 0.5})
+    with pytest.raises(IngestError, match=r"packed: times 0\.5.* open it with xarray"):
+        opened(path)
 
 
 class TestHdf5:

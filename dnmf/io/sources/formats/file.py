@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -101,3 +101,13 @@ class named_errors:  # noqa: N801
             raise IngestError(
                 f"{self.file.name} cannot be read ({text}); mend it or leave it out"
             ) from error
+
+
+def require_unpacked(attributes: Mapping[str, Any]) -> None:
+    """Raise IngestError if the numbers of an array stand for others, as netCDF packs them."""
+    scale, offset = attributes.get("scale_factor", 1), attributes.get("add_offset", 0)
+    if scale != 1 or offset != 0:
+        raise IngestError(
+            f"its numbers are packed: times {scale}, plus {offset}; open it with xarray, and "
+            "ingest the DataArray: dnmf.ingest(dataset[NAME], PATH)"
+        )

@@ -15,7 +15,7 @@ from dnmf._format import format_shape
 from dnmf._typing import Array
 from dnmf.errors import IngestError
 from dnmf.io.sources.choices import Choices
-from dnmf.io.sources.formats.file import ImageFile, named_errors
+from dnmf.io.sources.formats.file import ImageFile, named_errors, require_unpacked
 from dnmf.io.sources.formats.registry import require
 from dnmf.io.sources.image_array import ImageArray
 
@@ -47,6 +47,7 @@ class Hdf5Datasets:
             opened = _open(h5py, file)
             dataset = _find(opened, choices.array)
             _require_near(opened, dataset, file)
+            require_unpacked(dataset.attrs)
             axes, coords = _axes_of(dataset)
             return ImageArray(dataset, axes, f"{file.name}::{dataset.name}", coords=coords)
 

@@ -16,7 +16,7 @@ from dnmf._format import format_shape
 from dnmf._typing import Array
 from dnmf.errors import IngestError
 from dnmf.io.sources.choices import Choices
-from dnmf.io.sources.formats.file import ImageFile, named_errors
+from dnmf.io.sources.formats.file import ImageFile, named_errors, require_unpacked
 from dnmf.io.sources.image_array import ImageArray
 from dnmf.storage.paths import for_zarr
 
@@ -86,11 +86,14 @@ def _open_node(node: Any, name: str, choices: Choices) -> ImageArray:
             raise IngestError(f"it {what}{_listed(node)}")
         ((key, array),) = found.items()
         name = f"{name}::{key}"
+        if isinstance(array, zarr.Group):  # of OME-Zarr, as bioformats2raw writes it
+            return _open_level(array, _multiscale_of(array) or {}, name, choices)
     else:
         array = node
     if choices.level:
         raise IngestError(f"it is no pyramid of resolutions; leave out --level {choices.level}")
     _require_small_chunks(array)
+    require_unpacked(array.attrs.asdict())
     axes = _axes_of(array)
     return ImageArray(array, axes, name, coords=_coords_of(node, array, axes))
 
