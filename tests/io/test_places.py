@@ -208,7 +208,7 @@ class TestTables:
         }
     )
 
-    @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "frame"])
+    @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "t.feather", "frame"])
     def test_columns_are_kept(self, folder, tmp_path, name, monkeypatch):
         monkeypatch.chdir(folder)
         table = folder / name
@@ -216,6 +216,8 @@ class TestTables:
             table = self.TABLE
         elif name == "t.parquet":
             self.TABLE.to_parquet(table)
+        elif name == "t.feather":
+            self.TABLE.to_feather(table)
         else:
             self.TABLE.to_csv(table, sep="\t" if name == "t.tsv" else ",", index=False)
         corpus = dnmf.ingest(table, tmp_path / "c", block_rows=5)
@@ -247,6 +249,12 @@ class TestTables:
         with pytest.raises(IngestError, match=message):
             dnmf.ingest(folder / "t.csv", tmp_path / "c")
 
+    @pytest.mark.parametrize("name", ["t.parquet", "t.arrow"])
+    def test_damaged_tables(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"PAR1" + bytes(100))
+        with pytest.raises(IngestError, match=rf"{name} cannot be read as Parquet or Arrow"):
+            dnmf.ingest(tmp_path / name, tmp_path / "c")
+
     def test_files_that_are_not_there_are_left_out(self, folder, tmp_path):
         with open(folder / "t.csv", "w", newline="") as file:
             rows = csv.writer(file)
@@ -255,13 +263,21 @@ class TestTables:
         check(dnmf.ingest(folder / "t.csv", tmp_path / "c"))
         assert "f99.png" in (tmp_path / "c/rejects.jsonl").read_text()
 
+    @pytest.mark.parametrize("name", ["t.parquet", "t.arrow"])
     @pytest.mark.parametrize("is_struct", [False, True])
-    def test_images_in_a_column_of_parquet(self, tmp_path, is_struct):
+    def test_images_in_a_column(self, tmp_path, is_struct, name):
         images = [{"bytes": content, "path": None} for content in PNGS] if is_struct else PNGS
         table = pa.table({"image": images, "label": [i % 3 for i in range(12)]})
-        pq.write_table(table, tmp_path / "t.parquet", row_group_size=5)
-        corpus = dnmf.ingest(tmp_path / "t.parquet", tmp_path / "c", block_rows=5)
-        check(corpus, [f"t.parquet:{i}" for i in range(12)])
+        if name == "t.parquet":
+            pq.write_table(table, tmp_path / name, row_group_size=5)
+        else:
+            with (
+                pa.OSFile(f"{tmp_path}/{name}", "wb") as file,
+                pa.ipc.new_file(file, table.schema) as writer,
+            ):
+                writer.write_table(table, max_chunksize=5)
+        corpus = dnmf.ingest(tmp_path / name, tmp_path / "c", block_rows=5)
+        check(corpus, [f"{name}:{i}" for i in range(12)])
         assert corpus.metadata["label"].tolist() == [i % 3 for i in range(12)]
 
 

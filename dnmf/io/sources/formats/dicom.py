@@ -106,7 +106,7 @@ def _scale_of(group: Any) -> tuple[float, float]:
 def _rescaled(pixels: Array, scale: tuple[float, float]) -> Array:
     """Apply slope and intercept; integers stay integers where these are integers, too."""
     slope, intercept = scale
-    if scale == (1, 0):
+    if slope == 1 and intercept == 0:
         return pixels
     if slope.is_integer() and intercept.is_integer() and pixels.dtype.kind in "ui":
         return pixels.astype(np.int64) * int(slope) + int(intercept)

@@ -1,4 +1,4 @@
-"""Tables of image files: lists in text, CSV and Parquet files, pandas frames, and image columns.
+"""Tables of image files: lists in text, CSV, Parquet and Arrow, pandas frames, image columns.
 
 A column with paths says where the files are; all other columns are kept beside the images.
 """
@@ -9,11 +9,11 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,8 +33,8 @@ PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path"
 ID_COLUMNS = ("id", "ids", "key", "name")
 """Names of the column that holds the ids of the images."""
 
-PARQUET = (".parquet", ".pq")
-LISTS = (".csv", ".tsv", ".txt", ".lst", *PARQUET)
+PARQUET, ARROW = (".parquet", ".pq"), (".arrow", ".feather")
+LISTS = (".csv", ".tsv", ".txt", ".lst", *PARQUET, *ARROW)
 """Suffixes of tables."""
 
 
@@ -88,7 +88,7 @@ class ListedFiles:
 
 @dataclass(frozen=True)
 class ParquetImages:
-    """Images in a column of a Parquet file, as bytes or as the struct of Hugging Face; a `Place`.
+    """Images in a column of Parquet or Arrow, as bytes or as the struct of Hugging Face; a `Place`.
 
     Attributes
     ----------
@@ -131,11 +131,12 @@ class ParquetImages:
 
 
 def open_table(path: str, storage_options: StorageOptions = None) -> Place:
-    """Return the place of a table of files, or of a Parquet file with images in a column."""
+    """Return the place of a table of files, or of Parquet or Arrow with images in a column."""
     options = json.dumps(storage_options or {}, sort_keys=True)
     base = path.rpartition("/")[0] if is_url(path) else os.path.dirname(os.path.abspath(path))
     table = ListedFiles(path, base, options)
-    column = _image_column(table) if path.lower().endswith(PARQUET) else None
+    is_columnar = path.lower().endswith((*PARQUET, *ARROW))
+    column = _image_column(table) if is_columnar else None
     return table if column is None else ParquetImages(path, column, options)
 
 
@@ -158,12 +159,15 @@ def read_rows(
         Name of a column to leave out.
     """
     path = table.table
-    if path.lower().endswith(PARQUET):
-        with _parquet(table) as file:
-            names = [name for name in file.schema_arrow.names if name != without]
-            for batch in file.iter_batches(batch_size=4096, columns=names):
-                rows = batch.to_pylist() if names else [{}] * batch.num_rows
-                yield from rows
+    if path.lower().endswith((*PARQUET, *ARROW)):
+        with _columnar(table) as file:
+            names = [name for name in file.schema.names if name != without]
+            for group, count in enumerate(file.sizes):
+                for batch in (
+                    file.read(group, names).to_batches(max_chunksize=4096) if names else ()
+                ):
+                    yield from batch.to_pylist()
+                yield from ({} for _ in range(0 if names else count))
         return
     try:
         with (
@@ -189,15 +193,45 @@ def _open(table: ListedFiles | ParquetImages) -> BinaryIO:
     return file
 
 
+@dataclass(frozen=True)
+class _Columnar:
+    """An open file of Parquet or Arrow.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    sizes : list of int
+        Number of rows of each group.
+    read : callable ``(group, names) -> pyarrow.Table``
+        Reads columns of a group.
+    """
+
+    schema: Any
+    sizes: list[int]
+    read: Callable[[int, list[str]], Any]
+
+
 @contextmanager
-def _parquet(table: ListedFiles | ParquetImages) -> Iterator[Any]:
-    """Open a Parquet file; raise IngestError if it is none."""
+def _columnar(table: ListedFiles | ParquetImages) -> Iterator[_Columnar]:
+    """Open a file of Parquet or Arrow; raise IngestError if it is none."""
     pa, pq = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     try:
-        with _open(table) as opened, pq.ParquetFile(opened) as file:
-            yield file
+        with _open(table) as opened:
+            if table.table.lower().endswith(ARROW):
+                reader = pa.ipc.open_file(opened)
+                sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+                yield _Columnar(reader.schema, sizes, partial(_read_batch, pa, reader))
+                return
+            with pq.ParquetFile(opened) as file:
+                groups = range(file.metadata.num_row_groups)
+                sizes = [file.metadata.row_group(group).num_rows for group in groups]
+                yield _Columnar(file.schema_arrow, sizes, file.read_row_group)
     except (OSError, pa.ArrowInvalid) as error:
-        raise IngestError(f"{table.table} cannot be read as Parquet ({error})") from error
+        raise IngestError(f"{table.table} cannot be read as Parquet or Arrow ({error})") from error
+
+
+def _read_batch(pa: Any, reader: Any, group: int, names: list[str]) -> Any:
+    return pa.Table.from_batches([reader.get_batch(group)]).select(names)
 
 
 def _read_csv(file: Iterable[str], path: str) -> Iterator[dict[str, Any]]:
@@ -248,10 +282,10 @@ def _column(row: Mapping[str, Any], names: Sequence[str], table: str) -> str:
 
 
 def _image_column(table: ListedFiles) -> str | None:
-    """Return the name of the column of a Parquet file that holds encoded images; None if none."""
+    """Return the name of the column that holds encoded images; None if there is none."""
     pa = require("pyarrow", "parquet")
-    with _parquet(table) as file:
-        for column in file.schema_arrow:
+    with _columnar(table) as file:
+        for column in file.schema:
             parts = column.type.fields if pa.types.is_struct(column.type) else ()
             kind = next((part.type for part in parts if part.name == "bytes"), column.type)
             if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -262,14 +296,11 @@ def _image_column(table: ListedFiles) -> str | None:
 @lru_cache(maxsize=64)
 def _row_groups(table: ParquetImages) -> tuple[int, ...]:
     """Return the number of the first row of each group, and then that of all rows."""
-    with _parquet(table) as file:
-        starts = [0]
-        for group in range(file.metadata.num_row_groups):
-            starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-    return tuple(starts)
+    with _columnar(table) as file:
+        return (0, *accumulate(file.sizes))
 
 
 @lru_cache(maxsize=4)
 def _read_group(table: ParquetImages, group: int) -> Any:
-    with _parquet(table) as file:
-        return file.read_row_group(group, columns=[table.column]).column(0)
+    with _columnar(table) as file:
+        return file.read(group, [table.column]).column(0)
