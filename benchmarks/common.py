@@ -20,7 +20,7 @@ import threadpoolctl
 from dask.system import CPU_COUNT
 
 from dnmf.engine.threads import one_blas_thread
-from dnmf.io.sources.source import open_source
+from dnmf.io.sources.source import read_images
 from dnmf.numerics.block import compute_dtype
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import ModelRun
@@ -45,8 +45,8 @@ POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def load(folder: Path) -> np.ndarray:
     """Read all 70,000 x 784 pixels, uint8."""
     files = [folder / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
-    source = open_source(files)
-    return source.read(0, len(source)).reshape(len(source), -1)
+    images = read_images(files)
+    return images.reshape(len(images), -1)
 
 
 def about() -> dict[str, object]:

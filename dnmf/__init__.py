@@ -1,6 +1,6 @@
 """Non-negative matrix factorisation of image corpora larger than memory.
 
-The stages, in the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it,
+The stages, in the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it
 `NMF` factorises it (or any NumPy, Dask or Zarr matrix), `load` brings a saved model back, and
 `dnmf.plot` draws it. `rank_sweep` compares numbers of components in the reads of one fit, and
 `load_sweep` brings that back. `non_negative_factorization` is `NMF` as a function. `open_weights`

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dnmf import rank_sweep
-from dnmf.io.sources.source import open_source
+from dnmf.io.sources.source import read_images
 from dnmf.plot.sweep import reconstruction_sheet, write_sweep_plots
 
 
@@ -32,8 +32,7 @@ def digits(folder: Path | None) -> np.ndarray:
     """Load MNIST's images as rows of 784 pixels, or 10,000 of them."""
     bundled = files("dnmf") / "data/t10k-images-idx3-ubyte.gz"
     names = [bundled] if folder is None else sorted(folder.glob("*-images-idx3-ubyte.gz"))
-    source = open_source(names)
-    return source.read(0, len(source)).reshape(-1, 784)
+    return read_images(names).reshape(-1, 784)
 
 
 def sweep_and_draw(X: np.ndarray, ranks: list[int], out: Path) -> None:

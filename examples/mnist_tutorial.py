@@ -23,14 +23,13 @@ def load_mnist(folder: Path | None) -> np.ndarray:
 
         X, _ = fetch_openml("mnist_784", return_X_y=True, as_frame=False)
         return X.astype(np.uint8)
-    from dnmf.io.sources.source import open_source
+    from dnmf.io.sources.source import read_images
 
     files = [
         next(folder.glob(f"{part}-images-idx3-ubyte*"), folder / f"{part}-images-idx3-ubyte.gz")
         for part in ("train", "t10k")
     ]
-    source = open_source(files)
-    return source.read(0, len(source)).reshape(-1, 784)
+    return read_images(files).reshape(-1, 784)
 
 
 def save_sheet(rows: dict[str, np.ndarray], path: Path) -> None:

@@ -33,5 +33,5 @@ class Opened:
     def read(self, start: int, stop: int) -> np.ndarray:
         batch = self.source.load(start, stop)
         if rejects := [*self.rejects, *batch.rejects]:
-            raise BadImagesError([f"{reject.path} {reject.reason}" for reject in rejects])
+            raise BadImagesError(list(map(str, rejects)))
         return batch.images

@@ -134,13 +134,15 @@ def fit(
     stop = StopRequest(grace)
     nmf = dnmf.NMF(**parameters) if earlier is None else _open_earlier(earlier, images, given)
     progress = PassProgress(len(images), nmf.tol, nmf.max_iter)
+    if not new_images:
+        nmf.set_params(checkpoint=model)
     nmf.check_parameters()
     with stop, cluster(**where) as place:
         stop.raise_if_requested()
         if new_images:
             n_new = _learn(nmf, images, pixel_mask, model, force, str(place))
         else:
-            nmf.set_params(checkpoint=model, on_pass=stop.wrap(progress))
+            nmf.set_params(on_pass=stop.wrap(progress))
             _fit(nmf, images, pixel_mask, force, str(place), is_continued=earlier is not None)
     end_live_line()
     facts = {**describe(model), "seconds": round(time.monotonic() - began, 3)}

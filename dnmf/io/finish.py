@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from dnmf.errors import BadImagesError, IngestError
-from dnmf.io.parts import check_limits, describe_reject
+from dnmf.io.parts import check_limits
 from dnmf.io.plan import Plan, done_blocks, forget_done, read_done, remove_plan
 from dnmf.io.sources.places.place import Reject
 from dnmf.storage.append import Rows, append_rows, cut_rows, join_rows
@@ -71,7 +71,7 @@ def _gather(plan: Plan) -> tuple[list[Line | None], list[Reject]]:
     rejects = [*plan.rejects, *(reject for each in done for reject in each.rejects)]
     check_limits(plan, rejects)
     if not any(each.line for each in done):
-        raise BadImagesError([describe_reject(reject) for reject in rejects])
+        raise BadImagesError(list(map(str, rejects)))
     return [each.line for each in done], rejects
 
 

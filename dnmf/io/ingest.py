@@ -134,7 +134,7 @@ def ingest(
             max_rejects=max_rejects, storage_options=storage_options, append=append,
             force=force, **choices,
         )  # fmt: skip
-        with _discarded_on_refusal(plan.building):
+        with _discarded(plan.building, if_killed=plan.request is None):
             write_blocks(plan, range(plan.layout.n_blocks), on_progress)
             return finish_ingest(plan, force=force)
 
@@ -175,7 +175,7 @@ def plan_ingest(
             return plan
     discard_building(building, FORMAT)
     known = None if corpus is None else KnownIds(corpus)
-    with TemporaryDirectory(prefix="dnmf-") as scratch, _discarded_on_refusal(building):
+    with TemporaryDirectory(prefix="dnmf-") as scratch, _discarded(building, if_killed=True):
         images, rejects = _as_source(source, asked, scratch, storage_options, known)
         if corpus is not None:
             images = numbered_after(corpus, images)
@@ -265,12 +265,20 @@ def _existing_plan(path: str | os.PathLike[str], storage_options: StorageOptions
 
 
 @contextmanager
-def _discarded_on_refusal(building: str) -> Iterator[None]:
-    """Remove the unfinished corpus if images are refused: the same call would end the same way."""
+def _discarded(building: str, *, if_killed: bool) -> Iterator[None]:
+    """Remove the unfinished corpus if images are refused: the same call would end the same way.
+
+    Parameters
+    ----------
+    building : str
+    if_killed : bool
+        Whether to remove it after any other error, too: nobody can go on with it.
+    """
     try:
         yield
-    except (IngestError, DataError, ParameterError):
-        discard_building(building, FORMAT)
+    except BaseException as error:
+        if if_killed or isinstance(error, (IngestError, DataError, ParameterError)):
+            discard_building(building, FORMAT)
         raise
 
 

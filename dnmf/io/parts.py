@@ -62,15 +62,8 @@ def check_limits(plan: Plan, bad: Sequence[Reject]) -> None:
     if allowed is None:
         return
     bad = sorted(bad, key=lambda reject: -1 if reject.row is None else reject.row)
-    errors = [describe_reject(reject) for reject in bad]
+    errors = list(map(str, bad))
     raise BadImagesError(errors, [reject.path for reject in bad], allowed, plan.layout.n_images)
-
-
-def describe_reject(reject: Reject) -> str:
-    """Return what is said of a bad image; its reason may begin with its path."""
-    return (
-        reject.reason if reject.reason.startswith(reject.path) else f"{reject.path} {reject.reason}"
-    )
 
 
 def load(source: AnySource, start: int, stop: int, layout: Layout) -> Batch:

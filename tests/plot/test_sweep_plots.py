@@ -253,10 +253,10 @@ class TestWriteSweepPlots:
         )
         sweep_plots.write_sweep_plots(sweep, tmp_path, corpus, n_images=3)
         ((_, images, names),) = calls
-        assert names == ["0\nblobs:0", "149\nblobs:149", "299\nblobs:299"]
+        assert names == ["0\nblobs.npy:0", "149\nblobs.npy:149", "299\nblobs.npy:299"]
         assert (images == corpus.images([0, 149, 299]).reshape(3, -1)).all()
         sweep_plots.write_sweep_plots(sweep, tmp_path, corpus, rows=slice(4, 6))
-        assert calls[1][2] == ["4\nblobs:4", "5\nblobs:5"]
+        assert calls[1][2] == ["4\nblobs.npy:4", "5\nblobs.npy:5"]
 
     def test_a_corpus_of_other_images_raises_an_error(self, sweep, tmp_path):
         np.save(tmp_path / "x.npy", np.ones((5, 6, 6), np.uint8))

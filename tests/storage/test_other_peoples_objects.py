@@ -305,7 +305,7 @@ def test_what_a_killed_process_left_at_a_url_is_replaced(made, tmp_path, monkeyp
     """... by the same again, and by nothing else."""
     path = f"memory://{tmp_path.name}/out"
     killed = {
-        "ingest": "dnmf.io.ingest.commit_corpus",
+        "ingest": "dnmf.io.finish.commit_corpus",
         "transform": "dnmf.io.export.commit_weights",
         "reconstruct": "dnmf.io.export.commit_corpus",
     }.get(writer, "dnmf.storage.checkpoint.checkpoint.Checkpoint._commit")
@@ -333,9 +333,10 @@ def test_what_appears_while_a_store_is_built_stays(made, tmp_path):
     def photos_arrive(done, total):
         put_photos(str(tmp_path / "out"))
 
+    images = Path(corpus.path).with_name("x.npy")
     with pytest.raises(OutputExistsError, match="not written by dnmf"):
-        dnmf.ingest(Path(corpus.path).with_name("x.npy"), tmp_path / "out", on_block=photos_arrive)
-    assert os.listdir(tmp_path) == ["out"]
+        dnmf.ingest(images, tmp_path / "out", on_progress=photos_arrive)
+    assert sorted(os.listdir(tmp_path)) == [".out.ingest", "out"]
     assert len(content(str(tmp_path / "out"))) == 4
 
 

@@ -49,6 +49,10 @@ class Reject:
     row: int | None = None
     is_unlike: bool = False
 
+    def __str__(self) -> str:
+        """Return what is said of it; the reason may begin with the path."""
+        return self.reason if self.reason.startswith(self.path) else f"{self.path} {self.reason}"
+
 
 class Place(Protocol):
     """A folder, an archive, a table or a bucket with image files; picklable and hashable."""
