@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import threadpoolctl
 from dask.system import CPU_COUNT
 
 from dnmf.engine.threads import one_blas_thread
-from dnmf.io.sources.source import read_images
+from dnmf.io.ingest import ingest
 from dnmf.numerics.block import compute_dtype
 from dnmf.numerics.quadratic import Quadratic
 from dnmf.solvers.loop import ModelRun
@@ -45,8 +46,8 @@ POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def load(folder: Path) -> np.ndarray:
     """Read all 70,000 x 784 pixels, uint8."""
     files = [folder / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
-    images = read_images(files)
-    return images.reshape(len(images), -1)
+    with TemporaryDirectory() as scratch:
+        return np.asarray(ingest(files, f"{scratch}/mnist.zarr", codec="lz4"))
 
 
 def about() -> dict[str, object]:

@@ -10,11 +10,11 @@ import argparse
 import time
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from dnmf import rank_sweep
-from dnmf.io.sources.source import read_images
+from dnmf import ingest, rank_sweep
 from dnmf.plot.sweep import reconstruction_sheet, write_sweep_plots
 
 
@@ -32,7 +32,8 @@ def digits(folder: Path | None) -> np.ndarray:
     """Load MNIST's images as rows of 784 pixels, or 10,000 of them."""
     bundled = files("dnmf") / "data/t10k-images-idx3-ubyte.gz"
     names = [bundled] if folder is None else sorted(folder.glob("*-images-idx3-ubyte.gz"))
-    return read_images(names).reshape(-1, 784)
+    with TemporaryDirectory() as scratch:
+        return np.asarray(ingest(names, f"{scratch}/digits.zarr"))
 
 
 def sweep_and_draw(X: np.ndarray, ranks: list[int], out: Path) -> None:

@@ -9,6 +9,7 @@ Only one line differs from the same script on scikit-learn: the import of NMF.
 import argparse
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,13 +24,14 @@ def load_mnist(folder: Path | None) -> np.ndarray:
 
         X, _ = fetch_openml("mnist_784", return_X_y=True, as_frame=False)
         return X.astype(np.uint8)
-    from dnmf.io.sources.source import read_images
+    from dnmf import ingest
 
     files = [
         next(folder.glob(f"{part}-images-idx3-ubyte*"), folder / f"{part}-images-idx3-ubyte.gz")
         for part in ("train", "t10k")
     ]
-    return read_images(files).reshape(-1, 784)
+    with TemporaryDirectory() as scratch:
+        return np.asarray(ingest(files, f"{scratch}/mnist.zarr"))
 
 
 def save_sheet(rows: dict[str, np.ndarray], path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -115,46 +114,6 @@ def open_source(
     """
     plain, choices = _split_keys(list(map(normalize_path, paths)), choices)
     return source_of(places_of(plain, storage_options), choices, scratch, known)
-
-
-def read_images(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
-    storage_options: StorageOptions = None,
-    **choices: Any,
-) -> Array:
-    """Read images into memory, as `dnmf.ingest` would write them into a corpus.
-
-    Parameters
-    ----------
-    paths : path or sequence of paths
-        As of `dnmf.ingest`.
-    storage_options : dict, optional
-        Options of the file system behind URLs.
-    **choices
-        As of `dnmf.ingest`.
-
-    Returns
-    -------
-    ndarray of shape (n, h, w), (n, h, w, channels) or (n, p)
-
-    Raises
-    ------
-    IngestError
-        There are no images; or, as BadImagesError, some of them cannot be used.
-
-    Examples
-    --------
-    >>> read_images("faces/", size=(64, 64), color="gray").shape
-    (13233, 64, 64)
-    """
-    named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    with TemporaryDirectory(prefix="dnmf-") as scratch:
-        source, rejects = open_source(named, Choices(**choices), scratch, storage_options)
-        batch = source.load(0, len(source))
-    if rejects := [*rejects, *batch.rejects]:
-        raise BadImagesError(list(map(str, rejects)), [reject.path for reject in rejects])
-    return batch.images
 
 
 def source_of(
