@@ -34,10 +34,9 @@ def check(corpus):
 
 @pytest.fixture(scope="module")
 def s3():
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    s3fs = pytest.importorskip("s3fs", reason="pip install '.[slow]'")
+    moto = pytest.importorskip("moto.server", reason="pip install '.[slow]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
     options = {
@@ -85,6 +84,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def test_a_list_of_https_urls(tmp_path):
+    pytest.importorskip("aiohttp", reason="pip install '.[slow]'")
     (tmp_path / "in").mkdir()
     for i, image in enumerate(IMAGES):
         (tmp_path / f"in/f{i}.png").write_bytes(png(image))
