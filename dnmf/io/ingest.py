@@ -172,7 +172,7 @@ def plan_ingest(
     if request is not None:
         plan = _plan_to_continue(location, building, request, storage_options, force)
         if plan is not None:
-            return plan
+            return replace(plan, limits=limits)
     discard_building(building, FORMAT)
     known = None if corpus is None else KnownIds(corpus)
     with TemporaryDirectory(prefix="dnmf-") as scratch, _discarded(building, if_killed=True):

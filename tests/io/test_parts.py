@@ -144,6 +144,12 @@ class TestGoingOn:
         assert files_of(corpus.path) == files_of(whole.path)
         assert sorted(os.listdir(tmp_path)) == ["c", "d", "images"]
 
+    def test_with_another_limit(self, folder, tmp_path):
+        spoil(folder, range(30, 40))
+        killed(folder, tmp_path / "c", 8)
+        corpus = dnmf.ingest(folder, tmp_path / "c", block_rows=2, codec="lz4", max_rejects=10)
+        assert (len(corpus), corpus.n_rejects) == (30, 10)
+
     def test_with_other_options_it_says_so(self, folder, tmp_path):
         killed(folder, tmp_path / "c", 2)
         with pytest.raises(

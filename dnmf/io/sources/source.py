@@ -19,7 +19,7 @@ from dnmf.io.sources.choices import Choices
 from dnmf.io.sources.columns import ColumnTypes
 from dnmf.io.sources.entries import Entry, write_entries
 from dnmf.io.sources.facts import axes_of, coords_of, facts_of
-from dnmf.io.sources.files import FileImages, open_one, open_rows
+from dnmf.io.sources.files import FileImages, file_name, open_one, open_rows
 from dnmf.io.sources.formats.registry import all_suffixes
 from dnmf.io.sources.image_array import ImageRows
 from dnmf.io.sources.places.archives import is_archive, open_archive
@@ -284,11 +284,11 @@ def _count(
 
 
 def _count_one(places: Sequence[Place], choices: Choices, found: _Found) -> int | Reject:
-    name = found.listed.name
+    place, name = places[found.place], found.listed.name
     try:
-        return len(open_rows(open_one(places[found.place], name), choices))
+        return len(open_rows(open_one(place, name), choices))
     except IngestError as error:
-        return Reject(name, str(error))
+        return Reject(file_name(place, _entry(found)), str(error))
 
 
 def _observed(entries: Iterable[Entry], types: ColumnTypes) -> Iterator[Entry]:
