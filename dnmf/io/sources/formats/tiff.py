@@ -141,7 +141,7 @@ def _open_series(stream: Any, file: ImageFile, choices: Choices) -> ImageArray:
     if level.keyframe.compression in _JPEG:
         _require_whole(tif, level)
     name = file.name if choices.array is None else f"{file.name}::{choices.array}"
-    axes = level.get_axes(squeeze=False)
+    axes = level.axes
     array = _read_lazily(level, file)
     coords = _channel_names(tif, series, dict(zip(axes, array.shape, strict=True)))
     return _as_image_array(array, axes, level.keyframe, tif, name, coords)
@@ -182,15 +182,15 @@ def _read_lazily(level: Any, file: ImageFile) -> Any:
     """Return an array that reads slices of a series when they are asked for."""
     import zarr
 
-    page, shape = level.keyframe, level.get_shape(squeeze=False)
+    page, shape = level.keyframe, level.shape
     if level.dataoffset is not None and file.path is not None:
         dtype = np.dtype(level.dtype).newbyteorder(page.parent.byteorder)
         return np.memmap(file.path, dtype, "r", level.dataoffset, shape)
     by_page = page.nbytes <= PAGE_BYTES
     if not by_page:
         check_size(*page.chunks[:2])
-    store = level.aszarr(level=0, chunkmode=2 if by_page else 0, squeeze=False)
-    return zarr.open_array(store, mode="r", zarr_format=2)
+    store = level.aszarr(level=0, chunkmode=2 if by_page else 0)
+    return zarr.open_array(store, mode="r")
 
 
 def _as_image_array(
