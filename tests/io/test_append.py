@@ -64,7 +64,7 @@ def test_who_had_it_open_goes_on(grown, client):
 
 
 def test_what_is_there_already_is_left_out(grown, tmp_path):
-    with pytest.raises(IngestError, match="no images found"):
+    with pytest.raises(IngestError, match="the corpus has all 27 of these files already"):
         dnmf.ingest(tmp_path / "in", tmp_path / "c", append=True)
     check(dnmf.open_corpus(tmp_path / "c"), 27)
 

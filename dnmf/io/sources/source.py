@@ -127,7 +127,7 @@ def source_of(
     types = ColumnTypes()
     files = _listed(places, rejects)
     if known is not None:
-        files = (found for found in files if found.listed.id not in known)
+        files = _only_new(places, files, known)
     tried, rows = _first_readable(places, files, choices, rejects)
     several = len(rows) > 1 or choices.axis is not None or choices.patches is not None
     everything = chain(tried, files)
@@ -225,6 +225,22 @@ def _listed(places: Sequence[Place], rejects: list[Reject]) -> Iterator[_Found]:
                 rejects.append(item)
             else:
                 yield _Found(number, item)
+
+
+def _only_new(
+    places: Sequence[Place], files: Iterator[_Found], known: Container[str]
+) -> Iterator[_Found]:
+    """Yield files whose ids are not known; raise IngestError if there are files, but none such."""
+    n_known = n_new = 0
+    for found in files:
+        if found.listed.id in known:
+            n_known += 1
+        else:
+            n_new += 1
+            yield found
+    if n_known and not n_new:
+        names = ", ".join(_describe(place) for place in places)
+        raise IngestError(f"{names}: the corpus has all {n_known:,} of these files already")
 
 
 def _first_readable(
