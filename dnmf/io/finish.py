@@ -12,7 +12,7 @@ from dnmf.errors import BadImagesError, IngestError
 from dnmf.io.parts import check_limits
 from dnmf.io.plan import Plan, done_blocks, forget_done, read_done, remove_plan
 from dnmf.io.sources.places.place import Reject
-from dnmf.storage.append import Rows, append_rows, cut_rows, join_rows
+from dnmf.storage.append import Rows, append_rows, in_blocks
 from dnmf.storage.atomic import REJECTS
 from dnmf.storage.corpus import Corpus
 from dnmf.storage.corpus_writer import commit_corpus
@@ -43,7 +43,7 @@ def finish_corpus(plan: Plan) -> None:
         "rejects": len(rejects),
     }
     if n_images < layout.n_images:
-        manifest = _close_holes(plan, lines, n_images)
+        manifest = _close_holes(plan, lines)
         layout = replace(layout, n_images=n_images)
         facts.pop("rows", None)  # without some of its pixels it is no map
     _write_rejects(plan.building, rejects)
@@ -75,7 +75,7 @@ def _gather(plan: Plan) -> tuple[list[Line | None], list[Reject]]:
     return [each.line for each in done], rejects
 
 
-def _close_holes(plan: Plan, lines: Sequence[Line | None], n_images: int) -> list[Line]:
+def _close_holes(plan: Plan, lines: Sequence[Line | None]) -> list[Line]:
     """Move images up into the places of bad ones, and return the lines of the manifest.
 
     A block takes images from itself and from later blocks, so that none is read after it was
@@ -86,19 +86,12 @@ def _close_holes(plan: Plan, lines: Sequence[Line | None], n_images: int) -> lis
     rows = layout.block_rows
     full = next(i for i, line in enumerate(lines) if line is None or line[0] < rows)
     manifest = [line for line in lines[:full] if line is not None]
-    images = _rows_of(plan, lines, full)
-    waiting: list[Rows] = []
-    for index in range(full, layout.n_blocks):
-        stop = min(rows, n_images - index * rows)
-        while sum(len(part[1]) for part in waiting) < stop:
-            waiting.append(next(images))
+    for index, whole in enumerate(in_blocks(_rows_of(plan, lines, full), rows), full):
         forget_done(building, [index])
-        if stop <= 0:
-            delete_block(building, index)
-            continue
-        whole = join_rows(waiting)
-        manifest.append(write_block(building, index, *cut_rows(whole, 0, stop)))
-        waiting = [cut_rows(whole, stop, len(whole[1]))]
+        manifest.append(write_block(building, index, *whole))
+    for index in range(len(manifest), layout.n_blocks):
+        forget_done(building, [index])
+        delete_block(building, index)
     return manifest
 
 

@@ -45,8 +45,7 @@ def write_blocks(plan: Plan, blocks: Sequence[int], on_progress: Progress) -> No
         bad += read_done(plan.building, index).rejects
     total = sum(_rows(layout, index) for index in blocks)
     count = total - sum(_rows(layout, index) for index in todo)
-    task = partial(_write_nth, blocks=todo, plan_path=plan.building, layout=layout,
-                   nan=plan.choices.nan == "keep")  # fmt: skip
+    task = partial(_write_nth, blocks=todo, plan_path=plan.building, layout=layout)
     for number, done in each_block(task, plan.source, len(todo)):
         bad += done.rejects
         if len(bad) >= SHOWN_BAD:
@@ -67,7 +66,7 @@ def check_limits(plan: Plan, bad: Sequence[Reject]) -> None:
 
 
 def load(source: AnySource, start: int, stop: int, layout: Layout) -> Batch:
-    """Read images of a source and their ids; raise unless they are as promised."""
+    """Read images of a source and their ids; raise unless they are as promised, and are pixels."""
     if isinstance(source, (ArrayImages, FileImages)):
         return source.load(start, stop)
     batch = Batch(source.read(start, stop), source.ids(start, stop))
@@ -78,6 +77,9 @@ def load(source: AnySource, start: int, stop: int, layout: Layout) -> Batch:
             f"{images.dtype} pixels of shape {images.shape} where it promised {layout.dtype} of "
             f"{expected}"
         )
+    invalid = find_invalid(images.reshape(len(images), -1), start)
+    if invalid is not None:
+        raise invalid_pixel_error(invalid, lambda row: f"image {row} ({batch.ids[row - start]})")
     return batch
 
 
@@ -85,14 +87,11 @@ def _write_nth(source: AnySource, number: int, *, blocks: Sequence[int], **optio
     return _write(source, blocks[number], **options)
 
 
-def _write(source: AnySource, index: int, *, plan_path: str, layout: Layout, nan: bool) -> Done:
+def _write(source: AnySource, index: int, *, plan_path: str, layout: Layout) -> Done:
     """Read, check and write a block, and note that it is written."""
     start = index * layout.block_rows
     batch = load(source, start, start + _rows(layout, index), layout)
     rows = batch.images.reshape(len(batch.ids), layout.n_pixels)
-    invalid = None if nan or isinstance(source, FileImages) else find_invalid(rows, start)
-    if invalid is not None:
-        raise invalid_pixel_error(invalid, lambda row: f"image {row} ({batch.ids[row - start]})")
     line = write_block(plan_path, index, rows, batch.ids, batch.columns) if batch.ids else None
     done = Done(line, batch.rejects)
     write_done(plan_path, index, done)

@@ -7,8 +7,8 @@ and then the record names it: what is killed before that has changed nothing, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from dnmf.storage.manifest import MANIFESTS, write_manifest
 from dnmf.storage.metadata import read_metadata, with_checksum
 from dnmf.storage.store import ObjectStore
 from dnmf.storage.table_writer import (
-    Line,
     grow_table,
     read_table_block,
     write_block,
@@ -72,9 +71,9 @@ def append_rows(corpus: Corpus, parts: Iterator[Rows], token: str, n_rejects: in
         return
     full, rest = divmod(len(corpus), corpus.block_rows)
     lines = [tuple(map(int, line)) for line in corpus.manifest]
-    waiting = [read_table_block(corpus.path, full, lines[full])] if rest else []
-    new = list(_write(corpus.path, full, corpus.block_rows, [*waiting], parts))
-    lines[full:] = new
+    last = [read_table_block(corpus.path, full, lines[full])] if rest else []
+    blocks = in_blocks(chain(last, parts), corpus.block_rows)
+    lines[full:] = [write_block(corpus.path, i, *rows) for i, rows in enumerate(blocks, full)]
     number = len(corpus.generations) + 1
     n_images = sum(line[0] for line in lines)
     checksum = write_manifest(corpus.path, f"{MANIFESTS}/{number}", np.array(lines, np.int64))
@@ -91,30 +90,27 @@ def append_rows(corpus: Corpus, parts: Iterator[Rows], token: str, n_rejects: in
     write_root(store, with_checksum(record), grow_table(store, n_images))
 
 
-def _write(
-    path: str, first: int, block_rows: int, waiting: list[Any], parts: Iterator[Rows]
-) -> Iterator[Line]:
-    """Write images in whole blocks from block `first` on, and yield their lines."""
-    index = first
+def in_blocks(parts: Iterable[Rows], block_rows: int) -> Iterator[Rows]:
+    """Yield the images of parts of any length in whole blocks, and at last the rest."""
+    waiting: list[Rows] = []
     for part in parts:
         waiting.append(part)
         while sum(len(ids) for _, ids, _ in waiting) >= block_rows:
-            whole = join_rows(waiting)
-            yield write_block(path, index, *cut_rows(whole, 0, block_rows))
-            waiting = [cut_rows(whole, block_rows, len(whole[1]))]
-            index += 1
-    if sum(len(ids) for _, ids, _ in waiting):
-        yield write_block(path, index, *join_rows(waiting))
+            whole = _join(waiting)
+            yield _cut(whole, 0, block_rows)
+            waiting = [_cut(whole, block_rows, len(whole[1]))]
+    if any(ids for _, ids, _ in waiting):
+        yield _join(waiting)
 
 
-def join_rows(parts: Sequence[Rows]) -> Rows:
+def _join(parts: Sequence[Rows]) -> Rows:
     """Return images one after the other."""
     images = np.concatenate([part[0] for part in parts])
     columns = {name: np.concatenate([part[2][name] for part in parts]) for name in parts[0][2]}
     return images, [name for part in parts for name in part[1]], columns
 
 
-def cut_rows(rows: Rows, start: int, stop: int) -> Rows:
+def _cut(rows: Rows, start: int, stop: int) -> Rows:
     """Return images `start` to `stop - 1`."""
     images, ids, columns = rows
     cut = {name: column[start:stop] for name, column in columns.items()}
