@@ -1,4 +1,4 @@
-"""Image files opened as a source, as an ingest opens them, and read whole or not at all."""
+"""Image files, opened as an ingest opens them and read whole or not at all; upright images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ import numpy as np
 from dnmf.errors import BadImagesError
 from dnmf.io.sources.choices import Choices
 from dnmf.io.sources.source import open_source
+
+UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+"""What the value of the orientation tag asks for."""
 
 
 class Opened:

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+from opened import UPRIGHT
 from PIL import Image
 
 from dnmf.errors import IngestError
@@ -18,17 +19,6 @@ HIGH, WIDE = 12, 10
 GRAY = RNG.integers(0, 256, (HIGH, WIDE), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (HIGH, WIDE), dtype=np.uint16)
 RGB = RNG.integers(0, 256, (HIGH, WIDE, 3), dtype=np.uint8)
-UPRIGHT = {
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, -1),
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: np.rot90(x),
-}
-"""What the value of the orientation tag asks for."""
 
 
 def tiff(path, pixels, order="<", **tags):
