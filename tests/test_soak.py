@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 PASSES, WARM, EVERY = 2000, 500, 10
 
 MOST = {"driver": 3, "scheduler": 8, "worker 0": 6, "worker 1": 6}
-"""KiB that memory may grow by in a pass. Dask's statistics keep 3.3 of a pass on the scheduler; what
-is above it, and on workers, is what allocators do."""
+"""KiB that memory may grow by in a pass. Dask's statistics keep 3.3 of a pass on the scheduler;
+what is above it, and on workers, is what allocators do."""
 
 # Dask's own logs are bounded, by lengths that two thousand passes would not reach.
 SHORT = {
