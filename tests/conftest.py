@@ -11,6 +11,7 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+import s3
 from hypothesis import HealthCheck, settings
 
 import dnmf
@@ -46,6 +47,22 @@ def corpus(tmp_path_factory) -> dnmf.Corpus:
     """The same digits as a corpus of 6 blocks, the last one short; nobody may write to it."""
     folder = tmp_path_factory.mktemp("corpus")
     return dnmf.ingest(read_digits(700), folder / "digits.zarr", block_rows=128)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator:
+    """Give the proxy of an S3 server; only slow tests may ask for it, since it takes seconds."""
+    for library in ("s3fs", "moto.server"):
+        pytest.importorskip(library, reason="pip install '.[slow]'")
+    with s3.s3_proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture(name="s3")
+def s3_bucket(s3_server) -> Iterator[s3.S3]:
+    """Give a bucket of its own, to which the environment leads; see `s3.py`."""
+    with s3.bucket_of(s3_server) as bucket:
+        yield bucket
 
 
 @pytest.fixture(scope="session")
