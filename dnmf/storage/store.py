@@ -142,6 +142,40 @@ class ObjectStore:
             fs, path = self._locate(key)
             fs.pipe_file(path, b"".join(parts))
 
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one, and return whether it was written.
+
+        Of several processes that do this at the same time, one alone gets True. The data must be
+        unlike those of all others: a request whose answer was lost is sent again, and finds what
+        it wrote itself.
+
+        Raises
+        ------
+        OSError
+            It cannot be written, or the file system has no such write.
+        """
+        if (root := local_folder(self.path)) is not None:
+            is_new = _create_file(Path(root, key), data)
+        else:
+            fs, path = self._locate(key)
+            is_new = True
+            try:
+                fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                is_new = False
+        return is_new or self._has(key, data)
+
+    def _has(self, key: str, data: bytes) -> bool:
+        """Check whether an object is there and holds just that."""
+        try:
+            return self.get(key, len(data)) == data
+        except FileNotFoundError:
+            return False
+        except InvalidObjectError as error:
+            if disk_error(error) is None:  # it is longer
+                return False
+            raise
+
     def fsync_dir(self, prefix: str = "") -> None:
         """Fsync a folder, so that the names in it survive a power failure; of a URL do nothing."""
         if (root := local_folder(self.path)) is not None:
@@ -318,6 +352,19 @@ def write_file(path: Path, *parts: bytes | memoryview) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _create_file(path: Path, data: bytes) -> bool:
+    """Write a file that appears as a whole, unless there is one; return whether it was written."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    write_file(partial, data)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
+    return True
 
 
 def fsync_dir(path: Path) -> None:

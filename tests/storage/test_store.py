@@ -105,3 +105,11 @@ def test_options_reach_the_file_system():
 def test_an_unknown_protocol():
     with pytest.raises(InvalidObjectError, match="cannot be read"):
         ObjectStore("nobody-knows://a").get("b", 1)
+
+
+def test_an_object_is_created_once(store):
+    assert store.create("a/b", b"one")
+    assert not store.create("a/b", b"another")
+    assert store.get("a/b", 7) == b"one"
+    assert store.create("a/b", b"one"), "as a request that is sent again, for its answer was lost"
+    assert store.list_dir("a") == ["b"]
