@@ -14,6 +14,7 @@ import click
 from dnmf._version import __version__
 from dnmf.cli.components import components
 from dnmf.cli.demo import demo
+from dnmf.cli.doctor import doctor
 from dnmf.cli.fit import fit
 from dnmf.cli.info import info, verify
 from dnmf.cli.ingest import ingest
@@ -156,7 +157,7 @@ def main() -> None:
 
 for command in (
     *(demo, ingest, info, show, verify),
-    *(plan, fit, transform, reconstruct, components, rank, plot),
+    *(doctor, plan, fit, transform, reconstruct, components, rank, plot),
 ):
     command.params.append(quiet_option)
     main.add_command(command)
