@@ -176,6 +176,7 @@ def test_a_given_scheduler(corpus, tmp_path, local_cluster):
     assert (a.components_ == b.components_).all()
 
 
+@pytest.mark.slow
 def test_demo(tmp_path):
     output = run("demo", "--out", tmp_path / "demo").stdout
     names = {path.name for path in (tmp_path / "demo").iterdir()}

@@ -270,6 +270,7 @@ for objective in (Quadratic(), MaskedQuadratic(l2_W=0.1), BetaDivergence(1.0), B
 """
 
 
+@pytest.mark.slow
 def test_compiled_and_cached_code_give_the_same_bits(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     runs = [
