@@ -1,4 +1,4 @@
-"""Files for Slurm and Kubernetes parse, and use flags of dnmf and Dask that exist."""
+"""Files for Slurm parse, and use flags of dnmf and Dask that exist."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
-import yaml
 
 import dnmf
 from dnmf.cli.main import main
@@ -19,7 +17,6 @@ from dnmf.io.ingest import finish_parts, plan_ingest
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SLURM = (DEPLOY / "slurm/fit.sbatch").read_text()
-MANIFEST = list(yaml.safe_load_all((DEPLOY / "kubernetes/fit.yaml").read_text()))
 
 
 def flags_of(command):
@@ -93,40 +90,3 @@ def test_the_batch_scripts_print_their_usage(name):
     )
     assert done.returncode == 2
     assert "usage: sbatch" in done.stderr
-
-
-def containers():
-    for document in MANIFEST:
-        template = document.get("spec", {}).get("template")
-        if template:
-            yield document, template["spec"], template["spec"]["containers"][0]
-
-
-def test_the_manifest_has_all_resources():
-    kinds = [document["kind"] for document in MANIFEST]
-    assert kinds == ["Service", "NetworkPolicy", "Deployment", "Deployment", "Job"]
-    for _, pod, container in containers():
-        assert pod["securityContext"]["runAsNonRoot"]
-        assert container["resources"]["limits"]["memory"]
-
-
-def test_the_manifests_flags_exist():
-    for _, _, container in containers():
-        program, name, *arguments = container["command"]
-        command = main.commands[name] if program == "dnmf" else dask_command(name)
-        assert isinstance(command, click.Command)
-        check_flags(arguments, command)
-
-
-def test_labels_and_addresses_of_the_manifest_match():
-    service = MANIFEST[0]
-    address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    roles = {}
-    for document, _, container in containers():
-        labels = document["spec"]["template"]["metadata"]["labels"]
-        roles[labels["role"]] = container["command"]
-        selector = document["spec"].get("selector", {}).get("matchLabels", labels)
-        assert selector.items() <= labels.items()
-    assert service["spec"]["selector"] == {"app": "dnmf", "role": "scheduler"}
-    assert address in roles["worker"]
-    assert address in roles["driver"]
