@@ -15,8 +15,17 @@ from PIL import Image
 from dnmf.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
+    ROOT / "CONTRIBUTING.md",
+]
 README = (ROOT / "README.md").read_text()
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def python_of(page: Path) -> str:
 RECIPES = [page for page in PAGES if re.search("^```sh", page.read_text(), re.M)]
 
 
-@pytest.mark.parametrize("page", RECIPES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", RECIPES, ids=name_of)
 def test_recipes_run(page, faces, monkeypatch):
     """... their Python and their commands, in the order in which they stand on the page."""
     monkeypatch.chdir(faces)
@@ -66,7 +75,7 @@ def test_recipes_run(page, faces, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if python_of(p) and p not in RECIPES], ids=lambda p: p.name
+    "page", [p for p in PAGES if python_of(p) and p not in RECIPES], ids=name_of
 )
 def test_python_runs(page, faces, monkeypatch, capsys):
     monkeypatch.chdir(faces)
@@ -76,13 +85,21 @@ def test_python_runs(page, faces, monkeypatch, capsys):
         assert (faces / "faces2.model/zarr.json").exists()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def anchors(page):
+    """Give the names by which the headings of a page are linked to."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+            assert not anchor or anchor in anchors(page.parent / target if target else page)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_that_are_named_exist(page):
     folders = "dnmf|docs|examples|benchmarks|tests|deploy"
     for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text()):
