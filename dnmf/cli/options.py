@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from dnmf.cli.paths import require_exists
 from dnmf.cli.progress import silent_dask
@@ -201,6 +202,9 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def call(**arguments: Any) -> Any:
         where = {name: arguments.pop(name) for name in CLUSTER_PARAMETERS}
+        source = click.get_current_context().get_parameter_source("scheduler")
+        if source is ParameterSource.ENVIRONMENT and (where["workers"] or where["scheduler_file"]):
+            where["scheduler"] = None  # what is typed wins
         if sum(where[name] is not None for name in ("workers", "scheduler", "scheduler_file")) > 1:
             raise click.UsageError(
                 "--workers, --scheduler and --scheduler-file exclude each other; give one of them"
@@ -223,7 +227,13 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=MemorySize(),
             help="Memory of each worker of --workers, like 2GB.",
         ),
-        click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler."),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            envvar="DASK_SCHEDULER_ADDRESS",
+            show_envvar=True,
+            help="Address of a running Dask scheduler.",
+        ),
         click.option(
             "--scheduler-file",
             type=PATH,

@@ -14,8 +14,6 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from dnmf.engine.retry import GROUP
-
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -25,9 +23,9 @@ Versions = Mapping[str, str | None]
 LIBRARIES = ("numpy", "scipy", "numba", "dask", "distributed", "zarr")
 """Libraries whose versions are to be the same everywhere, beside those of Python and dnmf."""
 
-REQUIRED = ("dnmf", "python", "numpy")
+REQUIRED = ("dnmf", "python")
 """What must have the same version on a worker as here: otherwise tasks fail, or mean another thing.
-Other libraries change the bits of results at most."""
+Other libraries change the last bits of results at most."""
 
 
 def ask(
@@ -53,7 +51,7 @@ def ask(
 
     end = time.monotonic() + seconds
     futures = {
-        key: client.submit(call, workers=[address], key=(GROUP, uuid4().hex), priority=1)
+        key: client.submit(call, workers=[address], key=("ask", uuid4().hex), priority=1)
         for key, (address, call) in calls.items()
     }
     try:
@@ -76,7 +74,7 @@ def own_versions() -> Versions:
     """Return the versions that this process has."""
     from distributed.versions import get_versions
 
-    return _versions(get_versions(LIBRARIES), resolve_name("dnmf:__version__"))
+    return versions_in(get_versions(LIBRARIES), resolve_name("dnmf:__version__"))
 
 
 def worker_versions(
@@ -101,7 +99,7 @@ def worker_versions(
         others, own = answers[address, "others"], answers[address, "dnmf"]
         failure = others if isinstance(others, BaseException) else own
         is_known = isinstance(failure, (str, ImportError))
-        found[address] = _versions(others, own) if is_known else failure
+        found[address] = versions_in(others, own) if is_known else failure
     return found
 
 
@@ -142,8 +140,8 @@ def name_some(addresses: list[str]) -> str:
     return addresses[0] + (f" and {more} other{'s' * (more > 1)}" if more else "")
 
 
-def _versions(found: dict[str, dict[str, Any]], dnmf: str | ImportError) -> Versions:
-    """Return versions from what `distributed.versions.get_versions` gives."""
+def versions_in(found: dict[str, dict[str, Any]], dnmf: str | BaseException) -> Versions:
+    """Return versions from what `distributed.versions.get_versions` gives, and that of dnmf."""
     packages = found["packages"]
     return {
         "dnmf": dnmf if isinstance(dnmf, str) else None,

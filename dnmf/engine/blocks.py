@@ -91,6 +91,7 @@ class Blocks(Protocol):
         *,
         check: bool = True,
         group: int = 1,
+        label: str = "",
     ) -> Result:
         """Read each block once, apply a function to it, and return the sum of the results.
 
@@ -105,6 +106,8 @@ class Blocks(Protocol):
         group : int
             Number of blocks that one task reads and adds up. It reads the next one while it
             computes.
+        label : str
+            What the sum is part of, such as ``pass-12``, for the keys of Dask's tasks.
 
         Raises
         ------
@@ -123,6 +126,7 @@ class Blocks(Protocol):
         finishes: Sequence[Finish[Result]],
         *,
         group: int = 1,
+        label: str = "",
     ) -> list[Any]:
         """Sum as `map_sum` does over all blocks, and return what each `Finish` computes from it.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,20 +69,31 @@ def cluster(
     from distributed import Client
 
     if workers is not None:
-        with _local_cluster(workers, memory_limit) as local, Client(local):
-            yield f"{workers} worker processes on this machine"
+        with _local_cluster(workers, memory_limit) as local, Client(local) as client:
+            yield f"{workers} worker processes on this machine, {_dashboard(client)}"
         return
     address = scheduler or _address_in(scheduler_file or "")
     try:
         client = Client(address)
     except (OSError, ValueError, TypeError) as error:  # the last: tls:// without certificates
+        unset = (
+            ", or unset DASK_SCHEDULER_ADDRESS"
+            if address == os.getenv("DASK_SCHEDULER_ADDRESS")
+            else ""
+        )
         raise ClusterError(
             f"no Dask scheduler answers at {address} ({error}); "
-            "start one with `dask scheduler`, and workers with `dask worker`"
+            f"start one with `dask scheduler`, and workers with `dask worker`{unset}"
         ) from error
     with client:
         wait_for_workers(client)
         yield f"the cluster at {client.scheduler_info()['address']}"
+
+
+def _dashboard(client: Client) -> str:
+    if find_spec("bokeh") is None:
+        return "without a dashboard, which takes bokeh"
+    return f"dashboard at {client.dashboard_link}"
 
 
 @contextmanager

@@ -26,12 +26,13 @@ from dask.base import compute
 from dask.sizeof import sizeof
 from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
 from dask.typing import Key
+from dask.utils import funcname
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import BlockFunction, Finish, RawBlock, Result
 from dnmf.engine.chunks import Chunks, Recipe, cut, with_hidden
 from dnmf.engine.executors import active_client, map_on_threads
-from dnmf.engine.retry import GROUP, Kept, compute_with
+from dnmf.engine.retry import Kept, compute_with
 from dnmf.engine.threads import one_blas_thread, thread_count
 from dnmf.engine.tree_reduce import Outcome, add, groups_of, run_blocks, tree_reduce
 from dnmf.errors import ClusterError
@@ -78,6 +79,7 @@ class DaskBlocks:
         *,
         check: bool = True,
         group: int = 1,
+        label: str = "",
     ) -> Result:
         """See `Blocks.map_sum`."""
         numbers = range(len(self.ranges)) if only is None else only
@@ -86,7 +88,7 @@ class DaskBlocks:
             return [graph.sum(self._add_leaves(graph, shared, numbers, group))]
 
         shared = self._shared(function, replace(self.rules, check=check))
-        total: Outcome[Result] = self._compute(build, shared)[0]
+        total: Outcome[Result] = self._compute(build, shared, label=label)[0]
         return total.result(self.image_name)
 
     def map_blocks(self, function: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
@@ -100,7 +102,12 @@ class DaskBlocks:
         return [outcome.result(self.image_name) for outcome in outcomes]
 
     def map_finish(
-        self, function: BlockFunction[Result], finishes: Sequence[Finish[Result]], *, group: int = 1
+        self,
+        function: BlockFunction[Result],
+        finishes: Sequence[Finish[Result]],
+        *,
+        group: int = 1,
+        label: str = "",
     ) -> list[Any]:
         """See `Blocks.map_finish`."""
 
@@ -108,11 +115,12 @@ class DaskBlocks:
             leaves = self._add_leaves(graph, shared, range(len(self.ranges)), group)
             ends = []
             for finish in finishes:
-                total = graph.sum([graph.add(_select, leaf, finish) for leaf in leaves])
-                ends.append(graph.add(_finish, total, finish))
+                parts = [graph.add("select-columns", _select, leaf, finish) for leaf in leaves]
+                ends.append(graph.add("h-step", _finish, graph.sum(parts), finish))
             return ends
 
-        outcomes = self._compute(build, self._shared(function, self.rules), *finishes)
+        shared = self._shared(function, self.rules)
+        outcomes = self._compute(build, shared, *finishes, label=label)
         return [outcome.result(self.image_name) for outcome in outcomes]
 
     @property
@@ -154,12 +162,18 @@ class DaskBlocks:
                 needs = (List(*map(TaskRef, recipes[number].needs)) for number in some)
                 kept = (graph.kept.get(number, recipes[number]) for number in some)
                 given = (List(*kept), List(*needs))
-            leaves.append(graph.add(_run_group, shared, some, starts, *given))
+            leaves.append(graph.add(graph.name, _run_group, shared, some, starts, *given))
         if together == group:
             return leaves
-        return [graph.add(add, *some) for some in groups_of(leaves, group)]
+        return [graph.add("tree-sum", add, *some) for some in groups_of(leaves, group)]
 
-    def _compute(self, build: Callable[..., list[TaskRef]], *objects: Any) -> Sequence[Any]:
+    def _compute(
+        self,
+        build: Callable[..., list[TaskRef]],
+        shared: Shared,
+        *objects: Any,
+        label: str = "",
+    ) -> Sequence[Any]:
         """Compute a graph on the active scheduler.
 
         Parameters
@@ -167,18 +181,22 @@ class DaskBlocks:
         build : callable
             Adds tasks to a graph, from references to the objects, and returns references to the
             results that are wanted.
+        shared : Shared
         *objects : object
+        label : str
+            See `Blocks.map_sum`.
         """
+        name, objects = shared.task_name, (shared, *objects)
         client = active_client()
         if client is not None:
 
             def graph_of(kept: Mapping[int, TaskRef], *references: TaskRef) -> Graph:
-                graph = Graph(kept=kept)
+                graph = Graph(name, label, kept=kept)
                 graph.ends = build(graph, *references)
                 return graph
 
-            return compute_with(client, objects, graph_of, self._kept)
-        graph = Graph()
+            return compute_with(client, objects, graph_of, self._kept, name)
+        graph = Graph(name, label)
         graph.ends = build(graph, *map(graph.put, objects))
         graph.require_all_nodes()
         chosen = config.get("num_workers", None) or config.get("pool", None)
@@ -204,6 +222,11 @@ class Shared:
     function: BlockFunction[Any]
     rules: PixelRules
     readers: tuple[Callable[[int], Array] | None, ...]
+
+    @property
+    def task_name(self) -> str:
+        """What a task does: it reads blocks and applies the function, by the name of that."""
+        return "-".join(["read", *filter(None, funcname(self.function).split("_"))])
 
 
 def _run_group(
@@ -254,10 +277,16 @@ def _finish(outcome: Outcome[Any], finish: Finish[Any]) -> Outcome[Any]:
 class Graph:
     """A Dask graph under construction.
 
+    A key is what the task does, such as ``tree-sum``, under which Dask's dashboard shows it; what
+    it is part of, such as ``pass-12``, with a unique number; and its place in the graph. What it
+    does is the same in all graphs, because scheduler and workers keep a record of each name.
+
     Attributes
     ----------
     name : str
-        Unique part of its keys.
+        What the tasks that read blocks do.
+    label : str
+        What the graph is part of.
     nodes : dict
         Tasks and values by key.
     ends : list of TaskRef
@@ -266,34 +295,38 @@ class Graph:
         References to the recipes that workers have, by number of the block.
     """
 
-    name: str = field(default_factory=lambda: uuid4().hex)
+    name: str
+    label: str = ""
     nodes: dict[Key, GraphNode] = field(default_factory=dict)
     ends: list[TaskRef] = field(default_factory=list)
     kept: Mapping[int, TaskRef] = field(default_factory=dict)
 
-    def add(self, function: Callable[..., Any], *arguments: Any) -> TaskRef:
-        """Add a task and return a reference to its result."""
-        key = self._next_key()
+    def __post_init__(self) -> None:
+        self._id = f"{self.label}-{uuid4().hex}".strip("-")
+
+    def add(self, task: str, function: Callable[..., Any], *arguments: Any) -> TaskRef:
+        """Add a task, whose name is `task`, and return a reference to its result."""
+        key = self._next_key(task)
         self.nodes[key] = Task(key, function, *arguments)
         return TaskRef(key)
 
     def put(self, value: Any) -> TaskRef:
         """Add a value and return a reference to it."""
-        key = self._next_key()
+        key = self._next_key(self.name)
         self.nodes[key] = DataNode(key, value)
         return TaskRef(key)
 
     def sum(self, results: Sequence[TaskRef]) -> TaskRef:
         """Add the tasks that add up results in the fixed tree."""
-        return tree_reduce(results, partial(self.add, add))
+        return tree_reduce(results, partial(self.add, "tree-sum", add))
 
     def results(self) -> list[Delayed]:
         """Return what the graph computes as Dask's lazy values."""
         from dask.delayed import Delayed
         from dask.highlevelgraph import HighLevelGraph
 
-        graph = HighLevelGraph.from_collections(self.name, self.nodes)
-        return [Delayed(end.key, graph, layer=self.name) for end in self.ends]
+        graph = HighLevelGraph.from_collections(self._id, self.nodes)
+        return [Delayed(end.key, graph, layer=self._id) for end in self.ends]
 
     def require_all_nodes(self) -> None:
         """Raise ClusterError where tasks need results of a cluster."""
@@ -316,8 +349,8 @@ class Graph:
         blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
         return f"the task for {blocks} (images from {starts[0]:,} on)"
 
-    def _next_key(self) -> Key:
-        return (GROUP, self.name, len(self.nodes))
+    def _next_key(self, task: str) -> Key:
+        return (task, self._id, len(self.nodes))
 
 
 def read_rows(array: Any, ranges: Sequence[tuple[int, int]], number: int) -> Array:

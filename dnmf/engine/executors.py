@@ -6,12 +6,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dnmf.engine.retry import scatter, wait_for_workers
 from dnmf.engine.threads import thread_count
+from dnmf.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -64,13 +66,28 @@ def _map_in_pool(
 
 
 def active_client() -> Client | None:
-    """Return the distributed client that Dask would compute on, or None."""
+    """Return the distributed client that Dask would compute on, or None.
+
+    Raises
+    ------
+    ClusterError
+        The client is asynchronous, and this is its event loop, which cannot wait for results.
+    """
     if "distributed" not in sys.modules:
         return None
     from dask.base import get_scheduler
     from distributed import Client
 
-    owner = getattr(get_scheduler(), "__self__", None)
+    try:
+        owner = getattr(get_scheduler(), "__self__", None)
+    except RuntimeError as error:
+        with suppress(ValueError):  # there is no client, which Dask's own error says
+            if Client.current().asynchronous:
+                raise ClusterError(
+                    "the active Dask client is asynchronous, and dnmf waits for its results: call "
+                    "it on a thread, as in `await asyncio.to_thread(nmf.fit, X)`"
+                ) from error
+        raise
     return owner if isinstance(owner, Client) else None
 
 
@@ -96,9 +113,11 @@ def each_block(
     if client is None:
         pool = ThreadPoolExecutor(thread_count())
     else:
+        from dask.utils import funcname
+
         wait_for_workers(client)
         pool = client.get_executor(pure=False)
-        (shared,) = scatter(client, [shared])
+        (shared,) = scatter(client, [shared], funcname(function))
     numbers = iter(range(n_blocks))
     running: dict[Future[Result], int] = {}
     with pool:

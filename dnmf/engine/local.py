@@ -66,6 +66,7 @@ class LocalBlocks:
         *,
         check: bool = True,
         group: int = 1,
+        label: str = "",
     ) -> Result:
         """See `Blocks.map_sum`."""
         rules = replace(self.rules, check=check)
@@ -84,7 +85,12 @@ class LocalBlocks:
         return [outcome.result(image_number) for outcome in outcomes]
 
     def map_finish(
-        self, function: BlockFunction[Result], finishes: Sequence[Finish[Result]], *, group: int = 1
+        self,
+        function: BlockFunction[Result],
+        finishes: Sequence[Finish[Result]],
+        *,
+        group: int = 1,
+        label: str = "",
     ) -> list[Any]:
         """See `Blocks.map_finish`."""
         total = self.map_sum(function, group=group)

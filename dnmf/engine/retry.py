@@ -38,13 +38,8 @@ ADVICE = (
     "components or blocks of fewer images (--block-rows of dnmf ingest)"
 )
 
-GROUP = "dnmf"
-"""First part of all keys, and so the name of all tasks in Dask's statistics.
-
-With a name per pass, schedulers and workers would keep a record of each for ever. With names of
-their own, the tasks that read blocks would count as root tasks, which the scheduler hands out one
-by one: its work for a task grew from 0.2 to 0.5 ms (measured with ``benchmarks/scheduler.py``).
-"""
+SPAN = "dnmf"
+"""Name and id of what Dask keeps statistics of: with one for each graph they would never end."""
 
 
 class Kept:
@@ -63,15 +58,22 @@ class Kept:
         self._futures: dict[int, Future[Any]] = {}
         self._client: Client | None = None
 
-    def references(self, client: Client) -> dict[int, TaskRef]:
-        """Return references to the objects, which are scattered unless workers have them."""
+    def references(self, client: Client, name: str) -> dict[int, TaskRef]:
+        """Return references to the objects, which are scattered unless workers have them.
+
+        Parameters
+        ----------
+        client : Client
+        name : str
+            See `scatter`.
+        """
         from dask.task_spec import TaskRef
 
         lost = any(future.status != "finished" for future in self._futures.values())
         if lost or client is not self._client:
             self.forget()
         if not self._futures and self.objects:
-            futures = scatter(client, list(self.objects.values()))
+            futures = scatter(client, list(self.objects.values()), name)
             self._futures = dict(zip(self.objects, futures, strict=True))
             self._client = client
         return {number: TaskRef(future.key) for number, future in self._futures.items()}
@@ -82,7 +84,7 @@ class Kept:
 
 
 def compute_with(
-    client: Client, objects: Sequence[Any], build: Callable[..., Graph], kept: Kept
+    client: Client, objects: Sequence[Any], build: Callable[..., Graph], kept: Kept, name: str
 ) -> list[Any]:
     """Compute a graph whose tasks need some objects, of which each worker gets one copy.
 
@@ -101,6 +103,8 @@ def compute_with(
         time but for its keys.
     kept : Kept
         What workers keep for further computations.
+    name : str
+        Name of the tasks that read blocks; see `scatter`.
 
     Returns
     -------
@@ -118,15 +122,19 @@ def compute_with(
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
 
+    from dnmf.engine.versions import require_same_versions
+
     suspects: Counter[str] = Counter()
     with _seceded():
         for _ in range(ATTEMPTS):
             wait_for_workers(client)
             try:
-                references = kept.references(client)
-                futures = scatter(client, objects)
+                references = kept.references(client, name)
+                futures = scatter(client, objects, name)
                 graph = build(references, *(TaskRef(future.key) for future in futures))
-                return _gather(client, graph)
+                results = _gather(client, graph)
+                require_same_versions(client)
+                return results
             except (CancelledError, CommClosedError) as error:
                 kept.forget()
                 _require_scheduler(client, error)
@@ -138,6 +146,9 @@ def compute_with(
                 if suspects[task] == SUSPICIONS:
                     raise TaskError(_deadly(error, task)) from error
                 log.warning("%s lost its workers: the pass begins anew", task)
+            except Exception:
+                require_same_versions(client)  # a worker that came meanwhile cannot unpickle a task
+                raise
             finally:
                 futures = []  # a traceback that is kept would keep them
     raise ClusterError(
@@ -158,7 +169,7 @@ def _gather(client: Client, graph: Graph) -> list[Any]:
     """Compute the results of a graph; afterwards the scheduler may forget it."""
     from dask.base import annotate
 
-    with annotate(span={"name": (GROUP,), "ids": (GROUP,)}):
+    with annotate(span={"name": (SPAN,), "ids": (SPAN,)}):
         futures = client.compute(graph.results())
     try:
         return list(client.gather(futures))
@@ -169,8 +180,12 @@ def _gather(client: Client, graph: Graph) -> list[Any]:
         del futures  # a traceback that is kept would keep them
 
 
-def scatter(client: Client, objects: Sequence[Any]) -> list[Future[Any]]:
+def scatter(client: Client, objects: Sequence[Any], name: str) -> list[Future[Any]]:
     """Scatter each object to one arbitrary worker, and return their futures in order.
+
+    They have the name of the tasks that need them. Else these would be of a group that needs few
+    others: root tasks, which the scheduler hands out one by one, and its work for a task would grow
+    from 0.2 to 0.5 ms (measured with ``benchmarks/scheduler.py``).
 
     Workers whose tasks need an object copy it from there, then from each other. ``broadcast=True``
     is not used: with it Dask 2026.8 tries for ever to reach a worker that dies meanwhile.
@@ -178,7 +193,7 @@ def scatter(client: Client, objects: Sequence[Any]) -> list[Future[Any]]:
     from distributed.comm.core import CommClosedError
 
     try:
-        return list(client.scatter({(GROUP, uuid4().hex): each for each in objects}).values())
+        return list(client.scatter({(name, uuid4().hex): each for each in objects}).values())
     except OSError as error:  # a worker died meanwhile: no task has run yet, so nothing else fails
         raise CommClosedError(str(error)) from error
 
@@ -201,7 +216,7 @@ def _seceded() -> Iterator[None]:
 
 
 def wait_for_workers(client: Client) -> None:
-    """Wait until there is a worker, and log a warning if that takes long.
+    """Wait until there is a worker, and log a warning if that takes long; check its versions.
 
     A cluster that adapts to its work may have none, and starts one for a task, which is submitted.
     Dask's ``distributed.scheduler.no-workers-timeout`` limits the time; by default nothing does.
@@ -209,10 +224,12 @@ def wait_for_workers(client: Client) -> None:
     Raises
     ------
     ClusterError
-        The scheduler was lost, or the time is over.
+        The scheduler was lost, or the time is over; or see `require_same_versions`.
     """
     from dask import config
     from dask.utils import parse_timedelta
+
+    from dnmf.engine.versions import require_same_versions
 
     limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout")) or math.inf
     began, warned = time.monotonic(), False
@@ -221,7 +238,7 @@ def wait_for_workers(client: Client) -> None:
         left = began + limit - time.monotonic()
         try:
             if knock is None and not client.nthreads():
-                knock = client.submit(int, key=(GROUP, uuid4().hex))
+                knock = client.submit(int, key=("ask-for-a-worker", uuid4().hex))
             client.wait_for_workers(1, timeout=max(0.1, min(WAIT_UNNOTICED, left)))
         except TimeoutError as error:
             if time.monotonic() - began >= limit:
@@ -238,6 +255,7 @@ def wait_for_workers(client: Client) -> None:
             time.sleep(0.1)
         else:
             break
+    require_same_versions(client)
     if warned:
         seconds = time.monotonic() - began
         log.warning("a worker is there after %s: going on", format_duration(seconds))

@@ -255,14 +255,15 @@ def run_pass(
         Number of blocks per task.
     """
     evaluate = partial(
-        evaluate_block,
+        solve_sum,
         models=[
             Evaluation(run.projection(blocks.dtype), run.holdout, sink)
             for run, sink in zip(runs, sinks, strict=True)
         ],
     )
+    label = f"pass-{1 + max(run.state.n_iter for run in runs)}"
     if blocks.shape[1] <= COLUMNS:
-        stats = blocks.map_sum(evaluate, group=task_blocks).each
+        stats = blocks.map_sum(evaluate, group=task_blocks, label=label).each
         pairs = list(zip(runs, stats, strict=True))
         return list(map_on_threads(lambda pair: _update(*pair), pairs))
     p = blocks.shape[1]
@@ -272,7 +273,7 @@ def run_pass(
         for i, run in enumerate(runs)
         for cut in cuts
     ]
-    parts = iter(blocks.map_finish(evaluate, finish, group=task_blocks))
+    parts = iter(blocks.map_finish(evaluate, finish, group=task_blocks, label=label))
     return [join_columns([next(parts) for _ in cuts]) for _ in runs]
 
 
@@ -300,7 +301,7 @@ def measure(
         Blocks to read; all by default.
     """
     model = Evaluation(objective.project_onto(H, blocks.dtype), sink=sink)
-    evaluate = partial(evaluate_block, models=[model])
+    evaluate = partial(solve_sum, models=[model])
     return blocks.map_sum(evaluate, only, group=blocks_per_task(blocks, len(H))).each[0]
 
 
@@ -333,7 +334,7 @@ class Evaluation:
         return replace(stats, written=((block.start, self.sink(W, block.start) or 0),))
 
 
-def evaluate_block(block: Block, *, models: Sequence[Evaluation]) -> StatsPerModel:
+def solve_sum(block: Block, *, models: Sequence[Evaluation]) -> StatsPerModel:
     """Return the sums of a block for each model; models with the same held-out cells share them."""
     stats: dict[int, SufficientStats] = {}
     for holdout in dict.fromkeys(model.holdout for model in models):

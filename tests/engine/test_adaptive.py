@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
+from processes import fit_command, started, wait_until
 
 import dnmf
 
@@ -19,7 +21,7 @@ OPTIONS = {"random_state": 0, "max_iter": 3, "tol": 0}
 def adaptive():
     from distributed import LocalCluster
 
-    options = {"dashboard_address": None, "silence_logs": "ERROR", "processes": False}
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR", "processes": False}
     with (
         dask.config.set({"distributed.worker.profile.enabled": False}),
         LocalCluster(n_workers=0, threads_per_worker=1, **options) as cluster,
@@ -116,3 +118,49 @@ def test_workers_that_go_during_a_fit_cost_no_bits(client, sources, source):
     expected = dnmf.NMF(2, **OPTIONS).fit(sources[source])
     assert found.components_.tobytes() == expected.components_.tobytes()
     assert min(seen) == (source == "dask"), "data of this process keep one worker"
+
+
+@pytest.mark.slow
+def test_processes_that_come_and_go_during_a_fit_cost_no_bits(sources):
+    """As a queue grants and takes them: from none to three, to none and to two."""
+    from distributed import Client, LocalCluster
+
+    counts, seen = {1: 3, 3: 0, 4: 2}, []
+    options = {
+        "threads_per_worker": 1,
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": "CRITICAL",
+    }
+
+    def scale(state):
+        seen.append(len(client.nthreads()))
+        if state.n_iter in counts:
+            cluster.scale(counts[state.n_iter])
+            wait_until(lambda: len(client.nthreads()) == counts[state.n_iter], "workers")
+        if state.n_iter == 3:
+            threading.Timer(0.5, cluster.scale, [1]).start()  # the fit waits for it
+
+    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster) as client:
+        nmf = dnmf.NMF(2, random_state=0, tol=0, max_iter=6, on_pass=scale)
+        found = nmf.fit(sources["corpus"])
+    with dask.config.set(scheduler="threads"):
+        expected = dnmf.NMF(2, random_state=0, tol=0, max_iter=6).fit(sources["corpus"])
+    assert found.components_.tobytes() == expected.components_.tobytes()
+    assert {1, 2, 3} <= set(seen)
+
+
+@pytest.mark.slow
+def test_a_command_starts_workers_of_a_cluster_that_adapts(sources, tmp_path):
+    from distributed import LocalCluster
+
+    options = {
+        "threads_per_worker": 1,
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": "CRITICAL",
+    }
+    with LocalCluster(n_workers=0, **options) as cluster:
+        cluster.adapt(minimum=0, maximum=2)
+        command = fit_command(sources["corpus"], tmp_path / "m")
+        with started(*command, "--scheduler", cluster.scheduler_address) as fit:
+            assert fit.end() == 0, fit.log
+    assert dnmf.load(tmp_path / "m").n_iter_ == 60

@@ -322,7 +322,7 @@ class Ranges:
 
 
 def graph_of(blocks, group):
-    graph = Graph()
+    graph = Graph("read-len")
     graph.sum(blocks._add_leaves(graph, graph.put(None), range(len(blocks.ranges)), group))
     return graph.nodes
 

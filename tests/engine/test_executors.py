@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import nullcontext
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
 from processes import wait_until
 
+import dnmf
 from dnmf.engine.executors import map_on_threads
 from dnmf.engine.threads import one_blas_thread
+from dnmf.errors import ClusterError
 
 
 def test_the_limit_is_restored_after_overlapping_use():
@@ -78,3 +83,30 @@ class TestMapOnThreads:
             time.sleep(0.01)
             assert len(begun) == most
         assert sorted(begun) == list(range(10)), "two threads may begin in either order"
+
+
+class TestSchedulersOfDask:
+    IMAGES = np.random.default_rng(0).random((240, 30), dtype="f4")
+
+    def fit(self):
+        X = da.from_array(self.IMAGES, chunks=(40, 30))
+        return dnmf.NMF(2, random_state=0, tol=0, max_iter=2).fit(X).components_.tobytes()
+
+    def test_an_asynchronous_client_is_refused_in_its_loop_and_serves_a_thread(self, local_cluster):
+        from distributed import Client
+
+        async def work():
+            async with Client(local_cluster.scheduler_address, asynchronous=True):
+                with pytest.raises(
+                    ClusterError, match=r"`await asyncio\.to_thread\(nmf\.fit, X\)`"
+                ):
+                    self.fit()
+                return await asyncio.to_thread(self.fit)
+
+        assert asyncio.run(work()) == self.fit()
+
+    @pytest.mark.slow
+    def test_processes_give_the_same_bits(self):
+        with dask.config.set(scheduler="processes", num_workers=2):
+            found = self.fit()
+        assert found == self.fit()

@@ -21,7 +21,7 @@ from dnmf.errors import CapacityError
 from dnmf.estimators.inputs import blocks_of
 from dnmf.numerics.holdout import Holdout
 from dnmf.numerics.masked import MaskedQuadratic
-from dnmf.solvers.loop import Evaluation, evaluate_block
+from dnmf.solvers.loop import Evaluation, solve_sum
 from dnmf.solvers.memory_model import AvailableMemory, FitMemory, JointFitMemory, groups_that_fit
 
 AMPLE = AvailableMemory(2, 4, 2, 1e8, math.inf, 1e8, math.inf)
@@ -121,7 +121,7 @@ class TestJointFitMemory:
         starts = np.random.default_rng(1).random((count, 60, 5000))
         shown = Holdout(0, 0.1) if hidden else None
         models = [Evaluation(objective.project_onto(Y, X.dtype), shown) for Y in starts]
-        task = partial(evaluate_block, models=models)
+        task = partial(solve_sum, models=models)
         blocks.map_sum(task, group=4)  # compiles
         tracemalloc.start()
         try:
