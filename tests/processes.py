@@ -20,6 +20,10 @@ from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 PATIENCE = 120
 """Seconds after which something that is waited for counts as never happening, on a busy machine."""
 
+LOOPBACK = ("--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+"""Options of Dask's programs for the loopback interface; with ``--no-dashboard`` alone they would
+open the port of the dashboard on all interfaces."""
+
 
 def wait_until(happened, what, patience=PATIENCE):
     """Wait for a condition and give what it was; not for a time."""
@@ -118,8 +122,8 @@ def fit_command(corpus, model, *more):
 def scheduler(folder, *more, env=None) -> Iterator[tuple[Started, str]]:
     """Start a Dask scheduler; give its process and its address."""
     file = folder / f"scheduler-{time.monotonic_ns()}.json"
-    command = ("distributed.cli.dask_scheduler", "--scheduler-file", file, "--no-dashboard")
-    where = ("--host", "127.0.0.1")
+    command = ("distributed.cli.dask_scheduler", "--scheduler-file", file)
+    where = LOOPBACK
     if not any(str(word).startswith("--port") for word in more):
         where += ("--port", 0)
     with started(*command, *where, *more, env=env) as process:
@@ -130,8 +134,8 @@ def scheduler(folder, *more, env=None) -> Iterator[tuple[Started, str]]:
 
 @contextmanager
 def worker(address, *more, env=None) -> Iterator[Started]:
-    """Start `dask worker`, on the loopback interface and without a dashboard."""
-    where = ("--host", "127.0.0.1", "--no-dashboard", "--nthreads", 1)
+    """Start `dask worker` with one thread."""
+    where = (*LOOPBACK, "--nthreads", 1)
     with started("distributed.cli.dask_worker", address, *where, *more, env=env) as process:
         yield process
 

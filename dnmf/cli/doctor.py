@@ -4,95 +4,39 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnmf.cli.options import Number, cluster_options, json_option
+from dnmf._format import format_duration
+from dnmf.cli.images import array_options
+from dnmf.cli.options import AT_LEAST_1, PATH, Number, cluster_options, json_option
+from dnmf.cli.paths import IMAGES, Argument, check_arguments
 from dnmf.cli.progress import print_line
-from dnmf.errors import ClusterError
+from dnmf.errors import ClusterError, DnmfError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from dnmf.cli.checks import Case, Finding
 
-OK, WARNING, ERROR = "ok", "warning", "error"
-"""Statuses of a finding; only an error changes the exit status."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check has found.
-
-    Attributes
-    ----------
-    check : str
-        Name of the check.
-    status : str
-        `OK`, `WARNING` or `ERROR`.
-    found : str
-    advice : str
-        What to do; empty if all is well.
-    """
-
-    check: str
-    status: str
-    found: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        advice = f": {self.advice}" if self.advice else ""
-        return f"{self.status:8}{self.check:10}{self.found}{advice}"
-
-
-@dataclass
-class Case:
-    """What is looked at.
-
-    Attributes
-    ----------
-    client : Client or None
-        None, if what computes is the threads of this process.
-    seconds : float
-        Time that each check may take.
-    """
-
-    client: Client | None
-    seconds: float
-
-    def __post_init__(self) -> None:
-        self.addresses: list[str] = []
-        if self.client is not None:
-            self.addresses = list(self.client.scheduler_info(n_workers=-1)["workers"])
-
-
-def check_versions(case: Case) -> Finding:
-    """Compare the versions of all libraries that matter with those of this process."""
-    from dnmf.engine.ask import REQUIRED, describe_differences, own_versions, worker_versions
-
-    own, name = own_versions(), "versions"
-    listed = ", ".join(f"{library} {version}" for library, version in own.items())
-    if case.client is None:
-        return Finding(name, OK, listed)
-    answers = worker_versions(case.client, case.addresses, case.seconds)
-    known = {a: each for a, each in answers.items() if not isinstance(each, BaseException)}
-    silent = [address for address in answers if address not in known]
-    if clauses := describe_differences(own, known, own):
-        is_refused = describe_differences(own, known, REQUIRED)
-        status = ERROR if is_refused else WARNING
-        return Finding(name, status, "; ".join(clauses), "install the same everywhere")
-    if silent:
-        return Finding(name, ERROR, f"no answer from {', '.join(silent)}", "see to these workers")
-    return Finding(name, OK, f"{listed}, on {len(known)} workers as here")
-
-
-CHECKS: tuple[Callable[[Case], Finding], ...] = (check_versions,)
-"""All checks, in the order of their lines."""
+MARGIN = 5.0
+"""Seconds that a check may take beyond those in which what it asks must be answered."""
 
 
 @click.command(short_help="Check a machine or a cluster before a long run.")
+@click.argument("corpus", type=PATH, required=False)
+@click.argument("model", type=PATH, required=False)
+@click.option(
+    "-k",
+    "--components",
+    "n_components",
+    type=AT_LEAST_1,
+    help="Number of components, to compare memory and disk with what a fit needs.",
+)
+@array_options
 @click.option(
     "--timeout",
     type=Number(min=0.1),
@@ -102,30 +46,96 @@ CHECKS: tuple[Callable[[Case], Finding], ...] = (check_versions,)
 )
 @json_option
 @cluster_options
-def doctor(timeout: float, as_json: bool, where: dict[str, Any]) -> None:
-    """Check what a long run needs: one line for each check, ok, warning or error.
+def doctor(
+    corpus: str | None,
+    model: str | None,
+    n_components: int | None,
+    part: dict[str, Any],
+    timeout: float,
+    as_json: bool,
+    where: dict[str, Any],
+) -> None:
+    """Check what a long fit of CORPUS into MODEL needs, wherever its tasks would run.
 
-    Exit status 1 means that there is an error.
+    A line for each check says `ok`, `warning` or `error`, what was found and what to do: workers
+    that do not answer, versions, BLAS and its threads, numba's cache, CORPUS read and a small
+    object beside MODEL written from each worker, memory and disk beside what a fit with -k takes,
+    clocks, and ports that are open to others. Exit status 1 means that there is an error.
     """
+    if corpus is None and n_components is not None:
+        raise click.UsageError("-k says what a fit of CORPUS takes; give CORPUS, too")
+    check_arguments(
+        *([] if corpus is None else [Argument("CORPUS", corpus, IMAGES)]),
+        *([] if model is None else [Argument("MODEL", model, ("model", "sweep"), is_output=True)]),
+    )
+    from dnmf.cli.checks import ERROR
+
+    findings = {}
+    for name, finding in _findings(where, corpus, model, part, n_components, timeout):
+        findings[name] = finding
+        if not as_json:
+            advice = f": {finding.advice}" if finding.advice else ""
+            click.echo(f"{finding.status:8} {name:9} {finding.found}{advice}")
+    failed = any(finding.status == ERROR for finding in findings.values())
+    if as_json:
+        listed = [{"check": name, **asdict(finding)} for name, finding in findings.items()]
+        click.echo(json.dumps({"ok": not failed, "findings": listed}))
+    sys.exit(failed)
+
+
+def _findings(
+    where: dict[str, Any],
+    corpus: str | None,
+    model: str | None,
+    part: dict[str, Any],
+    n_components: int | None,
+    seconds: float,
+) -> Iterator[tuple[str, Finding]]:
+    """Yield the name of each check and what it has found, as they are made."""
     from dask import config
 
+    from dnmf.cli.checks import CHECKS, ERROR, Case, Finding
     from dnmf.engine.client import cluster
     from dnmf.engine.executors import active_client
 
-    findings = []
     names = ("distributed.scheduler.no-workers-timeout", "distributed.comm.timeouts.connect")
-    limits = dict.fromkeys(names, f"{timeout} s")
     with ExitStack() as stack:
         try:
-            with config.set(limits):
-                print_line(f"checking {stack.enter_context(cluster(**where))}")
+            with config.set(dict.fromkeys(names, f"{seconds} s")):
+                print_line(f"looking at {stack.enter_context(cluster(**where))}")
         except ClusterError as error:
-            findings.append(Finding("cluster", ERROR, str(error)))
-        case = Case(active_client(), timeout)
-        findings += [check(case) for check in CHECKS]
-    failed = any(finding.status == ERROR for finding in findings)
-    if as_json:
-        click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}))
-    else:
-        click.echo("\n".join(map(str, findings)))
-    sys.exit(failed)
+            yield "cluster", Finding(ERROR, str(error))
+            return
+        case = Case(active_client(), seconds, corpus, model, part, n_components)
+        needs = {"corpus": corpus, "output": model}
+        for name, check in CHECKS.items():
+            if needs.get(name, "") is not None:
+                yield name, _run(check, case)
+
+
+def _run(check: Callable[[Case], Finding], case: Case) -> Finding:
+    """Return what a check has found; an error, if it raises one, or does not end in time."""
+    from dnmf.cli.checks import ERROR, Finding
+
+    results: list[Finding | BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(check(case))
+        except BaseException as error:  # raised below
+            results.append(error)
+
+    # A read of a network disk may hang for ever; a daemon's thread does not keep the process.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(case.seconds + MARGIN)
+    if not results:
+        return Finding(ERROR, f"did not end in {format_duration(case.seconds + MARGIN)}")
+    (result,) = results
+    if isinstance(result, Finding):
+        return result
+    if isinstance(result, click.ClickException) or not isinstance(result, Exception):
+        raise result
+    words = " ".join(str(result).split()) or "no reason is given"
+    is_named = isinstance(result, (DnmfError, OSError))
+    return Finding(ERROR, words if is_named else f"{type(result).__name__}: {words}")

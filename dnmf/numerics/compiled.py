@@ -163,3 +163,18 @@ def _is_first(word: str) -> bool:
         first = word not in _said
         _said.add(word)
     return first
+
+
+def cache_folder() -> str:
+    """Return the folder in which numba keeps the machine code of dnmf.
+
+    Raises
+    ------
+    RuntimeError
+        No folder that numba may use can be written to.
+    """
+    import numba
+
+    probe: Any = numba.njit(_is_first)  # of this folder, as all others; it is not compiled
+    probe.enable_caching()
+    return str(probe.stats.cache_path)
