@@ -6,18 +6,23 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import yaml
 from operators_schema import SCHEMA
 from packaging.requirements import Requirement
-from processes import kill_tree, scheduler
+from processes import kill_tree, same, scheduler, started, wait_until, whole
 
+import dnmf
 from dnmf.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -297,20 +302,22 @@ def test_a_worker_without_a_scheduler_ends(tmp_path):
     assert set(lines) == {" ".join(["worker", "tcp://127.0.0.1:1", *WORKER["args"][1:]])}
 
 
+REAL = "exec {python} -m distributed.cli.dask_worker $2 --nthreads 1 --host 127.0.0.1"
+"""What `dask worker` is here: on the loopback interface, and in the Python of the tests."""
+
+SOON = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["terminate", "kill"])
-def test_a_worker_that_lost_its_scheduler_finds_the_next(tmp_path, end):
+def test_a_worker_whose_scheduler_was_stopped_finds_the_next(tmp_path):
     from distributed import Client
 
-    local = "--host 127.0.0.1 --local-directory " + str(tmp_path)
-    dask = f'exec {sys.executable} -m distributed.cli.dask_worker "$2" --nthreads 1 {local}'
-    env = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}
     with scheduler(tmp_path, "--dashboard-address", "127.0.0.1:0") as (first, address):
-        worker = as_worker(tmp_path, dask, address, env)
+        worker = as_worker(tmp_path, REAL.format(python=sys.executable), address, SOON)
         try:
             with Client(address, set_as_default=False) as client:
                 client.wait_for_workers(1, timeout=60)
-            getattr(first.process, end)()
+            first.process.terminate()
             first.process.wait()
             port = address.rpartition(":")[2]
             again = ("--port", port, "--dashboard-address", "127.0.0.1:0")
@@ -320,6 +327,56 @@ def test_a_worker_that_lost_its_scheduler_finds_the_next(tmp_path, end):
         finally:
             kill_tree(worker.pid)
             worker.wait()
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+@contextmanager
+def pod_of_the_fit(values, ports):
+    """Start what the containers of the fit's pod run, and end all of it as the pod would end."""
+    scheduler, fit = containers_of(PODS["base/fit.yaml-Job-1/spec/template/spec"])
+    words = [scheduler["command"], [*fit["command"], "--max-iter=120", "--tol=0"]]
+    given = {f"$({name})": value for name, value in values.items()} | ports
+    for old, new in given.items():
+        words = [[word.replace(old, new) for word in command] for command in words]
+    side = [word.replace("address=:", "address=127.0.0.1:") for word in words[0][2:]]
+    with started("distributed.cli.dask_scheduler", *side, "--host=127.0.0.1"):
+        health = f"http://127.0.0.1:{ports['8787']}{scheduler['startupProbe']['httpGet']['path']}"
+        wait_until(lambda: answers(health), "a scheduler that says that it is well")
+        with started(*words[1]) as process:
+            yield process
+
+
+def answers(url):
+    try:
+        with urlopen(url) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_fit_that_is_evicted_goes_on_in_another_pod(corpus, tmp_path):
+    values = {"CORPUS": corpus.path, "MODEL": str(tmp_path / "model"), "COMPONENTS": "6"}
+    ports = {"8786": free_port(), "8787": free_port()}
+    address = f"tcp://127.0.0.1:{ports['8786']}"
+    worker = as_worker(tmp_path, REAL.format(python=sys.executable), address, SOON)
+    try:
+        with pod_of_the_fit(values, ports) as fit:
+            fit.wait_for_pass(3)
+            fit.signal(signal.SIGTERM)
+            assert fit.end() == 75, "the status that the job of the manifest ignores"
+        with pod_of_the_fit(values, ports) as fit:
+            assert fit.end() == 0, fit.log
+        assert worker.poll() is None
+    finally:
+        kill_tree(worker.pid)
+        worker.wait()
+    assert same(dnmf.load(values["MODEL"]), whole(corpus, 120))
 
 
 LOCK = (FOLDER / "requirements.txt").read_text()
@@ -333,6 +390,15 @@ def test_the_locked_libraries_are_those_that_dnmf_needs():
     for line in needed:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pinned[requirement.name]), line
+
+
+@pytest.mark.slow
+def test_the_linter_of_dockerfiles_finds_nothing():
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    if not (hadolint := shutil.which("hadolint", path=path)):
+        pytest.skip("hadolint is not on this machine")
+    done = subprocess.run([hadolint, FOLDER / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_image_gets_what_it_is_built_from_and_nothing_else():
