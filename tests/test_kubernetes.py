@@ -416,6 +416,7 @@ def test_the_image_runs_as_the_user_of_the_pods():
     image = (FOLDER / "Dockerfile").read_text()
     (user,) = re.findall(r"^USER (\d+):\d+$", image, re.M)
     assert {pod["securityContext"]["runAsUser"] for pod in PODS.values()} == {int(user)}
+    assert "ENTRYPOINT" not in image, "Dask's operator gives programs of its own as arguments"
     settings = dict(re.findall(r"(\w+)=(\S+)", re.search("^ENV .*$", image, re.M)[0]))
     for name in ("HOME", "NUMBA_CACHE_DIR"):
         assert Path("/tmp") in [Path(settings[name]), *Path(settings[name]).parents]
