@@ -401,7 +401,7 @@ def _is_loopback(ip: str) -> bool:
 
 def _scheduler_versions(case: Case, own: Mapping[str, str | None]) -> Mapping[str, str | None]:
     """Return the versions on the scheduler; what only workers need counts as the same if absent."""
-    from dnmf.engine.ask import scheduler_versions
+    from dnmf.engine.versions import scheduler_versions
 
     assert case.client is not None
     found = scheduler_versions(case.client)

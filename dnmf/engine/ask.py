@@ -77,17 +77,6 @@ def own_versions() -> Versions:
     return versions_in(get_versions(LIBRARIES), resolve_name("dnmf:__version__"))
 
 
-def scheduler_versions(client: Client) -> Versions:
-    """Return the versions that the scheduler has; None for what is not there."""
-    from distributed.versions import get_versions
-
-    try:
-        own = client.run_on_scheduler(resolve_name, "dnmf:__version__")
-    except ImportError as error:
-        own = error
-    return _versions(client.run_on_scheduler(get_versions, LIBRARIES), own)
-
-
 def worker_versions(
     client: Client, addresses: Iterable[str], seconds: float
 ) -> dict[str, Versions | BaseException]:

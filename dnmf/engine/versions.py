@@ -48,7 +48,7 @@ def require_same_versions(client: Client) -> None:
         new = client.nthreads().keys() - asked
         if not new:
             return
-        scheduler = {} if asked else {"the Dask scheduler": _of_scheduler(client)}
+        scheduler = {} if asked else {"the Dask scheduler": scheduler_versions(client)}
         workers = _of_workers(client, new)
     except OSError:
         return  # the scheduler is lost: who needs it next says so
@@ -65,7 +65,8 @@ def require_same_versions(client: Client) -> None:
     asked.update(workers)
 
 
-def _of_scheduler(client: Client) -> Versions:
+def scheduler_versions(client: Client) -> Versions:
+    """Return the versions that the scheduler has; None for what is not there."""
     from distributed.versions import get_versions
 
     own: Any
