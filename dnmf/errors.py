@@ -10,6 +10,7 @@
     │   └── BlockError                    one block of it is missing or damaged
     ├── CheckpointError (OSError)         a path that holds no usable model, or another fit's
     │   └── ClaimError                    a model that another fit is writing to
+    ├── AccessError (OSError)             a URL that cannot be opened, or a bucket that is not there
     ├── OutputExistsError (FileExistsError)  something is already where a result should go
     ├── SpaceError (OSError)              a disk has not the room for what is to be written
     ├── CapacityError (MemoryError)       a fit that is too large for where it would run
@@ -104,6 +105,10 @@ class CheckpointError(DnmfError, OSError):
 
 class ClaimError(CheckpointError):
     """Another fit is writing to the model."""
+
+
+class AccessError(DnmfError, OSError):
+    """What is behind a URL cannot be opened, or its bucket is not there."""
 
 
 class OutputExistsError(DnmfError, FileExistsError):

@@ -13,7 +13,7 @@ import click
 import dnmf
 from dnmf.cli.options import PATH, force_option, json_option
 from dnmf.cli.progress import PassProgress, end_live_line, format_error, silent_dask
-from dnmf.errors import OutputExistsError
+from dnmf.errors import OutputExistsError, ParameterError
 
 N_COMPONENTS = 49
 RESULTS = (
@@ -42,7 +42,8 @@ def demo(out: str, force: bool, as_json: bool) -> None:
     from dnmf.storage.pictures import picture_folder
 
     began = time.monotonic()
-    folder = picture_folder(out)
+    if not isinstance(folder := picture_folder(out), Path):
+        raise ParameterError(f"out is {folder}; the demo writes to a folder on this disk")
     _require_free(folder, force)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         _tell(folder, force, began)

@@ -15,7 +15,6 @@ from dnmf.cli.options import (
     cluster_options,
     force_option,
     json_option,
-    storage_option,
 )
 from dnmf.cli.paths import check_sources
 from dnmf.cli.pixel_options import choice_options
@@ -73,7 +72,6 @@ class Share(click.ParamType[float]):
 @click.option("--part", type=Part(), help="Only read and write one part of a planned ingest.")
 @click.option("--finish", "mode", flag_value="finish", help="Only finish, when all parts are done.")
 @click.option("--append", is_flag=True, help="Add images to a corpus, those that it does not have.")
-@storage_option
 @force_option
 @json_option
 @cluster_options
@@ -83,7 +81,6 @@ def ingest(
     mode: str | None,
     part: tuple[int, int] | None,
     append: bool,
-    storage_options: dict[str, Any],
     force: bool,
     as_json: bool,
     where: dict[str, Any],
@@ -111,23 +108,22 @@ def ingest(
     from dnmf.engine.client import cluster
     from dnmf.io.ingest import finish_parts, ingest_part, plan_ingest
 
-    common: dict[str, Any] = {"storage_options": storage_options or None}
     if part is not None:
         with ImageProgress() as progress:
-            n_blocks = ingest_part(corpus, *part, **common, on_progress=progress)
+            n_blocks = ingest_part(corpus, *part, on_progress=progress)
         click.echo(f"{corpus}: part {part[0]}/{part[1]}, {n_blocks} blocks")
         return
     if mode == "finish":
-        _report(finish_parts(corpus, **common, force=force), as_json, describe)
+        _report(finish_parts(corpus, force=force), as_json, describe)
         return
     print_line(f"looking for images in {', '.join(source[:3])}{' ...' * (len(source) > 3)}")
     options["append"] = append
     if mode == "plan":
-        plan = plan_ingest(source, corpus, **common, force=force, **options)
+        plan = plan_ingest(source, corpus, force=force, **options)
         click.echo(f"{corpus}: {plan.layout.n_images:,} images in {plan.layout.n_blocks:,} blocks")
         return
     with cluster(**where), ImageProgress() as progress:
-        result = dnmf.ingest(source, corpus, **common, force=force, on_progress=progress, **options)
+        result = dnmf.ingest(source, corpus, force=force, on_progress=progress, **options)
     _report(result, as_json, describe)
 
 

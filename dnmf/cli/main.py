@@ -18,7 +18,7 @@ from dnmf.cli.doctor import doctor
 from dnmf.cli.fit import fit
 from dnmf.cli.info import info, verify
 from dnmf.cli.ingest import ingest
-from dnmf.cli.options import quiet_option
+from dnmf.cli.options import quiet_option, take_storage_options
 from dnmf.cli.plan import plan
 from dnmf.cli.plot import plot
 from dnmf.cli.progress import LogPrinter
@@ -160,4 +160,6 @@ for command in (
     *(doctor, plan, fit, transform, reconstruct, components, rank, plot),
 ):
     command.params.append(quiet_option)
+    if command is not demo:
+        take_storage_options(command)
     main.add_command(command)

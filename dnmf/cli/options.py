@@ -8,13 +8,16 @@ import math
 import re
 from collections.abc import Callable
 from functools import wraps
+from itertools import chain
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from dnmf._access import remember_options
 from dnmf.cli.paths import require_exists
 from dnmf.cli.progress import silent_dask
+from dnmf.storage.paths import is_url
 
 LOSSES = ("frobenius", "kullback-leibler", "itakura-saito")
 CLUSTER_PARAMETERS = ("workers", "memory_limit", "scheduler", "scheduler_file")
@@ -263,14 +266,30 @@ def _as_options(
     return options
 
 
-storage_option = click.option(
-    "--storage-option",
-    "storage_options",
-    multiple=True,
-    callback=_as_options,
-    metavar="NAME=VALUE",
-    help="Option of the file system behind URLs of sources, like anon=true; may be repeated.",
-)
+def take_storage_options(command: click.Command) -> None:
+    """Let a command take options of the file systems behind the URLs that it is given."""
+    run: Callable[..., Any] = command.callback or (lambda **arguments: None)
+    names = [str(param.name) for param in command.params if isinstance(param.type, click.Path)]
+
+    @wraps(run)
+    def call(storage_options: dict[str, Any], **arguments: Any) -> Any:
+        if storage_options:
+            given = (arguments[name] for name in names)
+            paths = [[each] if isinstance(each, str) else each or () for each in given]
+            remember_options(storage_options, *chain.from_iterable(paths))
+        return run(**arguments)
+
+    command.callback = call
+    command.params.append(
+        click.Option(
+            ["--storage-option", "storage_options"],
+            multiple=True,
+            callback=_as_options,
+            metavar="NAME=VALUE",
+            help="Option of the file systems behind URLs, like anon=true; may be repeated.",
+        )
+    )
+
 
 grace_option = click.option(
     "--grace",
@@ -376,7 +395,7 @@ fit_options = add_options(
 
 
 def _check_mask(ctx: click.Context, param: click.Parameter, mask: str | None) -> str | None:
-    if mask is not None:
+    if mask is not None and not is_url(mask):
         require_exists("--mask", mask)
     return mask
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dnmf._access import options_at
 from dnmf.errors import CheckpointError, CorpusError, DataError, IngestError, OutputExistsError
 from dnmf.storage.paths import is_url, normalize_path
 
@@ -115,11 +116,16 @@ def kind_at(path: str) -> str:
     str
         A kind of store of `MADE_BY`; or ``"array"``, for arrays of others: Zarr, and files of
         HDF5 and NumPy, also with a name in them after ``::``; or ``"nothing"``, ``"file"``,
-        ``"folder"``; or ``"unknown"`` for a URL and what cannot be read, of which the library will
-        say more.
+        ``"folder"``; or ``"unknown"`` for what is neither of these behind a URL or cannot be read,
+        of which the library will say more.
+
+    Raises
+    ------
+    DnmfError
+        What is behind a URL cannot be looked at.
     """
     if is_url(location := normalize_path(path)):
-        return "unknown"
+        return _kind_behind(location)
     place = Path(location)
     try:
         if not place.is_dir():
@@ -137,6 +143,14 @@ def kind_at(path: str) -> str:
         return "folder"
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return "unknown"
+
+
+def _kind_behind(url: str) -> str:
+    """Return what dnmf has written to a URL, or ``"unknown"``; raise as `kind_at` does."""
+    from dnmf.storage.atomic import format_at
+
+    kind = str(format_at(url)).removeprefix("dnmf-")
+    return kind if kind in MADE_BY else "unknown"
 
 
 def _kind_of_file(place: Path) -> str:
@@ -172,6 +186,9 @@ def check_sources(sources: Sequence[str], corpus: str, *, force: bool) -> None:
     """
     target = kind_at(corpus)
     for source in sources:
+        if is_url(place := normalize_path(source)):
+            options_at(place)  # is there a library for it?
+            continue
         kind = kind_at(source)
         if kind == "nothing" and kind_at(source.rpartition("::")[0] or source) != "nothing":
             continue  # an array in a file

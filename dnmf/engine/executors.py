@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,17 +110,21 @@ def each_block(
     """
     client = active_client()
     pool: Executor
+    options: AbstractContextManager[None] = nullcontext()
     if client is None:
         pool = ThreadPoolExecutor(thread_count())
     else:
         from dask.utils import funcname
 
+        from dnmf.engine.shared_options import options_on_workers
+
+        options = options_on_workers(client)
         wait_for_workers(client)
         pool = client.get_executor(pure=False)
         (shared,) = scatter(client, [shared], funcname(function))
     numbers = iter(range(n_blocks))
     running: dict[Future[Result], int] = {}
-    with pool:
+    with options, pool:
         try:
             while True:
                 threads = thread_count() if client is None else sum(client.nthreads().values())

@@ -122,10 +122,11 @@ def compute_with(
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
 
+    from dnmf.engine.shared_options import options_on_workers
     from dnmf.engine.versions import require_same_versions
 
     suspects: Counter[str] = Counter()
-    with _seceded():
+    with _seceded(), options_on_workers(client):
         for _ in range(ATTEMPTS):
             wait_for_workers(client)
             try:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
@@ -179,7 +180,13 @@ class FittedNMF(NMFParameters):
         blocks.map_sum(partial(store_losses, projection=projection, sink=sink))
         return losses
 
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        storage_options: StorageOptions = None,
+    ) -> None:
         """Write the model as it is now, without weights, as Zarr and JSON; `load` reads it.
 
         Attributes and parameters may have been changed since the fit. Losses and errors are written
@@ -191,6 +198,8 @@ class FittedNMF(NMFParameters):
         path : str or path
         force : bool, default False
             Replace a model that dnmf wrote there before.
+        storage_options : dict, optional
+            Options of the file system behind a URL, as of `dnmf.open_corpus`.
 
         Raises
         ------
@@ -199,6 +208,7 @@ class FittedNMF(NMFParameters):
         DataError
             `components_` is no matrix of finite, non-negative numbers.
         """
+        remember_options(storage_options, path)
         save_model(path, *describe_in_hand(self), force=force)
 
     def _projection(self, dtype: np.dtype[Any], mask: Any = None) -> Projection:

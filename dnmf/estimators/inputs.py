@@ -498,7 +498,7 @@ def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:
         corpus.shape,
         corpus.dtype,
         [corpus.block_range(i) for i in indices],
-        corpus.read_block,
+        corpus.reader,
         lambda row: f"image {row} ({corpus.id_of(row)})",
     )
 

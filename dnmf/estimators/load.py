@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf.errors import CheckpointError
 from dnmf.estimators.nmf import NMF
 from dnmf.numerics.state import State
@@ -13,7 +14,7 @@ from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 from dnmf.storage.checkpoint.spec import PARAMETERS, FitSpec
 
 
-def load(path: str | os.PathLike[str]) -> NMF:
+def load(path: str | os.PathLike[str], *, storage_options: StorageOptions = None) -> NMF:
     """Open a saved model, or the checkpoint of a fit (finished or not), as a fitted `NMF`.
 
     A stream of `partial_fit` goes on from its components alone: its sums are not saved.
@@ -21,6 +22,8 @@ def load(path: str | os.PathLike[str]) -> NMF:
     Parameters
     ----------
     path : str or path
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
     Returns
     -------
@@ -31,6 +34,7 @@ def load(path: str | os.PathLike[str]) -> NMF:
     CheckpointError
         There is no model, it is damaged, or it has no pass behind it yet.
     """
+    remember_options(storage_options, path)
     checkpoint = open_checkpoint(path)
     if not checkpoint.state.losses and checkpoint.stop_reason is None:
         raise CheckpointError(

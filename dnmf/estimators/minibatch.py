@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf.estimators.nmf import NMF
 from dnmf.estimators.parameters import is_int, require
 from dnmf.numerics.state import State
@@ -106,8 +107,10 @@ class MiniBatchNMF(NMF):
         mask: Any = None,
         *,
         overwrite: bool = False,
+        storage_options: StorageOptions = None,
     ) -> MiniBatchNMF:
         """Factorise X as `NMF.fit` does, and set `n_steps_`."""
+        remember_options(storage_options, self.checkpoint)
         super().fit(X, y, W, H, sample_weight, mask, overwrite=overwrite)
         self.n_steps_ = self.n_iter_ * math.ceil(self._spec.X["shape"][0] / self.batch_size)
         return self

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import ParameterError
 from dnmf.estimators.base import FittedNMF
@@ -23,13 +24,7 @@ from dnmf.estimators.inputs import (
     take_mask,
     validate_images,
 )
-from dnmf.estimators.parameters import (
-    as_json,
-    check_start,
-    is_int,
-    require,
-    require_even_blocks,
-)
+from dnmf.estimators.parameters import as_json, check_start, is_int, require, require_even_blocks
 from dnmf.estimators.weights import LAZY_WEIGHTS, require_range
 from dnmf.numerics.block import Block, compute_dtype
 from dnmf.numerics.objective import Objective
@@ -227,6 +222,7 @@ class NMF(FittedNMF):
         mask: Any = None,
         *,
         overwrite: bool = False,
+        storage_options: StorageOptions = None,
     ) -> NMF:
         """Factorise X.
 
@@ -246,9 +242,10 @@ class NMF(FittedNMF):
         mask : array of shape (n, p), bool, optional
             True where a pixel is to be ignored. NumPy's, Dask's or Zarr's; read in blocks with X.
             What X itself masks, as a NumPy masked array or a Dask array of them, is ignored, too.
-
         overwrite : bool, default False
             Remove the model that is at `checkpoint`, if dnmf wrote it, instead of going on from it.
+        storage_options : dict, optional
+            Options of the file system behind the URL of `checkpoint`, as of `dnmf.open_corpus`.
 
         Returns
         -------
@@ -274,6 +271,7 @@ class NMF(FittedNMF):
             raise ParameterError(
                 "overwrite is True (--force): it needs a checkpoint to replace, and no resume_from"
             )
+        remember_options(storage_options, self.checkpoint)
         X, mask = take_mask(X, mask)
         X = validate_images(self, X, reset=True)
         blocks = blocks_of(X, sample_weight, mask, self._rules())

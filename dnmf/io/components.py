@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from PIL import Image
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._format import name_components
 from dnmf._typing import Array
 from dnmf.errors import DataError, ParameterError
@@ -46,6 +47,7 @@ def write_components(
     file_format: str | None = None,
     scale: str = "each",
     force: bool = False,
+    storage_options: StorageOptions = None,
 ) -> list[str]:
     """Write the components of a model into a new folder.
 
@@ -66,6 +68,8 @@ def write_components(
         Whether white in PNG files is the maximum of each component, or of all.
     force : bool, default False
         Whether to replace a folder of components that dnmf wrote there before.
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
     Returns
     -------
@@ -81,6 +85,7 @@ def write_components(
     ParameterError
         `file_format` or `scale` is none of those.
     """
+    remember_options(storage_options, path)
     location = normalize_path(path)
     if scale not in SCALES:
         raise ParameterError(f"scale is {scale!r}; it must be 'each' or 'common'")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, OutputExistsError, ParameterError
@@ -28,6 +29,7 @@ from dnmf.storage.corpus_writer import (
 )
 from dnmf.storage.paths import is_url, normalize_path
 from dnmf.storage.pictures import picture_folder, require_own_pictures, save_pictures
+from dnmf.storage.store import ObjectStore
 from dnmf.storage.table_writer import Line, write_block
 from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import commit_weights, create_weights
@@ -42,6 +44,7 @@ def write_weights(
     *,
     mask: Any = None,
     force: bool = False,
+    storage_options: StorageOptions = None,
 ) -> int:
     """Write the weights of a corpus to a Zarr array of shape (n, d), in the blocks of the corpus.
 
@@ -55,12 +58,15 @@ def write_weights(
         True where a pixel is to be ignored.
     force : bool, default False
         Whether to replace weights that are already there.
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
     Returns
     -------
     int
         Number of images.
     """
+    remember_options(storage_options, path)
     location = normalize_path(path)
     with (
         translate_disk_full(location, "the weights"),
@@ -87,6 +93,7 @@ def write_reconstruction(
     *,
     mask: Any = None,
     force: bool = False,
+    storage_options: StorageOptions = None,
 ) -> Corpus:
     """Write the reconstruction of a corpus: a corpus of floating-point images with the same ids.
 
@@ -100,12 +107,15 @@ def write_reconstruction(
         True where a pixel is to be ignored; the model fills it in.
     force : bool, default False
         Whether to replace a corpus that is already there.
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
     Returns
     -------
     Corpus
         The reconstruction.
     """
+    remember_options(storage_options, path)
     location = normalize_path(path)
     places = [p if is_url(p) else os.path.realpath(p) for p in (location, corpus.path)]
     if places[0] == places[1]:
@@ -134,6 +144,7 @@ def write_pngs(
     *,
     mask: Any = None,
     force: bool = False,
+    storage_options: StorageOptions = None,
 ) -> int:
     """Write reconstructions of some images as PNG files, named by their row numbers.
 
@@ -150,19 +161,22 @@ def write_pngs(
         True where a pixel is to be ignored; the model fills it in.
     force : bool, default False
         Whether to write into a folder that is not empty, if dnmf wrote all the pictures in it.
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
     Returns
     -------
     int
         Number of files.
     """
+    remember_options(storage_options, folder)
     numbers = np.arange(len(corpus))[rows]
     if not len(numbers):
         raise ParameterError(
             f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)}"
         )
     target = picture_folder(folder)
-    found = os.listdir(target) if target.exists() else []
+    found = ObjectStore(str(target)).list_dir()
     require_own_pictures(target, found)
     if found and not force:
         raise OutputExistsError(f"{target} is not empty; choose another folder or pass --force")

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf.engine.executors import each_block
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import DataError, IngestError, ParameterError
@@ -42,7 +43,7 @@ from dnmf.storage.corpus import Corpus, open_corpus
 from dnmf.storage.corpus_writer import FORMAT, Layout, create_corpus
 from dnmf.storage.lock import locked
 from dnmf.storage.paths import absolute, is_url, normalize_path
-from dnmf.storage.store import StorageOptions, require_parent
+from dnmf.storage.store import require_parent
 
 TRIAL_PLACES = 4
 """Number of places in the corpus from which a trial of codecs takes images: the first may be
@@ -92,7 +93,9 @@ def ingest(
         Largest number of images that may be left out; as a float their largest share. By default
         a tenth may be unreadable, and none may differ from the others in shape or dtype.
     storage_options : dict, optional
-        Options of the file system behind URLs of sources.
+        Options of the file systems behind URLs, of sources and of the corpus, as of fsspec; under
+        the name of a protocol, ``{"s3": {...}, "https": {...}}``, those of one of several. This
+        process keeps them for all that it does in those buckets; nothing is written of them.
     append : bool, default False
         Whether to add images to the corpus at `path`, as a new generation of it; those whose ids
         it has already are left out. What is done to them is what was done to the others. Whoever
@@ -128,11 +131,11 @@ def ingest(
     <Corpus faces.zarr: 13,233 images of 64 x 64 uint8, 54.2 MB in 16 blocks>
     """
     location = normalize_path(path)
+    remember_options(storage_options, location, *(_paths(source) or [""]))
     with locked(location), translate_disk_full(location, "the corpus"):
         plan = plan_ingest(
             source, location, block_rows=block_rows, codec=codec, strict=strict,
-            max_rejects=max_rejects, storage_options=storage_options, append=append,
-            force=force, **choices,
+            max_rejects=max_rejects, append=append, force=force, **choices,
         )  # fmt: skip
         with _discarded(plan.building, if_killed=plan.request is None):
             write_blocks(plan, range(plan.layout.n_blocks), on_progress)
@@ -157,6 +160,7 @@ def plan_ingest(
     If there is an unfinished corpus of the same call, its plan is taken as it is.
     """
     location = normalize_path(path)
+    remember_options(storage_options, location, *(_paths(source) or [""]))
     _check(block_rows, codec, max_rejects)
     asked = _choices(choices)
     corpus = open_for_append(location) if append else None
@@ -170,13 +174,13 @@ def plan_ingest(
     request = _request(source, asked, block_rows, codec)
     building = building_place(location, append=append)
     if request is not None:
-        plan = _plan_to_continue(location, building, request, storage_options, force)
+        plan = _plan_to_continue(location, building, request, force)
         if plan is not None:
             return replace(plan, limits=limits)
     discard_building(building, FORMAT)
     known = None if corpus is None else KnownIds(corpus)
     with TemporaryDirectory(prefix="dnmf-") as scratch, _discarded(building, if_killed=True):
-        images, rejects = _as_source(source, asked, scratch, storage_options, known)
+        images, rejects = _as_source(source, asked, scratch, known)
         if corpus is not None:
             images = numbered_after(corpus, images)
             require_alike(corpus, images)
@@ -253,8 +257,9 @@ def finish_parts(
 
 def _existing_plan(path: str | os.PathLike[str], storage_options: StorageOptions) -> Plan:
     location = normalize_path(path)
+    remember_options(storage_options, location)
     places = [building_place(location), building_place(location, append=True)]
-    plans = (read_plan(location, place, storage_options) for place in dict.fromkeys(places))
+    plans = (read_plan(location, place) for place in dict.fromkeys(places))
     plan = next((plan for plan in plans if plan is not None), None)
     if plan is None:
         raise IngestError(
@@ -286,11 +291,10 @@ def _plan_to_continue(
     location: str,
     building: str,
     request: dict[str, Any],
-    storage_options: StorageOptions,
     force: bool,
 ) -> Plan | None:
     """Return the plan of an unfinished corpus if it is of the same call."""
-    if force or (plan := read_plan(location, building, storage_options)) is None:
+    if force or (plan := read_plan(location, building)) is None:
         return None
     if plan.request == request:
         return plan
@@ -333,11 +337,10 @@ def _as_source(
     source: Any,
     choices: Choices,
     scratch: str,
-    storage_options: StorageOptions,
     known: Container[str] | None,
 ) -> tuple[AnySource, list[Reject]]:
     if (paths := _paths(source)) is not None:
-        return open_source(paths, choices, scratch, storage_options, known)
+        return open_source(paths, choices, scratch, known)
     if hasattr(source, "itertuples") and any(kind.kind not in "buif" for kind in source.dtypes):
         return source_of([open_frame(source)], choices, scratch, known)
     if hasattr(source, "read") and hasattr(source, "image_shape"):

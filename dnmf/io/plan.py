@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dnmf._access import inherit_options
 from dnmf.errors import IngestError
 from dnmf.io.sources.arrays import ArrayImages
 from dnmf.io.sources.choices import Choices
@@ -28,7 +29,7 @@ from dnmf.io.sources.places.place import Reject
 from dnmf.io.sources.source import Source, places_of
 from dnmf.storage.corpus_writer import Layout
 from dnmf.storage.paths import absolute, is_url
-from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions
+from dnmf.storage.store import InvalidObjectError, ObjectStore
 from dnmf.storage.table_writer import Line
 
 PLAN = "plan/plan.json"
@@ -158,15 +159,13 @@ def write_plan(plan: Plan) -> Plan:
     return replace(plan, source=source)
 
 
-def read_plan(path: str, building: str, storage_options: StorageOptions = None) -> Plan | None:
+def read_plan(path: str, building: str) -> Plan | None:
     """Read the plan of an unfinished corpus; None if there is none.
 
     Parameters
     ----------
     path, building : str
         Paths of the corpus and of the unfinished corpus.
-    storage_options : dict, optional
-        Options of the file system behind URLs of sources.
 
     Raises
     ------
@@ -182,7 +181,7 @@ def read_plan(path: str, building: str, storage_options: StorageOptions = None) 
     try:
         if content["version"] != VERSION:
             raise ValueError(f"it is of version {content['version']}, not {VERSION}")
-        return _plan_of(content, path, building, storage_options)
+        return _plan_of(content, path, building)
     except (KeyError, TypeError, ValueError) as error:
         raise IngestError(f"{building}/{PLAN} is damaged ({error}); {_ANEW}") from error
 
@@ -190,11 +189,11 @@ def read_plan(path: str, building: str, storage_options: StorageOptions = None) 
 _ANEW = "begin anew with --force (force=True in Python)"
 
 
-def _plan_of(
-    content: Mapping[str, Any], path: str, building: str, storage_options: StorageOptions
-) -> Plan:
+def _plan_of(content: Mapping[str, Any], path: str, building: str) -> Plan:
+    for each in content["request"]["sources"]:
+        inherit_options(path, each)
     source = FileImages(
-        places=tuple(places_of(content["request"]["sources"], storage_options)),
+        places=tuple(places_of(content["request"]["sources"])),
         entries=Entries(absolute(building), tuple(content["starts"])),
         choices=Choices(**_tuples(content["choices"])),
         image_shape=tuple(content["image_shape"]),

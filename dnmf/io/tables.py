@@ -1,7 +1,7 @@
 """Tables of weights for other programs, CSV and Parquet: a row for each image, under its id.
 
 They are written block by block, so memory does not grow with the number of images, into a file
-beside the path that takes its place when it is complete.
+beside the path, or for a URL into a temporary one, that takes its place when it is complete.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
 
+from dnmf._access import StorageOptions, readable_errors, remember_options
 from dnmf._typing import Array
 from dnmf.errors import OutputExistsError, ParameterError
 from dnmf.estimators.nmf import NMF
 from dnmf.io.export import write_weights
 from dnmf.io.in_place import ImagesInPlace
-from dnmf.storage.atomic import translate_disk_full
+from dnmf.storage.atomic import remove_store, translate_disk_full
 from dnmf.storage.corpus import Corpus
 from dnmf.storage.paths import is_url, normalize_path
-from dnmf.storage.store import fsync_dir, require_parent
+from dnmf.storage.store import ObjectStore, require_parent
+from dnmf.storage.weights import FORMAT as WEIGHTS
 from dnmf.storage.weights import Weights, open_weights
 
 ID = "id"
@@ -42,36 +44,72 @@ class Table:
     Parameters
     ----------
     path : str or path
-        The file.
+        The file, or its URL.
     kind : "csv" or "parquet"
     force : bool
         Whether to replace a table of weights that dnmf wrote there before.
+    storage_options : dict, optional
+        Options of the file system behind a URL, as of `dnmf.open_corpus`.
 
     Raises
     ------
     OutputExistsError
         Something is at `path`, or the folder that is to hold it does not exist.
     ParameterError
-        The path is a URL, or pyarrow is not installed.
+        pyarrow is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], kind: str, *, force: bool = False) -> None:
-        location = normalize_path(path)
-        if is_url(location):
-            raise ParameterError(f"{location} is a URL; tables are written to a disk")
-        self.path = Path(location)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        kind: str,
+        *,
+        force: bool = False,
+        storage_options: StorageOptions = None,
+    ) -> None:
+        remember_options(storage_options, path)
+        self.path = normalize_path(path)
+        self._store, self._name = _split(self.path)
         is_own = _is_own_csv if kind == "csv" else _is_own_parquet
         self._write = _write_csv if kind == "csv" else _write_parquet
         if kind == "parquet":
             _import_pyarrow()
-        require_parent(location)
-        if os.path.lexists(self.path):
-            _require_own(self.path, is_own, force)
+        require_parent(self.path)
+        if is_url(self.path) or os.path.lexists(self.path):
+            self._require_own(is_own, force)
 
     def write(self, weights: Weights) -> None:
         """Write the ids, the columns of metadata and the weights of all images."""
-        with translate_disk_full(self.path, "the table"), _new_file(self.path) as building:
+        with translate_disk_full(self.path, "the table"), self._new_file() as building:
             self._write(building, weights)
+            self._store.set_file(self._name, building)
+
+    def _require_own(self, is_own: Callable[[BinaryIO], bool], force: bool) -> None:
+        try:
+            if not is_url(self.path) and not os.path.isfile(self.path):
+                found = False
+            else:
+                with self._store.open(self._name) as file, readable_errors(f"{self.path}: "):
+                    found = is_own(file)
+        except FileNotFoundError:
+            return
+        if not found:
+            raise OutputExistsError(
+                f"{self.path} already exists and is no table of weights that dnmf has written; "
+                "choose another path"
+            )
+        if not force:
+            raise OutputExistsError(
+                f"{self.path} already exists; choose another path or pass --force"
+            )
+
+    @contextmanager
+    def _new_file(self) -> Iterator[Path]:
+        """Yield the path of a new file on a disk, beside the table if that is on one."""
+        folder = None if is_url(self.path) else os.path.dirname(os.path.abspath(self.path))
+        prefix = f".{self._name}."
+        with TemporaryDirectory(prefix=prefix, suffix=".partial", dir=folder) as scratch:
+            yield Path(scratch, self._name)
 
 
 def write_results(
@@ -82,6 +120,7 @@ def write_results(
     *,
     mask: Any = None,
     force: bool = False,
+    storage_options: StorageOptions = None,
 ) -> int:
     """Write the weights of images as Zarr arrays, as tables, or both.
 
@@ -97,12 +136,15 @@ def write_results(
         True where a pixel is to be ignored.
     force : bool, default False
         Whether to replace weights that are already there.
+    storage_options : dict, optional
+        Options of the file system behind a URL, as of `dnmf.open_corpus`.
 
     Returns
     -------
     int
         Number of images.
     """
+    remember_options(storage_options, weights)
     with _place_for(weights, tables) as place:
         n_images = write_weights(model, images, place, mask=mask, force=force)
         for table in tables:
@@ -115,33 +157,24 @@ def _place_for(weights: Any, tables: Sequence[Table]) -> Iterator[Any]:
     if weights is not None:
         yield weights
         return
-    with TemporaryDirectory(prefix=".dnmf-", dir=tables[0].path.parent) as folder:
+    table = tables[0].path
+    if is_url(table):  # where all workers can write
+        place = f"{table}.{uuid4().hex[:12]}.partial"
+        try:
+            yield place
+        finally:
+            remove_store(place, WEIGHTS)
+        return
+    with TemporaryDirectory(prefix=".dnmf-", dir=os.path.dirname(os.path.abspath(table))) as folder:
         yield os.path.join(folder, "weights.zarr")
 
 
-def _require_own(path: Path, is_own: Callable[[Path], bool], force: bool) -> None:
-    if not path.is_file() or not is_own(path):
-        raise OutputExistsError(
-            f"{path} already exists and is no table of weights that dnmf has written; choose "
-            "another path"
-        )
-    if not force:
-        raise OutputExistsError(f"{path} already exists; choose another path or pass --force")
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """Yield the path of a file beside another, whose place it takes at the end."""
-    building = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    try:
-        yield building
-        with open(building, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(building, path)
-        fsync_dir(path.parent)
-    except BaseException:
-        building.unlink(missing_ok=True)
-        raise
+def _split(path: str) -> tuple[ObjectStore, str]:
+    """Return the store of a folder, or of a URL, and the name of a file in it."""
+    folder, _, name = path.rpartition("/")
+    if is_url(path) and not is_url(folder):
+        raise ParameterError(f"{path} is no table; give a file in a bucket, s3://bucket/NAME.csv")
+    return ObjectStore(folder or ("/" if path.startswith("/") else ".")), name
 
 
 def _blocks(weights: Weights) -> Iterator[tuple[Sequence[str], list[Array], Array]]:
@@ -181,18 +214,17 @@ def _as_unicode(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _is_own_csv(path: Path) -> bool:
-    with open(path, "rb") as file:
-        header = file.readline(2**20).decode(errors="replace").strip().split(",")
+def _is_own_csv(file: BinaryIO) -> bool:
+    header = file.readline(2**20).decode(errors="replace").strip().split(",")
     return header[0] == ID and re.fullmatch(r"nmf\d+", header[-1]) is not None
 
 
-def _is_own_parquet(path: Path) -> bool:
+def _is_own_parquet(file: BinaryIO) -> bool:
     pa = _import_pyarrow()
     import pyarrow.parquet as pq
 
     try:
-        return MARK in (pq.read_schema(path).metadata or {})
+        return MARK in (pq.read_schema(file).metadata or {})
     except (OSError, pa.ArrowException):
         return False
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf.engine.executors import each_block
 from dnmf.errors import CorpusError
 from dnmf.model_selection.sweep_store import FORMAT as SWEEP
@@ -15,11 +16,12 @@ from dnmf.model_selection.sweep_store import list_models
 from dnmf.storage.atomic import format_at, is_absent
 from dnmf.storage.checkpoint.checkpoint import verify_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT as MODEL
-from dnmf.storage.corpus import Corpus, open_corpus
+from dnmf.storage.corpus import open_corpus
 from dnmf.storage.corpus_writer import FORMAT as CORPUS
 from dnmf.storage.paths import normalize_path
+from dnmf.storage.verified_matrix import Address, reopen_matrix
 from dnmf.storage.weights import FORMAT as WEIGHTS
-from dnmf.storage.weights import Weights, open_weights
+from dnmf.storage.weights import open_weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ class Verification:
 
 
 def verify(
-    path: str | os.PathLike[str], *, on_block: Callable[[int, int], None] = lambda done, total: None
+    path: str | os.PathLike[str],
+    *,
+    storage_options: StorageOptions = None,
+    on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
     """Check a corpus, weights, a model or a sweep, block by block.
 
@@ -85,6 +90,8 @@ def verify(
     Parameters
     ----------
     path : str or path
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
     on_block : callable
         Called after each block with the number of blocks done and of all blocks.
 
@@ -97,6 +104,7 @@ def verify(
     CorpusError
         The path holds nothing that dnmf wrote, or the ``zarr.json`` that says so is damaged.
     """
+    remember_options(storage_options, path)
     location = normalize_path(path)
     kind = format_at(location)
     if kind == MODEL:
@@ -112,7 +120,7 @@ def verify(
     except CorpusError as error:
         return Verification(name, location, 0, [Finding(str(error))])
     findings: list[Finding] = list(map(Finding, store.check_rest()))
-    for done, (_, found) in enumerate(each_block(_check_block, store, store.n_blocks), 1):
+    for done, (_, found) in enumerate(each_block(_check_block, store.address, store.n_blocks), 1):
         findings += found
         on_block(done, store.n_blocks)
     findings.sort(
@@ -121,7 +129,8 @@ def verify(
     return Verification(name, location, store.n_blocks, findings)
 
 
-def _check_block(store: Corpus | Weights, index: int) -> list[Finding]:
+def _check_block(address: Address, index: int) -> list[Finding]:
+    store = reopen_matrix(*address)
     first, stop = store.block_range(index)
     return [Finding(str(error), index, first, stop - 1) for error in store.check_block(index)]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._format import format_html_rows
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
@@ -115,6 +116,7 @@ def rank_sweep(
     mask: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     force: bool = False,
+    storage_options: StorageOptions = None,
     on_pass: Callable[[Progress], None] = lambda progress: None,
     **moved: Any,
 ) -> RankSweep:
@@ -147,6 +149,8 @@ def rank_sweep(
         where it was, with the same bits; with other numbers of components it adds to those there.
     force : bool, default False
         Replace a sweep that is kept there.
+    storage_options : dict, optional
+        Options of the file system behind the URL of `checkpoint`, as of `dnmf.open_corpus`.
     on_pass : callable
         Called after each pass with a `dnmf.solvers.multi_fit.Progress`, once the checkpoint has it.
 
@@ -175,6 +179,7 @@ def rank_sweep(
     3
     """
     _refuse_moved(moved)
+    remember_options(storage_options, checkpoint)
     ranks = _ranks(n_components)
     _check(n_init, holdout)
     require(callable(on_pass), "on_pass", on_pass, "a callable")
@@ -204,12 +209,16 @@ def rank_sweep(
         return load_sweep(folder)
 
 
-def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
+def load_sweep(
+    path: str | os.PathLike[str], *, storage_options: StorageOptions = None
+) -> RankSweep:
     """Open a sweep that `rank_sweep` or `dnmf rank` has kept.
 
     Parameters
     ----------
     path : str or path
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
     Returns
     -------
@@ -220,6 +229,7 @@ def load_sweep(path: str | os.PathLike[str]) -> RankSweep:
     CheckpointError
         There is no sweep, it is damaged, or it has not come to its end.
     """
+    remember_options(storage_options, path)
     return _result(*open_sweep(normalize_path(path)))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._format import shorten
 from dnmf._typing import Array
 from dnmf.errors import ParameterError
@@ -96,21 +97,24 @@ def write_contact_sheet(
     rows: slice | None = None,
     columns: int | None = None,
     channel: str | int | None = None,
-) -> Path:
+    storage_options: StorageOptions = None,
+) -> Path | str:
     """Write a contact sheet as a PNG file, replacing one that dnmf wrote before.
 
     Parameters
     ----------
     corpus : Corpus
     path : str or path, optional
-        The file; by default ``NAME-sheet.png`` beside the corpus, or in the working folder if the
-        corpus is behind a URL.
+        The file, or its URL; by default ``NAME-sheet.png`` beside the corpus, or in the working
+        folder if the corpus is behind a URL.
     rows, columns, channel
         As of `contact_sheet`.
+    storage_options : dict, optional
+        Options of the file system behind a URL, as of `dnmf.open_corpus`.
 
     Returns
     -------
-    Path
+    Path, or str for a URL
         The file.
 
     Raises
@@ -120,13 +124,15 @@ def write_contact_sheet(
     ParameterError
         Its name does not end with ``.png``, or another parameter is out of its range.
     """
+    remember_options(storage_options, path)
     if path is None:
         place = Path(corpus.path.rpartition("://")[2] if is_url(corpus.path) else corpus.path)
         path = (Path() if is_url(corpus.path) else place.parent) / f"{place.stem}-sheet.png"
     folder, name = os.path.split(normalize_path(path))
     if os.path.splitext(name)[1] != ".png":
         raise ParameterError(f"out is {path}; a contact sheet is a PNG file: give NAME.png")
-
+    if is_url(str(path)) and not is_url(folder):
+        raise ParameterError(f"out is {path}; give a file in a bucket, like s3://bucket/NAME.png")
     target = picture_folder(folder or ".")
     require_own_pictures(target, [name])
     sheet = contact_sheet(corpus, rows, columns=columns, channel=channel)

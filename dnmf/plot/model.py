@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._typing import Array
 from dnmf.errors import ParameterError
 from dnmf.plot.images import (
@@ -217,7 +218,8 @@ def write_plots(
     *,
     n_images: int = N_EXAMPLES,
     rows: slice | Sequence[int] | None = None,
-) -> list[Path]:
+    storage_options: StorageOptions = None,
+) -> list[Path | str]:
     """Write all figures of a model as PNG files, replacing those that dnmf wrote before.
 
     Parameters
@@ -225,7 +227,7 @@ def write_plots(
     model : NMF
         Fitted model.
     folder : str or path
-        Folder for the files, created where it is missing.
+        Folder for the files, created where it is missing, or a URL.
     corpus : Corpus, optional
         Source of the images that are drawn over their reconstructions. Without it that figure is
         left out.
@@ -233,10 +235,12 @@ def write_plots(
         Number of images to draw, at even distances in the corpus.
     rows : slice or sequence of int, optional
         Rows of the images to draw instead.
+    storage_options : dict, optional
+        Options of the file system behind a URL, as of `dnmf.open_corpus`.
 
     Returns
     -------
-    list of Path
+    list of Path, or of str for URLs
         Paths of ``components.png``, ``loss.png``, unless the model is from `partial_fit` alone, and
         ``reconstructions.png``.
 
@@ -247,6 +251,7 @@ def write_plots(
     DataError (a ValueError)
         The corpus has images of another number of pixels, or the images cannot be drawn.
     """
+    remember_options(storage_options, folder)
     if corpus is not None:
         model._require_pixels_of(corpus)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dnmf.storage.pictures import SOFTWARE, picture_folder, require_own_pictures
+from dnmf.storage.pictures import SOFTWARE, picture_folder, require_own_pictures, save_pictures
 
 BLUE = "#31688e"
 """Colour of the main curve: from the middle of viridis, distinct from black and from orange with
@@ -54,10 +55,11 @@ def set_title(figure: Figure, text: str, size: int = 11) -> None:
 
 def write_figures(
     figures: Mapping[str, Callable[[], Figure]], folder: str | os.PathLike[str]
-) -> list[Path]:
+) -> list[Path | str]:
     """Draw figures, one after the other, and write each as a PNG file of its name to a folder.
 
-    The folder is created for the first of them. Pictures that dnmf wrote there before are replaced.
+    The folder, which may be a URL, is created for the first of them. Pictures that dnmf wrote there
+    before are replaced.
 
     Raises
     ------
@@ -65,10 +67,10 @@ def write_figures(
         One of the files exists, and dnmf did not write it.
     """
     target = picture_folder(folder)
-    paths = [target / f"{name}.png" for name in figures]
-    require_own_pictures(target, [path.name for path in paths])
-    for path, draw in zip(paths, figures.values(), strict=True):
-        figure = draw()
-        target.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=150, metadata=SOFTWARE)
+    require_own_pictures(target, [f"{name}.png" for name in figures])
+    paths: list[Path | str] = []
+    for name, draw in figures.items():
+        content = io.BytesIO()
+        draw().savefig(content, dpi=150, metadata=SOFTWARE)
+        paths += save_pictures(target, {f"{name}.png": content.getvalue()})
     return paths

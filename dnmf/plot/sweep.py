@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._typing import Array
 from dnmf.model_selection.recommend import STABLE
 from dnmf.plot.images import N_EXAMPLES, choose_images, image_rows, relative_error
@@ -132,20 +133,22 @@ def write_sweep_plots(
     *,
     n_images: int = N_EXAMPLES,
     rows: slice | Sequence[int] | None = None,
-) -> list[Path]:
+    storage_options: StorageOptions = None,
+) -> list[Path | str]:
     """Write all figures of a sweep as PNG files, replacing those that dnmf wrote before.
 
     Parameters
     ----------
     sweep : RankSweep
-    folder, corpus, n_images, rows
+    folder, corpus, n_images, rows, storage_options
         As in `dnmf.plot.write_plots`; errors, too.
 
     Returns
     -------
-    list of Path
+    list of Path, or of str for URLs
         Paths of ``selection.png``, ``components-0009.png`` and so on, and ``reconstructions.png``.
     """
+    remember_options(storage_options, folder)
     if corpus is not None:
         sweep.best_model_._require_pixels_of(corpus)
 

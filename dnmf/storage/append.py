@@ -65,7 +65,7 @@ def append_rows(corpus: Corpus, parts: Iterator[Rows], token: str, n_rejects: in
     n_rejects : int
         Number of images that were left out, which the record counts.
     """
-    store = ObjectStore(corpus.path, corpus.storage_options)
+    store = ObjectStore(corpus.path)
     record = dict(read_metadata(store)["attributes"][RECORD])
     if token in record.get("appends", []):
         return

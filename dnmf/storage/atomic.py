@@ -22,14 +22,13 @@ from typing import Any
 from uuid import uuid4
 
 from dnmf._format import format_bytes
-from dnmf.errors import CorpusError, DnmfError, OutputExistsError, SpaceError
+from dnmf.errors import AccessError, CorpusError, DnmfError, OutputExistsError, SpaceError
 from dnmf.storage.metadata import read_metadata, read_node_json
 from dnmf.storage.paths import absolute, is_url, normalize_path
 from dnmf.storage.store import (
     METADATA,
     InvalidObjectError,
     ObjectStore,
-    StorageOptions,
     disk_error,
     fsync_dir,
     fsync_tree,
@@ -63,9 +62,7 @@ FILES = {"dnmf-components": r"component-\d{3,}\.(?:png|tiff)|components\.npy|spe
 """Patterns of the names of other files that a store of a format may hold."""
 
 
-def read_record(
-    path: str, storage_options: StorageOptions = None, *, error: type[DnmfError] = CorpusError
-) -> dict[str, Any] | None:
+def read_record(path: str, *, error: type[DnmfError] = CorpusError) -> dict[str, Any] | None:
     """Read the record of the store at a path; None if it is certain that there is no record.
 
     Raises
@@ -74,7 +71,7 @@ def read_record(
         The metadata at the path cannot be read, of the type `error`.
     """
     try:
-        metadata = read_node_json(ObjectStore(path, storage_options))
+        metadata = read_node_json(ObjectStore(path))
     except FileNotFoundError:
         return None
     except InvalidObjectError as found:
@@ -113,6 +110,8 @@ def is_absent(path: str, *, error: type[DnmfError] = OutputExistsError) -> bool:
     """
     try:
         return ObjectStore(absolute(path)).is_empty()
+    except AccessError:
+        raise
     except (OSError, ValueError, ImportError) as found:  # an unknown protocol or its library
         raise error(
             f"{path} cannot be looked at ({found}), and dnmf writes only where it can see that "

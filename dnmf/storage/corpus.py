@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._format import format_bytes, format_html, format_shape
 from dnmf._typing import Array
 from dnmf.errors import CorpusError
@@ -26,7 +27,7 @@ from dnmf.storage.metadata import (
     read_metadata,
 )
 from dnmf.storage.paths import normalize_path
-from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions, disk_error
+from dnmf.storage.store import InvalidObjectError, ObjectStore, disk_error
 from dnmf.storage.table import Table, check_rest, read_coord, read_table
 from dnmf.storage.verified_array import VerifiedArray
 from dnmf.storage.verified_matrix import ID, VerifiedMatrix, open_matrix
@@ -46,7 +47,8 @@ def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions
     path : str or path
         A folder, or a URL for fsspec (``s3://bucket/faces.zarr``).
     storage_options : dict, optional
-        Options of the file system behind a URL.
+        Options of the file system behind a URL, as of fsspec; this process keeps them for all that
+        it does in that bucket.
 
     Returns
     -------
@@ -57,7 +59,8 @@ def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions
     CorpusError
         There is no corpus, it is unfinished, or its format is newer than this dnmf.
     """
-    return Corpus._open(normalize_path(path), storage_options)
+    remember_options(storage_options, path)
+    return Corpus._open(normalize_path(path))
 
 
 class Corpus(VerifiedMatrix):
@@ -127,10 +130,8 @@ class Corpus(VerifiedMatrix):
         self._table = table
 
     @classmethod
-    def _open(
-        cls, path: str, storage_options: StorageOptions = None, fingerprint: int | None = None
-    ) -> Corpus:
-        store = ObjectStore(path, storage_options)
+    def _open(cls, path: str, fingerprint: int | None = None) -> Corpus:
+        store = ObjectStore(path)
         try:
             metadata = read_metadata(store)
         except (FileNotFoundError, InvalidObjectError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from dnmf.errors import ParameterError
@@ -52,9 +53,13 @@ def absolute(path: str) -> str:
     return path if is_url(path) else os.path.abspath(path)
 
 
-def for_zarr(path: str) -> str | Path:
+def for_zarr(path: str) -> Any:
     """Return what to pass to Zarr: it would take a local path with ``::`` in it for a URL."""
-    return path if is_url(path) else Path(absolute(path))
+    if not is_url(path):
+        return Path(absolute(path))
+    from dnmf.storage.url_store import UrlStore
+
+    return UrlStore(path)
 
 
 def _path_of_file_url(url: str) -> str:

@@ -11,23 +11,21 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import google_crc32c
 import numpy as np
 
+from dnmf._access import open_file_system, readable_errors
 from dnmf._typing import Array
-from dnmf.errors import OutputExistsError
+from dnmf.errors import AccessError, OutputExistsError
 from dnmf.storage.memory import take_bytes
 from dnmf.storage.paths import is_url, normalize_path
-
-StorageOptions = dict[str, Any] | None
-"""Options of the fsspec file system behind a URL."""
 
 METADATA = "zarr.json"
 """Name of the object that holds the metadata of a Zarr v3 node."""
@@ -67,13 +65,10 @@ class ObjectStore:
     Attributes
     ----------
     path : str
-        A folder, or a URL for fsspec.
-    storage_options : dict, optional
-        Options of the file system behind a URL.
+        A folder, or a URL for fsspec, with the options that `dnmf._access` has for it.
     """
 
     path: str
-    storage_options: StorageOptions = None
 
     def get(self, key: str, max_bytes: int) -> bytes:
         """Read an object; raise as `get_array` does."""
@@ -93,13 +88,16 @@ class ObjectStore:
         root = local_folder(self.path)
         try:
             if root is None:
-                fs, path = self._locate(key)
-                content = np.frombuffer(fs.cat_file(path, start=0, end=max_bytes + 1), np.uint8)
+                with readable_errors():
+                    fs, path = self._locate(key)
+                    content = np.frombuffer(fs.cat_file(path, start=0, end=max_bytes + 1), np.uint8)
             else:
                 content = _read_file(root, key, max_bytes)
+        except AccessError:
+            raise
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{self.path}: {key} is missing") from error
-        except (OSError, ValueError, ImportError) as error:  # the last two: an unknown protocol
+        except OSError as error:
             reason = getattr(error, "strerror", None) or error
             raise InvalidObjectError(f"cannot be read ({reason})") from error
         if len(content) > max_bytes:
@@ -116,9 +114,8 @@ class ObjectStore:
         """
         if (root := local_folder(self.path)) is not None:
             return os.path.getsize(os.path.join(root, key))
-        fs, path = self._locate(key)
-        fs.invalidate_cache(path)
-        return int(fs.size(path))
+        with self._requests(key, "read") as (fs, path):
+            return int(fs.size(path))
 
     def list_dir(self, prefix: str = "") -> list[str]:
         """List the names in a folder of the store; an empty list if there is no such folder."""
@@ -126,9 +123,8 @@ class ObjectStore:
         try:
             if root is not None:
                 return os.listdir(os.path.join(root, prefix))
-            fs, path = self._locate(prefix)
-            fs.invalidate_cache(path)  # other processes write, too
-            found = [name.rstrip("/") for name in fs.ls(path, detail=False)]
+            with self._requests(prefix, "listed") as (fs, path):
+                found = [name.rstrip("/") for name in fs.ls(path, detail=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         # Some file systems list the folder itself, as an empty object with its name.
@@ -139,8 +135,8 @@ class ObjectStore:
         if (root := local_folder(self.path)) is not None:
             write_file(Path(root, key), *parts)
         else:
-            fs, path = self._locate(key)
-            fs.pipe_file(path, b"".join(parts))
+            with self._requests(key, "written") as (fs, path):
+                fs.pipe_file(path, b"".join(parts))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one, and return whether it was written.
@@ -157,10 +153,10 @@ class ObjectStore:
         if (root := local_folder(self.path)) is not None:
             is_new = _create_file(Path(root, key), data)
         else:
-            fs, path = self._locate(key)
             is_new = True
             try:
-                fs.pipe_file(path, data, mode="create")
+                with self._requests(key, "written") as (fs, path):
+                    fs.pipe_file(path, data, mode="create")
             except FileExistsError:
                 is_new = False
         return is_new or self._has(key, data)
@@ -176,6 +172,25 @@ class ObjectStore:
                 return False
             raise
 
+    def set_file(self, key: str, file: Path) -> None:
+        """Move a file on a disk to the place of an object, as a whole; safe to repeat."""
+        if (root := local_folder(self.path)) is not None:
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+            os.replace(file, Path(root, key))
+            fsync_dir(Path(root, key).parent)
+            return
+        with self._requests(key, "written") as (fs, path):
+            fs.put_file(str(file), path)
+
+    def open(self, key: str) -> BinaryIO:
+        """Open an object for reading, seekable; raise FileNotFoundError if there is none."""
+        if (root := local_folder(self.path)) is not None:
+            return open(Path(root, key), "rb")
+        with self._requests(key, "read") as (fs, path):
+            file: BinaryIO = fs.open(path, "rb")
+            return file
+
     def fsync_dir(self, prefix: str = "") -> None:
         """Fsync a folder, so that the names in it survive a power failure; of a URL do nothing."""
         if (root := local_folder(self.path)) is not None:
@@ -186,6 +201,8 @@ class ObjectStore:
 
         Raises
         ------
+        AccessError
+            The bucket of a URL is not there.
         OSError
             It cannot be found out.
         """
@@ -193,11 +210,13 @@ class ObjectStore:
         try:
             if root is not None:
                 return not stat.S_ISREG(os.lstat(root).st_mode) and not os.listdir(root)
-            fs, path = self._locate("")
-            fs.invalidate_cache(path)
-            found = fs.ls(path, detail=True)
+            with self._requests("", "listed") as (fs, path):
+                found = fs.ls(path, detail=True)
         except FileNotFoundError:
-            return root is None or not os.path.islink(root)
+            if root is None:
+                self._require_bucket()
+                return True
+            return not os.path.islink(root)
         except NotADirectoryError:  # something is above it, or there, that is no folder
             return root is not None and not os.path.lexists(root)
         # Some file systems list the folder itself, as an empty object with its name.
@@ -211,10 +230,9 @@ class ObjectStore:
         """List the keys of all objects in a folder of the store, and of links to folders."""
         if (root := local_folder(self.path)) is not None:
             return _list_files(root, prefix)
-        fs, path = self._locate(prefix)
-        fs.invalidate_cache(path)
-        start = len(self._locate("")[1]) + 1
-        return [name[start:] for name in fs.find(path) if name.rstrip("/") != path]
+        with self._requests(prefix, "listed") as (fs, path):
+            start = len(self._locate("")[1]) + 1
+            return [name[start:] for name in fs.find(path) if name.rstrip("/") != path]
 
     def delete_dir(self, prefix: str) -> None:
         """Remove what dnmf wrote to a folder, its metadata first: what remains is no Zarr node.
@@ -242,12 +260,12 @@ class ObjectStore:
                 with suppress(OSError):
                     os.rmdir(folder)
             return
-        fs, path = self._locate(prefix)
-        fs.invalidate_cache(path)
-        for folder in sorted(set(fs.find(path, withdirs=True)) - set(fs.find(path)), reverse=True):
-            with suppress(OSError):
-                if not fs.ls(folder, detail=False):  # some remove what is in it, too
-                    fs.rmdir(folder)
+        with self._requests(prefix, "listed") as (fs, path):
+            below, files = fs.find(path, withdirs=True), fs.find(path)
+            for folder in sorted(set(below) - set(files), reverse=True):
+                with suppress(OSError):
+                    if not fs.ls(folder, detail=False):  # some remove what is in it, too
+                        fs.rmdir(folder)
 
     def _delete(self, keys: Sequence[str]) -> None:
         """Remove objects, whether they are there or not."""
@@ -257,21 +275,42 @@ class ObjectStore:
             return
         from fsspec.asyn import AsyncFileSystem
 
-        fs, top = self._locate("")
-        paths = [f"{top}/{key}" for key in keys]
-        with suppress(FileNotFoundError):
-            if paths and isinstance(fs, AsyncFileSystem) and not MAGIC.intersection(top, *keys):
-                fs.rm(paths)  # many at once
-                return
-        for path in paths:
+        with self._requests("", "cleared") as (fs, top):
+            paths = [f"{top}/{key}" for key in keys]
             with suppress(FileNotFoundError):
-                fs.rm_file(path)
+                if paths and isinstance(fs, AsyncFileSystem) and not MAGIC.intersection(top, *keys):
+                    fs.rm(paths)  # many at once
+                    return
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    fs.rm_file(path)
+
+    @contextmanager
+    def _requests(self, key: str, done: str) -> Iterator[tuple[Any, str]]:
+        """Yield the file system behind the URL and a path in it; an error says what was asked."""
+        fs, path = self._locate(key)
+        fs.invalidate_cache(path)  # other processes write, too
+        with readable_errors(f"{self.path}{f'/{key}' * bool(key)} cannot be {done}: "):
+            yield fs, path
+
+    def _require_bucket(self) -> None:
+        """Raise AccessError unless there is the bucket of a place where nothing was found."""
+        fs, path = self._locate("")
+        bucket, slash, _ = path.partition("/")
+        if not slash or not bucket or ":" in bucket:
+            return
+        try:
+            is_there = bool(fs.exists(bucket))
+        except Exception:  # of whatever kind: not everybody may ask
+            return
+        if not is_there:
+            raise AccessError(
+                f"{self.path}: there is no bucket {bucket}; make it first, or correct its name"
+            )
 
     def _locate(self, key: str) -> tuple[Any, str]:
         """Return the fsspec file system behind the URL, and the path of an object in it."""
-        from fsspec.core import url_to_fs
-
-        fs, root = url_to_fs(self.path, **(self.storage_options or {}))
+        fs, root = open_file_system(self.path)
         return fs, f"{root.rstrip('/')}/{key}".rstrip("/")
 
 
@@ -298,11 +337,13 @@ def _list_files(root: str, prefix: str) -> list[str]:
 
 
 def require_parent(path: str) -> None:
-    """Raise OutputExistsError unless the folder that is to hold a new path exists; a URL has none.
+    """Raise OutputExistsError unless the folder that is to hold a new path exists.
 
-    A folder that does not exist is a slip of the keyboard more often than a wish.
+    A folder that does not exist is a slip of the keyboard more often than a wish. Of a URL the
+    bucket must exist, or it is an AccessError.
     """
     if (folder := local_folder(path)) is None:
+        ObjectStore(path).is_empty()
         return
     parent = Path(os.path.abspath(folder)).parent
     if not parent.is_dir():

@@ -17,10 +17,10 @@ metadata: so it is replaced in one step together with them, and one read opens a
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +31,7 @@ from dnmf._format import format_bytes
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CorpusError, ParameterError
 from dnmf.storage.paths import absolute
-from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions
+from dnmf.storage.store import InvalidObjectError, ObjectStore
 from dnmf.storage.verified_array import VerifiedArray, open_array
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ class VerifiedMatrix(ABC):
         fingerprint: int,
     ) -> None:
         self.path = array.store.path
-        self.storage_options = array.store.storage_options
         self.shape: tuple[int, int] = (array.shape[0], math.prod(array.shape[1:]))
         self.dtype = array.dtype
         self.block_rows = array.chunks[0]
@@ -113,9 +112,7 @@ class VerifiedMatrix(ABC):
 
     @classmethod
     @abstractmethod
-    def _open(
-        cls, path: str, storage_options: StorageOptions = None, fingerprint: int | None = None
-    ) -> Self:
+    def _open(cls, path: str, fingerprint: int | None = None) -> Self:
         """Open the matrix at a path; if it has grown, as it was when it had a fingerprint."""
 
     def __len__(self) -> int:
@@ -255,6 +252,11 @@ class VerifiedMatrix(ABC):
                 errors.append(error)
         return errors
 
+    @property
+    def reader(self) -> BlockReader:
+        """The function `read_block`, to be sent to workers."""
+        return BlockReader(self)
+
     def to_dask(self) -> da.Array:
         """Return the matrix as a lazy Dask array with one chunk per block, checked when read.
 
@@ -273,11 +275,11 @@ class VerifiedMatrix(ABC):
         lazy: da.Array = da.map_blocks(
             _read_dask_block,
             # The address, not the matrix: a scheduler unpacks graphs and may not see the store.
-            read=partial(read, self._address, name),
+            read=partial(read, self.address, name),
             chunks=(rows, *widths),
             dtype=dtype,
             meta=np.empty((0,) * (1 + len(widths)), dtype),
-            name=f"{type(self).__name__.lower()}-{name}-{tokenize(name, self._address[1:])}",
+            name=f"{type(self).__name__.lower()}-{name}-{tokenize(name, self.address[1:])}",
         )
         return lazy
 
@@ -299,33 +301,51 @@ class VerifiedMatrix(ABC):
         return data
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, self._address
+        return reopen_matrix, self.address
 
     @property
-    def _address(self) -> Address:
-        return type(self), absolute(self.path), self.fingerprint, json.dumps(self.storage_options)
+    def address(self) -> Address:
+        """Arguments of `reopen_matrix`, by which another process finds the matrix."""
+        return type(self), absolute(self.path), self.fingerprint
 
 
-Address = tuple[type[VerifiedMatrix], str, int, str]
-"""Arguments of `_reopen`."""
+@dataclass(frozen=True)
+class BlockReader:
+    """The function `read_block` of a matrix; sent elsewhere, it opens the matrix at its first call.
+
+    A worker that cannot open it says so as the result of a task. If it opened it on arrival, Dask
+    would close the connection and call the worker lost.
+    """
+
+    matrix: VerifiedMatrix
+
+    def __call__(self, index: int) -> Array:
+        """Read a block."""
+        return self.matrix.read_block(index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (_read_block, self.matrix.address, "")
+
+
+Address = tuple[type[VerifiedMatrix], str, int]
+"""Arguments of `reopen_matrix`."""
 
 
 @lru_cache(maxsize=8)
-def _reopen(
-    kind: type[VerifiedMatrix], path: str, fingerprint: int, storage_options: str
-) -> VerifiedMatrix:
-    matrix = kind._open(path, json.loads(storage_options), fingerprint)
+def reopen_matrix(kind: type[VerifiedMatrix], path: str, fingerprint: int) -> VerifiedMatrix:
+    """Open a matrix again, as it was when it had a fingerprint, or return it if it is open."""
+    matrix = kind._open(path, fingerprint)
     if matrix.fingerprint != fingerprint:
         raise CorpusError(f"{path} was replaced while it was in use; open it again")
     return matrix
 
 
 def _read_block(address: Address, _: str, index: int) -> Array:
-    return _reopen(*address).read_block(index)
+    return reopen_matrix(*address).read_block(index)
 
 
 def _read_column(address: Address, name: str, index: int) -> Array:
-    return _reopen(*address).read_column_block(name, index)
+    return reopen_matrix(*address).read_column_block(name, index)
 
 
 def _read_dask_block(read: partial[Array], block_id: tuple[int, ...]) -> Array:

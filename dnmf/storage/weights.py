@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dnmf._access import StorageOptions, remember_options
 from dnmf._format import format_bytes, format_html
 from dnmf.errors import CorpusError
 from dnmf.storage.atomic import read_record
@@ -24,7 +25,7 @@ from dnmf.storage.codecs import WEIGHTS_CODEC
 from dnmf.storage.manifest import read_manifest
 from dnmf.storage.metadata import check_format, is_checksum, is_shape, read_metadata
 from dnmf.storage.paths import normalize_path
-from dnmf.storage.store import InvalidObjectError, ObjectStore, StorageOptions, crc32c
+from dnmf.storage.store import InvalidObjectError, ObjectStore, crc32c
 from dnmf.storage.table import Table, check_rest, read_coord, read_table
 from dnmf.storage.table_writer import Line, NewArray, commit_table, create_table
 from dnmf.storage.verified_matrix import MATRIX, VerifiedMatrix, open_matrix
@@ -43,14 +44,23 @@ ADVICE = "run `dnmf transform` again"
 """What the user can do about damaged weights, for error messages."""
 
 
-def open_weights(path: str | os.PathLike[str]) -> Weights:
+def open_weights(
+    path: str | os.PathLike[str], *, storage_options: StorageOptions = None
+) -> Weights:
     """Open the weights that `dnmf transform` wrote, for reading with checks.
+
+    Parameters
+    ----------
+    path : str or path
+    storage_options : dict, optional
+        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
     Raises
     ------
     CorpusError
         There are no weights, or their record or metadata is damaged.
     """
+    remember_options(storage_options, path)
     return Weights._open(normalize_path(path))
 
 
@@ -145,11 +155,9 @@ class Weights(VerifiedMatrix):
         )
 
     @classmethod
-    def _open(
-        cls, path: str, storage_options: StorageOptions = None, fingerprint: int | None = None
-    ) -> Weights:
+    def _open(cls, path: str, fingerprint: int | None = None) -> Weights:
         record = check_format(
-            read_record(path, storage_options),
+            read_record(path),
             path,
             FORMAT,
             VERSION,
@@ -160,7 +168,7 @@ class Weights(VerifiedMatrix):
             ),
             outdated=f"{ADVICE}, with --force",
         )
-        store = ObjectStore(path, storage_options)
+        store = ObjectStore(path)
         if record["version"] == 2:
             return cls(_read_version_2(store, record))
         try:

@@ -317,5 +317,5 @@ class TestUrls:
     def test_places_are_sent_to_workers(self, bucket):
         from dnmf.io.sources.source import places_of
 
-        places = places_of([f"{bucket}/in"], None)
+        places = places_of([f"{bucket}/in"])
         assert pickle.loads(pickle.dumps(places)) == places

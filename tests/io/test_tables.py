@@ -131,7 +131,7 @@ def test_a_table_that_fails_leaves_what_was_there(made, tmp_path, monkeypatch, k
 def test_refusals_come_before_the_work(made, tmp_path, monkeypatch):
     for path, message in (
         (tmp_path / "none/t", "there is no folder"),
-        ("memory://t.csv", "is a URL; tables are written to a disk"),
+        ("memory://t.csv", "give a file in a bucket"),
     ):
         with pytest.raises((OutputExistsError, ParameterError), match=message):
             Table(path, "csv")

@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from command_line import run
@@ -196,8 +197,11 @@ class TestCommand:
         corpus = dnmf.ingest(np.ones((3, 4, 4), "u1"), f"memory://{tmp_path.name}/far.zarr")
         assert write_contact_sheet(corpus) == Path("far-sheet.png")
         assert Path("far-sheet.png").exists()
-        with pytest.raises(ParameterError, match="is a URL"):
-            write_contact_sheet(corpus, "memory://sheets/far.png")
+        url = f"memory://{tmp_path.name}/sheet.png"
+        assert write_contact_sheet(corpus, url) == url
+        assert fsspec.filesystem("memory").cat_file(f"{tmp_path.name}/sheet.png")[:4] == b"\x89PNG"
+        with pytest.raises(ParameterError, match="give a file in a bucket"):
+            write_contact_sheet(corpus, "memory://sheet.png")
 
     def test_a_picture_of_somebody_else_stays(self, tmp_path):
         corpus = made(tmp_path, np.ones((3, 4, 4), "u1"))

@@ -16,6 +16,8 @@ from PIL import Image
 import dnmf
 from dnmf.errors import CheckpointError, DnmfError, OutputExistsError, ParameterError
 from dnmf.io.export import write_pngs, write_reconstruction, write_weights
+from dnmf.io.tables import Table, write_results
+from dnmf.plot.contact_sheet import write_contact_sheet
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 from dnmf.storage.store import ObjectStore
 
@@ -419,14 +421,43 @@ class TestPictures:
             dnmf.plot.write_plots(model, tmp_path)
         assert content(str(tmp_path)) == before
 
-    def test_a_url_is_no_folder_on_this_disk(self, made, tmp_path, monkeypatch):
+    def test_those_at_a_url_are_replaced_alike(self, made, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        model = dnmf.load(made[1])
-        with pytest.raises(ParameterError, match="is a URL"):
-            dnmf.plot.write_plots(model, "memory://pictures")
-        with pytest.raises(ParameterError, match="is a URL"):
-            write_pngs(model, made[0], slice(0, 1), "memory://pictures")
+        corpus, model = made[0], dnmf.load(made[1])
+        url = f"memory://{tmp_path.name}"
+        for _ in range(2):
+            dnmf.plot.write_plots(model, f"{url}/plots", corpus)
+            write_contact_sheet(corpus, f"{url}/plots/sheet.png")
+            write_pngs(model, corpus, slice(0, 2), f"{url}/pngs", force=True)
+        assert len(content(f"{url}/plots")) == 4
+        assert len(content(f"{url}/pngs")) == 2
+        for name in ("plots/sheet.png", "plots/loss.png", "pngs/000001.png"):
+            ObjectStore(url).set(name, b"precious")
+        before = content(url)
+        with pytest.raises(OutputExistsError, match=r"loss\.png exists"):
+            dnmf.plot.write_plots(model, f"{url}/plots")
+        with pytest.raises(OutputExistsError, match=r"sheet\.png exists"):
+            write_contact_sheet(corpus, f"{url}/plots/sheet.png")
+        with pytest.raises(OutputExistsError, match=r"000001\.png exists"):
+            write_pngs(model, corpus, slice(0, 2), f"{url}/pngs", force=True)
+        assert content(url) == before
         assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("kind", ["csv", "parquet"])
+    def test_tables_at_a_url_are_replaced_alike(self, made, tmp_path, monkeypatch, kind):
+        monkeypatch.chdir(tmp_path)
+        corpus, model = made[0], dnmf.load(made[1])
+        url = f"memory://{tmp_path.name}/t.{kind}"
+        write_results(model, corpus, None, [Table(tmp_path / "t", kind)])
+        write_results(model, corpus, None, [Table(url, kind)])
+        write_results(model, corpus, None, [Table(url, kind, force=True)])
+        assert content(f"memory://{tmp_path.name}") == {f"t.{kind}": (tmp_path / "t").read_bytes()}
+        with pytest.raises(OutputExistsError, match="pass --force"):
+            Table(url, kind)
+        ObjectStore(f"memory://{tmp_path.name}").set(f"t.{kind}", b"precious")
+        with pytest.raises(OutputExistsError, match="no table of weights"):
+            Table(url, kind, force=True)
+        assert os.listdir(tmp_path) == ["t"]
 
     def test_the_demo_writes_into_no_other_folder(self, tmp_path):
         before = put_photos(str(tmp_path / "photos"))

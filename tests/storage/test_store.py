@@ -6,6 +6,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from dnmf.errors import AccessError
 from dnmf.storage.store import InvalidObjectError, ObjectStore
 
 
@@ -97,13 +98,8 @@ def test_a_folder_is_removed_and_nothing_else(store):
         store.get("a/c/0/0", 1)
 
 
-def test_options_reach_the_file_system():
-    fs, path = ObjectStore("memory://store", {"token": "secret"})._locate("a")
-    assert (fs.storage_options, path) == ({"token": "secret"}, "/store/a")
-
-
 def test_an_unknown_protocol():
-    with pytest.raises(InvalidObjectError, match="cannot be read"):
+    with pytest.raises(AccessError, match="no file system of fsspec"):
         ObjectStore("nobody-knows://a").get("b", 1)
 
 

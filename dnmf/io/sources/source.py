@@ -22,14 +22,13 @@ from dnmf.io.sources.facts import axes_of, coords_of, facts_of
 from dnmf.io.sources.files import FileImages, file_name, open_one, open_rows
 from dnmf.io.sources.formats.registry import all_suffixes
 from dnmf.io.sources.image_array import ImageRows
-from dnmf.io.sources.places.archives import is_archive, open_archive
+from dnmf.io.sources.places.archives import Archive, is_archive
 from dnmf.io.sources.places.folder import open_local
 from dnmf.io.sources.places.place import Listed, Place, Reject
 from dnmf.io.sources.places.remote import open_remote
 from dnmf.io.sources.places.tables import LISTS, open_table
 from dnmf.io.sources.prepare import prepare
 from dnmf.storage.paths import is_url, normalize_path
-from dnmf.storage.store import StorageOptions
 
 MAX_TRIED = 1000
 """Number of files tried in search of a readable one, which says what the others must be like."""
@@ -83,7 +82,6 @@ def open_source(
     paths: Sequence[str | os.PathLike[str]],
     choices: Choices,
     scratch: str,
-    storage_options: StorageOptions = None,
     known: Container[str] | None = None,
 ) -> tuple[FileImages, list[Reject]]:
     """List the image files behind paths, and return them as one source.
@@ -96,8 +94,6 @@ def open_source(
     choices : Choices
     scratch : str
         Folder in which the list of files is kept.
-    storage_options : dict, optional
-        Options of the file system behind URLs.
     known : container of str, optional
         Ids of files that are left out without a word.
 
@@ -113,7 +109,7 @@ def open_source(
         A path does not exist, or no image can be read.
     """
     plain, choices = _split_keys(list(map(normalize_path, paths)), choices)
-    return source_of(places_of(plain, storage_options), choices, scratch, known)
+    return source_of(places_of(plain), choices, scratch, known)
 
 
 def source_of(
@@ -156,7 +152,7 @@ def source_of(
     return source, rejects
 
 
-def places_of(paths: Sequence[str], storage_options: StorageOptions) -> list[Place]:
+def places_of(paths: Sequence[str]) -> list[Place]:
     """Return the places where the files behind paths lie.
 
     Raises
@@ -172,12 +168,12 @@ def places_of(paths: Sequence[str], storage_options: StorageOptions) -> list[Pla
         if kind == "local":
             places.append(open_local(named))
         elif kind == "remote":
-            places.append(open_remote(named, storage_options))
+            places.append(open_remote(named))
         elif kind == "table":
-            places += [open_table(path, storage_options) for path in map(_existing, named)]
+            places += map(open_table, map(_existing, named))
         else:
             places += [
-                open_archive(path, f"{os.path.basename(path)}/" * several, storage_options)
+                Archive(path, f"{os.path.basename(path)}/" * several)
                 for path in map(_existing, named)
             ]
     return places

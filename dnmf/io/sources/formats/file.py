@@ -26,14 +26,11 @@ class ImageFile:
         Opens it for reading in binary mode, seekable.
     path : path or None
         Where it lies on a disk of this machine; None if it does not.
-    storage_options : dict, optional
-        Options of the file system behind a URL, for stores that are folders.
     """
 
     name: str
     open: Callable[[], BinaryIO]
     path: str | os.PathLike[str] | None = None
-    storage_options: dict[str, Any] | None = None
 
 
 class Format(Protocol):

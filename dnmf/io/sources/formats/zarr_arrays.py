@@ -61,9 +61,8 @@ def _open_store(file: ImageFile) -> Any:
     import zarr.errors
 
     path = for_zarr(file.name if file.path is None else str(file.path))
-    options = None if file.path is not None else file.storage_options
     try:
-        return zarr.open(path, mode="r", storage_options=options)
+        return zarr.open(path, mode="r")
     except (zarr.errors.NodeNotFoundError, FileNotFoundError, KeyError):
         raise IngestError("no Zarr array or group is there; give the path of one") from None
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, BinaryIO
 
+from dnmf._access import open_file_system, readable_errors
 from dnmf.errors import IngestError
 from dnmf.io.sources.formats.file import ImageFile
 from dnmf.io.sources.places.folder import has_suffix
 from dnmf.io.sources.places.order import natural
 from dnmf.io.sources.places.place import Listed, Reject
-from dnmf.storage.store import StorageOptions
 
 MEMBER_BYTES = 2**30
 """Largest member that is read: a file of some kilobytes can decompress to any number of bytes."""
@@ -52,13 +52,10 @@ class Archive:
     path : str
     prefix : str
         What the ids of the members begin with.
-    options : str
-        Options of the file system behind a URL, as JSON.
     """
 
     path: str
     prefix: str = ""
-    options: str = "{}"
 
     def list_files(self) -> Iterator[Listed | Reject]:
         """Yield the images: of a zip file in natural order, of a tar file in its own order."""
@@ -84,15 +81,10 @@ class Archive:
         """Open the archive itself."""
         if "://" not in self.path:
             return open(self.path, "rb")
-        import fsspec
-
-        file: BinaryIO = fsspec.open(self.path, "rb", **json.loads(self.options)).open()
+        fs, path = open_file_system(self.path)
+        with readable_errors(f"{self.path} cannot be read: "):
+            file: BinaryIO = fs.open(path, "rb")
         return file
-
-
-def open_archive(path: str, prefix: str, storage_options: StorageOptions = None) -> Archive:
-    """Return the place of the members of an archive."""
-    return Archive(path, prefix, json.dumps(storage_options or {}, sort_keys=True))
 
 
 def is_archive(path: str) -> bool:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dnmf.errors import IngestError
+from dnmf._access import open_file_system, reason_of
+from dnmf.errors import AccessError, IngestError
 from dnmf.io.sources.formats.file import ImageFile
 from dnmf.io.sources.places.folder import STORE_FILES, has_suffix, report_ignored
 from dnmf.io.sources.places.order import natural, sort_flat
 from dnmf.io.sources.places.place import Listed, Reject
-from dnmf.storage.store import MAGIC, StorageOptions
+from dnmf.storage.store import MAGIC
 
 AT_ONCE = 32
 """Number of objects that are fetched at once: one alone waits for the network most of its time."""
@@ -34,30 +34,14 @@ class RemoteFiles:
         URL that the names are relative to.
     targets : tuple of str
         URLs of folders, patterns and files, in the order of the corpus.
-    options : str
-        Options of the file system, as JSON.
     """
 
     root: str
     targets: tuple[str, ...] = ()
-    options: str = "{}"
-
-    def _locate(self, url: str) -> tuple[Any, str]:
-        """Return the file system behind a URL, and the path in it."""
-        from fsspec.core import url_to_fs
-
-        try:
-            fs, path = url_to_fs(url, **json.loads(self.options))
-        except (ImportError, ValueError) as error:
-            raise IngestError(
-                f"{url} cannot be opened ({error}); pip install 'dnmf[cloud]' has the file systems "
-                "of s3://, gs:// and az://"
-            ) from error
-        return fs, str(path)
 
     def is_folder(self, url: str) -> bool:
         """Check whether a URL is of a folder; raise IngestError if nothing is there."""
-        fs, path = self._locate(url)
+        fs, path = open_file_system(url)
         if MAGIC.intersection(path):
             return False
         try:
@@ -67,7 +51,7 @@ class RemoteFiles:
                 f"{url} does not exist; give folders, files or patterns behind URLs"
             ) from error
         except Exception as error:  # of whatever kind the file system's library raises
-            raise IngestError(f"{url} cannot be looked at ({error})") from error
+            raise IngestError(f"{url} cannot be looked at ({reason_of(error)})") from error
 
     def list_files(self) -> Iterator[Listed | Reject]:
         """Yield the objects below the targets, of folders those with the suffix of an image."""
@@ -75,15 +59,15 @@ class RemoteFiles:
         for target in self.targets:
             try:
                 yield from self._list(target, ignored)
-            except IngestError:
+            except (AccessError, IngestError):
                 raise
             except Exception as error:  # of whatever kind the file system's library raises
-                raise IngestError(f"{target} cannot be listed ({error})") from error
+                raise IngestError(f"{target} cannot be listed ({reason_of(error)})") from error
         report_ignored(ignored)
 
     def _list(self, target: str, ignored: Counter[str]) -> Iterator[Listed | Reject]:
-        fs, path = self._locate(target)
-        start = len(self._locate(self.root)[1].rstrip("/")) + 1
+        fs, path = open_file_system(target)
+        start = len(open_file_system(self.root)[1].rstrip("/")) + 1
         if MAGIC.intersection(path):
             found = fs.glob(path)
         elif not self.is_folder(target):
@@ -102,7 +86,7 @@ class RemoteFiles:
 
     def open_files(self, names: Sequence[str]) -> Iterator[ImageFile | IngestError]:
         """Yield files by their names, of which some are fetched at once."""
-        fs, root = self._locate(self.root)
+        fs, root = open_file_system(self.root)
         for first in range(0, len(names), AT_ONCE):
             wanted = [f"{root.rstrip('/')}/{name}" for name in names[first : first + AT_ONCE]]
             small = self._small(fs, wanted)
@@ -113,11 +97,9 @@ class RemoteFiles:
                 if isinstance(content, bytes):
                     yield ImageFile(url, partial(io.BytesIO, content))
                 elif content is None:
-                    yield ImageFile(
-                        url, partial(fs.open, path, "rb"), None, json.loads(self.options)
-                    )
+                    yield ImageFile(url, partial(fs.open, path, "rb"))
                 else:
-                    yield IngestError(f"{url} cannot be fetched ({content})")
+                    yield IngestError(f"{url} cannot be fetched ({reason_of(content)})")
 
     def _small(self, fs: Any, paths: Sequence[str]) -> list[str]:
         """Return the paths of objects that are fetched as a whole."""
@@ -135,10 +117,9 @@ def _is_store(fs: Any, path: str) -> bool:
     return any(fs.exists(f"{path}/{name}") for name in STORE_FILES)
 
 
-def open_remote(urls: Sequence[str], storage_options: StorageOptions = None) -> RemoteFiles:
+def open_remote(urls: Sequence[str]) -> RemoteFiles:
     """Return a place for URLs of one file system; raise IngestError unless something is there."""
-    options = json.dumps(storage_options or {}, sort_keys=True)
-    anywhere = RemoteFiles("", (), options)
+    anywhere = RemoteFiles("")
     roots = [url if anywhere.is_folder(url) else url.rpartition("/")[0] for url in urls]
     root = roots[0]
     while MAGIC.intersection(root) or not all(
@@ -149,4 +130,4 @@ def open_remote(urls: Sequence[str], storage_options: StorageOptions = None) -> 
         raise IngestError(
             f"{urls[0]} and {urls[-1]} have nothing in common; ingest them into separate corpora"
         )
-    return RemoteFiles(root, tuple(urls), options)
+    return RemoteFiles(root, tuple(urls))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dnmf._access import inherit_options, open_file_system, readable_errors
 from dnmf.errors import IngestError
 from dnmf.io.sources.formats.file import ImageFile
 from dnmf.io.sources.formats.registry import require
@@ -25,7 +25,6 @@ from dnmf.io.sources.places.folder import LocalFiles
 from dnmf.io.sources.places.place import Listed, Place, Reject
 from dnmf.io.sources.places.remote import RemoteFiles
 from dnmf.storage.paths import is_url
-from dnmf.storage.store import StorageOptions
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "url")
 """Names of the column that holds the paths of the images, in any case; the first found is taken."""
@@ -48,15 +47,12 @@ class ListedFiles:
         Path or URL of the table; empty for a frame.
     base : str
         Folder or URL that the names are relative to, unless they are absolute.
-    options : str
-        Options of the file system behind URLs, as JSON.
     rows : object
         Frame of pandas, or None. Workers, which only open files, do not get it.
     """
 
     table: str
     base: str
-    options: str = "{}"
     rows: Any = field(default=None, compare=False)
 
     def list_files(self) -> Iterator[Listed | Reject]:
@@ -74,7 +70,8 @@ class ListedFiles:
         """Yield files by their names."""
         for folder, group in groupby(names, key=self._folder):
             if is_url(folder):
-                files = RemoteFiles(folder, (), self.options)
+                inherit_options(self.table, folder)
+                files = RemoteFiles(folder)
                 yield from files.open_files([name.removeprefix(f"{folder}/") for name in group])
             else:
                 yield from LocalFiles(folder).open_files(list(group))
@@ -83,7 +80,7 @@ class ListedFiles:
         return name.rpartition("/")[0] if is_url(name) else self.base
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ListedFiles, (self.table, self.base, self.options)
+        return ListedFiles, (self.table, self.base)
 
 
 @dataclass(frozen=True)
@@ -96,13 +93,10 @@ class ParquetImages:
         Path or URL of the file.
     column : str
         Name of the column with the images.
-    options : str
-        Options of the file system behind a URL, as JSON.
     """
 
     table: str
     column: str
-    options: str = "{}"
 
     def list_files(self) -> Iterator[Listed | Reject]:
         """Yield the images in the order of the table, named by their row."""
@@ -130,14 +124,13 @@ class ParquetImages:
         return value.get("bytes") if isinstance(value, dict) else value
 
 
-def open_table(path: str, storage_options: StorageOptions = None) -> Place:
+def open_table(path: str) -> Place:
     """Return the place of a table of files, or of Parquet or Arrow with images in a column."""
-    options = json.dumps(storage_options or {}, sort_keys=True)
     base = path.rpartition("/")[0] if is_url(path) else os.path.dirname(os.path.abspath(path))
-    table = ListedFiles(path, base, options)
+    table = ListedFiles(path, base)
     is_columnar = path.lower().endswith((*PARQUET, *ARROW))
     column = _image_column(table) if is_columnar else None
-    return table if column is None else ParquetImages(path, column, options)
+    return table if column is None else ParquetImages(path, column)
 
 
 def open_frame(frame: Any) -> ListedFiles:
@@ -187,9 +180,9 @@ def _open(table: ListedFiles | ParquetImages) -> BinaryIO:
     """Open the file of a table in binary mode."""
     if not is_url(table.table):
         return open(table.table, "rb")
-    import fsspec
-
-    file: BinaryIO = fsspec.open(table.table, "rb", **json.loads(table.options)).open()
+    fs, path = open_file_system(table.table)
+    with readable_errors(f"{table.table} cannot be read: "):
+        file: BinaryIO = fs.open(path, "rb")
     return file
 
 
