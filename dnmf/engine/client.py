@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from dnmf.engine.retry import wait_for_workers
+from dnmf.engine.retry import wait_for_a_worker
 from dnmf.engine.threads import thread_count
 from dnmf.errors import ClusterError, ParameterError
 
@@ -86,7 +86,7 @@ def cluster(
             f"start one with `dask scheduler`, and workers with `dask worker`{unset}"
         ) from error
     with client:
-        wait_for_workers(client)
+        wait_for_a_worker(client)
         yield f"the cluster at {client.scheduler_info()['address']}"
 
 

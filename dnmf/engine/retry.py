@@ -217,7 +217,15 @@ def _seceded() -> Iterator[None]:
 
 
 def wait_for_workers(client: Client) -> None:
-    """Wait until there is a worker, and log a warning if that takes long; check its versions.
+    """Wait until there is a worker as `wait_for_a_worker` does, and check the versions of all."""
+    from dnmf.engine.versions import require_same_versions
+
+    wait_for_a_worker(client)
+    require_same_versions(client)
+
+
+def wait_for_a_worker(client: Client) -> None:
+    """Wait until there is a worker, and log a warning if that takes long.
 
     A cluster that adapts to its work may have none, and starts one for a task, which is submitted.
     Dask's ``distributed.scheduler.no-workers-timeout`` limits the time; by default nothing does.
@@ -225,12 +233,10 @@ def wait_for_workers(client: Client) -> None:
     Raises
     ------
     ClusterError
-        The scheduler was lost, or the time is over; or see `require_same_versions`.
+        The scheduler was lost, or the time is over.
     """
     from dask import config
     from dask.utils import parse_timedelta
-
-    from dnmf.engine.versions import require_same_versions
 
     limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout")) or math.inf
     began, warned = time.monotonic(), False
@@ -256,7 +262,6 @@ def wait_for_workers(client: Client) -> None:
             time.sleep(0.1)
         else:
             break
-    require_same_versions(client)
     if warned:
         seconds = time.monotonic() - began
         log.warning("a worker is there after %s: going on", format_duration(seconds))
