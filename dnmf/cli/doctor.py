@@ -102,7 +102,8 @@ def _findings(
     with ExitStack() as stack:
         try:
             with config.set(dict.fromkeys(names, f"{seconds} s")):
-                print_line(f"looking at {stack.enter_context(cluster(**where))}")
+                place = stack.enter_context(cluster(**where, any_versions=True))
+            print_line(f"looking at {place}")
         except ClusterError as error:
             yield "cluster", Finding(ERROR, str(error))
             return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from dnmf.engine.retry import wait_for_a_worker
+from dnmf.engine.retry import wait_for_a_worker, wait_for_workers
 from dnmf.engine.threads import thread_count
 from dnmf.errors import ClusterError, ParameterError
 
@@ -36,6 +36,8 @@ def cluster(
     memory_limit: str | None = None,
     scheduler: str | None = None,
     scheduler_file: str | None = None,
+    *,
+    any_versions: bool = False,
 ) -> Iterator[str]:
     """Make the cluster that the flags ask for the active one.
 
@@ -49,6 +51,8 @@ def cluster(
         Address of a running scheduler.
     scheduler_file : str, optional
         Path of a file to which a running scheduler has written its address.
+    any_versions : bool
+        Whether the workers of a running scheduler may have other versions than this process.
 
     Yields
     ------
@@ -86,7 +90,7 @@ def cluster(
             f"start one with `dask scheduler`, and workers with `dask worker`{unset}"
         ) from error
     with client:
-        wait_for_a_worker(client)
+        (wait_for_a_worker if any_versions else wait_for_workers)(client)
         yield f"the cluster at {client.scheduler_info()['address']}"
 
 
