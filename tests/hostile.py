@@ -288,7 +288,7 @@ def sealed(**values):
 MODEL_RECORDS = {
     "a pass of 10^15 pixels": sealed(
         fit__X__shape=[40, 10**15], fit__X__image_shape=[10**15],
-        shapes={name: [3, 10**15] for name in "HYZ"} | {"checksums": [3]},
+        shapes={"H": [3, 10**15], "state": [6 * 10**15 + 3]},
     ),
     "shapes of 10^15": sealed(shapes={"H": [10**15, 15]}),
     "shapes as text": sealed(shapes="3x15"),

@@ -24,6 +24,7 @@ from dnmf.storage.atomic import (
 )
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import group_json
+from dnmf.storage.lease import require_lease
 from dnmf.storage.metadata import check_format
 from dnmf.storage.paths import is_url
 from dnmf.storage.store import METADATA, ObjectStore
@@ -68,6 +69,7 @@ def finish_sweep(path: str, n_reads: float) -> None:
 
 
 def _write_record(path: str, n_reads: float | None) -> None:
+    require_lease(path)
     store = ObjectStore(path)
     if not is_url(path):
         os.makedirs(path, exist_ok=True)

@@ -1,30 +1,31 @@
 """One fit per model: a lock that ends with its process.
 
-A file beside the model is locked with ``flock`` while a fit runs, and holds who runs it. The kernel
-releases the lock when the process ends, however it ends, so a killed fit blocks nobody and no
-time-out is needed. The file lies beside the model, because a fit may begin by replacing the model.
+On a disk a file beside the model is locked with ``flock`` while a fit runs, and holds who runs it.
+The kernel releases the lock when the process ends, however it ends, so a killed fit blocks nobody
+and no time-out is needed. The file lies beside the model, because a fit may begin by replacing the
+model. At a URL, where nothing ends with a process, a `lease` lies there instead.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dnmf.errors import ClaimError, OutputExistsError, SpaceError
 from dnmf.storage.atomic import refuse_root, translate_disk_full
+from dnmf.storage.lease import describe_owner, leased, this_process
 from dnmf.storage.paths import absolute, is_url, normalize_path
 from dnmf.storage.store import require_parent
 
 
 @contextmanager
 def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Lock a model for the duration of the block; do nothing for a URL or None.
+    """Lock a model for the duration of the block; do nothing for None.
 
     Raises
     ------
@@ -36,8 +37,12 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     target = None if path is None else normalize_path(path)
     if target is not None:
         refuse_root(target)
-    if target is None or is_url(target):
+    if target is None:
         yield
+        return
+    if is_url(target):
+        with _leased(target):
+            yield
         return
     final = Path(absolute(target))
     lock = final.with_name(f".{final.name}.lock")
@@ -58,6 +63,35 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
         os.close(file)
 
 
+@contextmanager
+def _leased(target: str) -> Iterator[None]:
+    """Hold the lease of a URL, or warn where a file system has no such thing."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(leased(target))
+        except (ClaimError, OutputExistsError):
+            raise
+        except OSError as error:
+            if error.errno == errno.ENOTSUP:
+                _warn(target, error)
+                yield
+                return
+            raise OutputExistsError(
+                f"{target} cannot be claimed ({error}): see to the network and to your rights, or "
+                "choose another path"
+            ) from error
+        yield
+
+
+def _warn(target: str, error: Exception) -> None:
+    warnings.warn(
+        f"nothing keeps a second fit from writing to {target} ({error}): see to it that there "
+        "is none",
+        RuntimeWarning,
+        stacklevel=6,
+    )
+
+
 def _acquire(lock: Path, target: str) -> int:
     """Create and lock the file, and return its descriptor."""
     require_parent(target)
@@ -69,7 +103,7 @@ def _acquire(lock: Path, target: str) -> int:
                 _require_lock_file(file, lock)
                 with suppress(OSError):  # on a full disk the lock holds all the same, unnamed
                     os.truncate(file, 0)
-                    os.write(file, json.dumps(_this_process()).encode())
+                    os.write(file, json.dumps(this_process()).encode())
                 return file
         except BaseException:
             os.close(file)
@@ -83,17 +117,13 @@ def _flock(file: int, target: str) -> None:
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        owner = describe_owner(os.pread(file, 4096, 0))
         raise ClaimError(
-            f"{target} is being written by another process, {_describe_owner(file)}: wait for "
-            "it, stop it, or choose another path"
+            f"{target} is being written by another process, {owner}: wait for it, stop it, or "
+            "choose another path"
         ) from None
     except (ImportError, OSError) as error:
-        warnings.warn(
-            f"nothing keeps a second fit from writing to {target} ({error}): see to it that there "
-            "is none",
-            RuntimeWarning,
-            stacklevel=6,
-        )
+        _warn(target, error)
 
 
 def _require_lock_file(file: int, lock: Path) -> None:
@@ -111,16 +141,3 @@ def _is_same_file(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def _this_process() -> dict[str, str | int]:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "process": os.getpid(), "since": now}
-
-
-def _describe_owner(file: int) -> str:
-    try:
-        owner = json.loads(os.pread(file, 4096, 0))
-        return f"process {owner['process']} on {owner['host']} since {owner['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "which has not said who it is"

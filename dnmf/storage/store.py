@@ -41,6 +41,9 @@ _ZARR_NAME = re.compile(
 """Pattern of the keys under which dnmf writes: those of Zarr v3, the plan and the rejects of an
 ingest, and files that are unfinished."""
 
+WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs"})
+"""Protocols of object stores, in which a folder is gone with the last of its objects."""
+
 MAGIC = frozenset("*?[")
 """Characters for which fsspec takes the path of what it is to remove as a pattern."""
 
@@ -148,7 +151,7 @@ class ObjectStore:
         Raises
         ------
         OSError
-            It cannot be written, or the file system has no such write.
+            It cannot be written; the errno is ENOTSUP if the file system has no such write.
         """
         if (root := local_folder(self.path)) is not None:
             is_new = _create_file(Path(root, key), data)
@@ -156,7 +159,7 @@ class ObjectStore:
             is_new = True
             try:
                 with self._requests(key, "written") as (fs, path):
-                    fs.pipe_file(path, data, mode="create")
+                    _create_object(fs, path, data)
             except FileExistsError:
                 is_new = False
         return is_new or self._has(key, data)
@@ -260,9 +263,12 @@ class ObjectStore:
                 with suppress(OSError):
                     os.rmdir(folder)
             return
+        if self.path.partition("://")[0] in WITHOUT_FOLDERS:
+            return
         with self._requests(prefix, "listed") as (fs, path):
-            below, files = fs.find(path, withdirs=True), fs.find(path)
-            for folder in sorted(set(below) - set(files), reverse=True):
+            left = fs.find(path, withdirs=True, detail=True)
+            folders = [name for name, entry in left.items() if entry["type"] == "directory"]
+            for folder in sorted(folders, reverse=True):
                 with suppress(OSError):
                     if not fs.ls(folder, detail=False):  # some remove what is in it, too
                         fs.rmdir(folder)
@@ -393,6 +399,14 @@ def write_file(path: Path, *parts: bytes | memoryview) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _create_object(fs: Any, path: str, data: bytes) -> None:
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except (NotImplementedError, TypeError, ValueError) as error:
+        what = f"it cannot write only where nothing is: {error}"
+        raise OSError(errno.ENOTSUP, what) from error
 
 
 def _create_file(path: Path, data: bytes) -> bool:

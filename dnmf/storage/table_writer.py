@@ -19,6 +19,7 @@ from dnmf._typing import Array
 from dnmf.errors import CorpusError, ParameterError
 from dnmf.storage.atomic import RECORD, clear_place, unfinished
 from dnmf.storage.codecs import compressors
+from dnmf.storage.lease import require_lease
 from dnmf.storage.manifest import MANIFESTS, write_manifest
 from dnmf.storage.metadata import (
     CONSOLIDATED,
@@ -194,6 +195,7 @@ def commit_table(path: str, lines: Sequence[Line], facts: Mapping[str, Any]) -> 
     facts : mapping
         What the record also says, format and version among it.
     """
+    require_lease(path)
     store = ObjectStore(path)
     root = read_metadata(store)
     begun = root["attributes"][RECORD]

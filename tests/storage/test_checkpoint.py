@@ -459,9 +459,9 @@ class TestDamage:
         return fit(corpus, tmp_path / "model", max_iter=2).checkpoint
 
     def state_file(self, path, name="H"):
-        return path / open_checkpoint(path).name / name / "c.0.0"
+        return path / open_checkpoint(path).name / name / ("c.0.0" if name == "H" else "c.0")
 
-    @pytest.mark.parametrize("name", ["H", "Y"])
+    @pytest.mark.parametrize("name", ["H", "state"])
     @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped"])
     def test_in_the_state_is_named(self, path, name, damage):
         file = self.state_file(path, name)
@@ -514,7 +514,7 @@ class TestSave:
     def test_holds_no_pickle(self, digits, tmp_path):
         dnmf.NMF(2, max_iter=1, tol=0).fit(digits).save(tmp_path / "model")
         names = {path.name for path in (tmp_path / "model").rglob("*") if path.is_file()}
-        assert names == {"zarr.json", "c.0.0"}
+        assert names == {"zarr.json", "c.0.0", "c.0"}
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(CheckpointError, match="nothing is there"):
@@ -533,3 +533,18 @@ class TestSave:
             dnmf.load(tmp_path / "model")
         monkeypatch.undo()
         assert fit(corpus, tmp_path / "model").n_iter_ == PASSES
+
+
+def test_plain_zarr_and_xarray_read_components_and_weights(corpus, tmp_path):
+    import xarray as xr
+    import zarr
+
+    path = fit(corpus, tmp_path / "m").checkpoint
+    found = open_checkpoint(path)
+    passes = zarr.open_group(path, mode="r")
+    assert (passes[found.name]["H"][:] == found.state.H).all()
+    W = np.concatenate([found.read_weights(block) for block in range(6)])
+    assert (passes[found.weights_name][:] == W).all()
+    read = xr.open_zarr(path / found.name)
+    assert read.H.dims == ("component", "pixel")
+    assert (read.H.values == found.state.H).all()

@@ -168,11 +168,11 @@ class TestDiskSpace:
         model, expected = tmp_path / "m", fit(corpus, tmp_path / "whole")
         put, key = store.write_file, "pass-000003" if part == "pass" else "weights-000003"
 
-        def full(path, data):
+        def full(path, *parts):
             if key in str(path):
-                put(path, data[:10])  # what there was room for
+                put(path, parts[0][:10])  # what there was room for
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
-            put(path, data)
+            put(path, *parts)
 
         with monkeypatch.context() as patch:
             patch.setattr(store, "write_file", full)

@@ -70,17 +70,19 @@ def cases(witness):
 
 def cases_of_models():
     """Yield a name, and what is done to a copy of a model."""
-    for array in ("pass-*/H", "pass-*/checksums", "weights-*"):
-        for name, change in hostile.METADATA.items():
-            yield f"{array}: {name}", in_each(f"{array}/zarr.json", hostile.edit, change)
+    for name, change in hostile.METADATA.items():
+        yield f"weights-*: {name}", in_each("weights-*/zarr.json", hostile.edit, change)
+        for array in ("H", "state"):
+            inside = hostile.inside(array, change)
+            yield f"{array}: {name}", in_each("pass-*/zarr.json", hostile.edit, inside)
     for name, change in hostile.METADATA.items():
         if "shape" not in name and "chunk" not in name and "codec" not in name:
             yield f"record: {name}", in_each("pass-*/zarr.json", hostile.edit, change)
     for name, change in {**hostile.RECORDS, **hostile.MODEL_RECORDS}.items():
         where = "zarr.json" if name in hostile.RECORDS else "pass-*/zarr.json"
         yield name, in_each(where, hostile.edit, change)
-    chunks = ("pass-*/H/c.0.0", "pass-*/checksums/c.0", "weights-*/c.0.0")
-    for key in ("pass-*/zarr.json", "pass-*/H/zarr.json", "weights-*/zarr.json", *chunks):
+    chunks = ("pass-*/H/c.0.0", "pass-*/state/c.0", "weights-*/c.0.0")
+    for key in ("pass-*/zarr.json", "weights-*/zarr.json", *chunks):
         for name, act in hostile.THINGS.items():
             yield f"{key}: {name}", in_each(key, lambda file, act: act(file), act)
         for name, text in hostile.TEXTS.items():
@@ -204,9 +206,10 @@ def test_a_model_at_a_url_is_held_to_the_same(stores, tmp_path):
     import fsspec
 
     shutil.copytree(stores / "model", tmp_path / "m")
-    in_each("pass-*/H/zarr.json", hostile.edit, hostile.METADATA["codec zstd"])(tmp_path / "m")
+    act = hostile.inside("H", hostile.METADATA["codec zstd"])
+    in_each("pass-*/zarr.json", hostile.edit, act)(tmp_path / "m")
     fsspec.filesystem("memory").put(str(tmp_path / "m"), f"/{tmp_path.name}.model", recursive=True)
-    with pytest.raises(CheckpointError, match=r"H/zarr\.json has codecs .*no other pass is intact"):
+    with pytest.raises(CheckpointError, match=r"of .H., has codecs .*no other pass is intact"):
         open_checkpoint(f"memory://{tmp_path.name}.model")
 
 

@@ -2,9 +2,9 @@
 
 On disk it is a Zarr v3 group:
 
-    attributes             format and version; written once
+    attributes             format and version
     feature-names          (1, n) uint8, the names of pixels as JSON, if X has names; written once
-    pass-000012-1          a committed pass: H, Y, Z and its record, see `commit`
+    pass-000012-1          a committed pass: H, its state and its record, see `commit`
     weights-000012-3f29..  (n, d), one chunk per block of X, written by the tasks of the pass
 
 Every pass is committed, with its weights where they are due. A commit makes new groups and changes
@@ -47,14 +47,14 @@ from dnmf.storage.checkpoint.commit import (
     translate_write_errors,
     write_array,
 )
-from dnmf.storage.checkpoint.schema import STATE, describe_arrays
+from dnmf.storage.checkpoint.schema import OLD_STATE, describe_arrays, pack_state, unpack_state
 from dnmf.storage.checkpoint.spec import NAMES, FitSpec
 from dnmf.storage.checkpoint.weights import (
-    WeightsWriter,
     create_weights_array,
     open_weights_array,
     read_weights,
 )
+from dnmf.storage.lease import require_lease
 from dnmf.storage.lock import locked
 from dnmf.storage.paths import absolute, for_zarr, is_url, normalize_path
 from dnmf.storage.store import METADATA, ObjectStore
@@ -90,6 +90,8 @@ class Checkpoint:
         crc32c of each block of these weights; empty if there are none.
     keep_passes : int
         Number of newest passes to keep, beside the newest that has weights.
+    version : int
+        Version of the format that the model says it has.
     """
 
     path: str
@@ -101,8 +103,10 @@ class Checkpoint:
     weights_pass: int = 0
     checksums: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     keep_passes: int = KEEP
+    version: int = VERSION
     _new_weights: str | None = None
-    _passes: dict[str, str | None] | None = None
+    _passes: dict[str, str | None] = field(default_factory=dict)
+    _names: set[str] | None = None
 
     @property
     def has_weights(self) -> bool:
@@ -112,10 +116,13 @@ class Checkpoint:
     def weight_sink(self) -> WeightSink:
         """Create the array for the weights of the next pass, and return what writes to it."""
         n_iter = self.state.n_iter + 1
-        store = ObjectStore(self.path)
+        store = ObjectStore(absolute(self.path))  # workers have folders of their own
         with translate_write_errors(self.path, f"pass {n_iter}"):
-            self._new_weights = create_weights_array(store, n_iter, *self._weights_layout)
-        return WeightsWriter(f"{absolute(self.path)}/{self._new_weights}")
+            require_lease(store.path)
+            names = self._known_names()
+            self._new_weights, writer = create_weights_array(store, n_iter, *self._weights_layout)
+            names.add(self._new_weights)
+        return writer
 
     def keep(self, state: State, written: Written | None) -> None:
         """Commit a pass.
@@ -152,29 +159,42 @@ class Checkpoint:
 
     def _commit(self, state: State, stop_reason: str | None) -> None:
         self.state, self.stop_reason = state, stop_reason
-        arrays = {name: getattr(state, name) for name in STATE}
-        if self.weights_name is not None:
-            arrays["checksums"] = self.checksums
+        checksums = self.checksums if self.weights_name is not None else self.checksums[:0]
+        arrays = {"H": state.H, "state": pack_state(state.Y, state.Z, checksums)}
         store = ObjectStore(self.path)
         with translate_write_errors(self.path, f"pass {state.n_iter}"):
-            passes = self._known_passes(store)
-            name = new_pass_name(store, state.n_iter)
+            require_lease(store.path)
+            names = self._known_names()
+            self._become_newest_version(store)
+            name = new_pass_name(names, state.n_iter)
+            names.add(name)
             try:
                 commit(store, name, arrays, self._record(arrays), self.weights_name)
             except BaseException:
+                self._names = None
                 with suppress(OSError):
+                    require_lease(store.path)  # or it may be another's by now
                     store.delete_dir(name)
                 raise
             self.name = name
-            self._prune(store, {**passes, name: self.weights_name})
+            self._prune(store, {**self._passes, name: self.weights_name}, names)
 
-    def _known_passes(self, store: ObjectStore) -> dict[str, str | None]:
-        """Return the weights of each committed pass, from memory once they have been read."""
-        return read_weights_names(store) if self._passes is None else self._passes
+    def _known_names(self) -> set[str]:
+        """Return what lies in the model, from memory once it has been listed."""
+        if self._names is None:
+            self.resume()
+        assert self._names is not None
+        return self._names
 
-    def _prune(self, store: ObjectStore, passes: dict[str, str | None]) -> None:
-        self._passes = passes  # so that it is right even if a removal fails
-        self._passes = prune(store, passes, self.keep_passes)
+    def _become_newest_version(self, store: ObjectStore) -> None:
+        """Say that the model has the newest version, before it gets a pass of that version."""
+        if self.version != VERSION:
+            store.set(METADATA, group_json({"format": FORMAT, "version": VERSION}))
+            self.version = VERSION
+
+    def _prune(self, store: ObjectStore, passes: dict[str, str | None], names: set[str]) -> None:
+        self._passes, self._names = passes, names  # so that they are right even if a removal fails
+        self._passes = prune(store, passes, names, self.keep_passes)
 
     def _record(self, arrays: dict[str, Array]) -> dict[str, Any]:
         state = self.state
@@ -200,18 +220,20 @@ class Checkpoint:
         """Prepare for more passes: remove later ones, newest first, and remains of killed fits."""
         store = ObjectStore(self.path)
         with translate_write_errors(self.path, "what a fit goes on from"):
-            passes = read_weights_names(store)
-            names = list(passes)
-            for name in reversed(names[names.index(self.name) + 1 :]):
+            require_lease(store.path)
+            passes, names = read_weights_names(store), {*store.list_dir()}
+            committed = list(passes)
+            for name in reversed(committed[committed.index(self.name) + 1 :]):
                 store.delete_dir(name)
                 del passes[name]
-            self._prune(store, passes)
+            self._prune(store, passes, names)
 
     def discard_uncommitted(self) -> None:
         """Remove what a failed fit has written and not committed, if the disk allows it."""
         store = ObjectStore(self.path)
         with suppress(OSError):
-            self._prune(store, self._known_passes(store))
+            require_lease(store.path)
+            self._prune(store, self._passes, {*store.list_dir()})
 
     @property
     def weights(self) -> zarr.Array[Any] | None:
@@ -292,7 +314,7 @@ def _write_model(
             ObjectStore(path).set(METADATA, group_json(unfinished(FORMAT)))
         if spec.feature_names is not None:
             write_array(ObjectStore(path), NAMES, spec.encode_names())
-        checkpoint = Checkpoint(path, spec, state, _passes={})
+        checkpoint = Checkpoint(path, spec, state, _names=set())
         checkpoint._commit(state, stop_reason)
         ObjectStore(path).set(METADATA, group_json({"format": FORMAT, "version": VERSION}))
     return checkpoint
@@ -327,7 +349,7 @@ def open_checkpoint(
 
 
 def _open_pass(location: str, resume_from: int | None) -> Checkpoint:
-    require_model(location)
+    version = require_model(location)
     store = ObjectStore(location)
     names = list_committed(store)
     candidates = [name for name in names if resume_from in (None, pass_number(name))]
@@ -339,7 +361,7 @@ def _open_pass(location: str, resume_from: int | None) -> Checkpoint:
             "with --force"
         )
     try:
-        return _read_pass(store, candidates[-1])
+        return replace(_read_pass(store, candidates[-1]), version=version)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_advise(store, names)}") from error
 
@@ -358,7 +380,7 @@ def _advise(store: ObjectStore, names: list[str]) -> str:
 
 
 def _read_pass(store: ObjectStore, name: str) -> Checkpoint:
-    record = read_record(store, name)
+    record, nodes = read_record(store, name)
     arrays = {
         key: read_array(
             store,
@@ -366,15 +388,22 @@ def _read_pass(store: ObjectStore, name: str) -> Checkpoint:
             tuple(record["shapes"][key]),
             "int64" if key == "checksums" else "float64",
             checksum,
+            nodes.get(key),
         )
         for key, checksum in record["crc32c"].items()
     }
     none = np.zeros(0, np.int64)
-    checksums, weights = arrays.pop("checksums", none), record["weights"]
+    H, weights = arrays["H"], record["weights"]
+    if "state" in arrays:
+        Y, Z, checksums = unpack_state(H, arrays["state"])
+    else:
+        Y, Z, checksums = arrays["Y"], arrays["Z"], arrays.get("checksums", none)
     if weights is not None and not store.list_dir(weights):
         checksums, weights = none, None  # removed by the user; a fit writes them again
     state = State(
-        **arrays,
+        H,
+        Y,
+        Z,
         beta=record["beta"],
         beta_max=record["beta_max"],
         losses=tuple(record["losses"]),
@@ -394,6 +423,14 @@ def _read_pass(store: ObjectStore, name: str) -> Checkpoint:
         weights,
         record["weights_pass"],
         checksums,
+    )
+
+
+def _is_whole(store: ObjectStore, name: str) -> bool:
+    """Check whether a pass has all of its arrays, as far as that can be seen without its record."""
+    old = (f"{name}/{key}" for key in OLD_STATE)
+    return all(store.list_dir(f"{name}/{key}") for key in ("H", "state")) or all(
+        METADATA in store.list_dir(key) for key in old
     )
 
 
@@ -422,7 +459,7 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Iterator[str]:
         yield f"{location}: no pass is there"
     passes = list_passes(store)
     for name in passes[passes.index(names[-1]) + 1 :] if names else passes:
-        if all(METADATA in store.list_dir(f"{name}/{key}") for key in STATE):
+        if _is_whole(store, name):
             yield f"{location}: {name} is whole and {NO_RECORD}"
     checked: set[str] = set()
     for name in names:

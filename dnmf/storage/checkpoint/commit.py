@@ -2,11 +2,13 @@
 
 Each pass is a Zarr group of its own:
 
-    pass-000012-1/   H, Y, Z       (d, p) float64
-                     checksums     (blocks,) int64, crc32c of the weights that belong to H
+    pass-000012-1/   H             (d, p) float64
+                     state         float64, all other numbers, one after the other: see `pack_state`
                      attributes    the record, JSON, with a checksum of its own
 
-``pass-000012-2`` is the same pass, committed again with the reason why no other followed.
+``pass-000012-2`` is the same pass, committed again with the reason why no other followed. The
+metadata of both arrays are in those of the group alone, so that a pass takes few requests where it
+is behind a URL. Passes of version 4 have arrays H, Y, Z and checksums, each with its own metadata.
 
 Nothing that is in use is ever overwritten. A pass is committed when its ``zarr.json``, which holds
 the record, is there: it is written in one step, after everything else has been fsynced, and it is
@@ -18,9 +20,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import CheckpointError, SpaceError
@@ -28,18 +32,22 @@ from dnmf.storage.atomic import RECORD, is_absent, translate_disk_full
 from dnmf.storage.atomic import read_record as read_root_record
 from dnmf.storage.checkpoint.schema import WEIGHTS, check_record
 from dnmf.storage.checkpoint.spec import NAMES, FitSpec
-from dnmf.storage.metadata import brief, check_format, read_metadata, with_checksum
+from dnmf.storage.codecs import compressors, default_codec
+from dnmf.storage.lease import require_lease
+from dnmf.storage.metadata import CONSOLIDATED, brief, check_format, read_metadata, with_checksum
 from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c, disk_error
-from dnmf.storage.verified_array import open_array
+from dnmf.storage.verified_array import VerifiedArray, array_of, open_array
 
 FORMAT = "dnmf-model"
-VERSION = 4
+VERSION = 5
+OLDEST = 4
+"""The oldest version of models that are read; those that go on become of the newest."""
 
 FLAT: dict[str, Any] = {"name": "default", "separator": "."}
 """Encoding of chunk keys that puts all chunks into one folder, so that one fsync covers them."""
 
 CHUNK_BYTES = 2**26
-"""Largest chunk of H, Y and Z: few files, and far below the 2 GiB that Blosc can compress."""
+"""Largest chunk of a state, if a row is no longer: few files, far below the 2 GiB of Blosc."""
 
 KEEP = 2
 """Number of passes that are kept by default: the second is for when storage damages the newest."""
@@ -73,8 +81,8 @@ def translate_write_errors(path: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def require_model(location: str) -> None:
-    """Raise CheckpointError unless there is a model of a format that this dnmf reads."""
+def require_model(location: str) -> int:
+    """Return the version of a model; raise CheckpointError unless this dnmf reads it."""
     try:
         record = read_root_record(location, error=CheckpointError)
     except CheckpointError as error:
@@ -91,15 +99,17 @@ def require_model(location: str) -> None:
             what = "its zarr.json is damaged or lost; that of any other model will do"
         return f"is not a dnmf model: {what}; make one with `dnmf fit CORPUS NEW.model -k 16`"
 
-    check_format(
+    found = check_format(
         record,
         location,
         FORMAT,
         VERSION,
+        oldest=OLDEST,
         error=CheckpointError,
         missing=missing,
         outdated="fit again with --force",
     )
+    return int(found["version"])
 
 
 def pass_number(name: str) -> int:
@@ -122,9 +132,9 @@ def list_committed(store: ObjectStore) -> list[str]:
     return [name for name in list_passes(store) if METADATA in store.list_dir(name)]
 
 
-def new_pass_name(store: ObjectStore, n_iter: int) -> str:
-    """Return a name for a pass that no other has."""
-    taken = [count for n, count in map(_order, list_passes(store)) if n == n_iter]
+def new_pass_name(names: Collection[str], n_iter: int) -> str:
+    """Return a name for a pass that none of those in a model has."""
+    taken = [count for n, count in map(_order, names) if n == n_iter]
     return f"pass-{n_iter:06d}-{max(taken, default=0) + 1}"
 
 
@@ -148,50 +158,86 @@ def commit(
     weights : str, optional
         Name of the weights that belong to the pass, whose chunks are already fsynced.
     """
-    for key, array in arrays.items():
-        write_array(store, f"{name}/{key}", array)
+    nodes = {key: _write_chunks(store, f"{name}/{key}", array) for key, array in arrays.items()}
     store.fsync_dir(name)
     if weights is not None:
         store.fsync_dir(weights)
     store.fsync_dir()  # the names of the pass and of its weights
-    store.set(f"{name}/{METADATA}", group_json(with_checksum(record)))
+    require_lease(store.path)
+    store.set(f"{name}/{METADATA}", group_json(with_checksum(record), nodes))
     store.fsync_dir(name)
 
 
 def write_array(store: ObjectStore, key: str, array: Array) -> None:
-    """Write a small array, fsynced."""
-    for part, data in _encode_array(array).items():
-        store.set(f"{key}/{part}", data)
+    """Write a small array with its metadata, fsynced."""
+    node = _write_chunks(store, key, array)
+    store.set(f"{key}/{METADATA}", json.dumps(node).encode())
     store.fsync_dir(key)
 
 
-def group_json(record: dict[str, Any]) -> bytes:
-    """Return the ``zarr.json`` of a Zarr group whose attributes hold a record."""
+def _write_chunks(store: ObjectStore, key: str, array: Array) -> dict[str, Any]:
+    """Write the chunks of an array, fsynced, and return its metadata."""
+    row = array.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+    chunks = (min(max(1, CHUNK_BYTES // row), len(array)), *array.shape[1:])
+    dims = ("component", "pixel")[: array.ndim] if array.ndim == 2 else ("number",)
+    new, node = new_array(
+        store, key, array.shape, chunks, array.dtype.name, default_codec(array.itemsize), dims
+    )
+    for index in range(new.n_blocks):
+        start, stop = new.block_range(index)
+        new.write_block(index, array[start:stop])
+    store.fsync_dir(key)
+    return node
+
+
+def new_array(
+    store: ObjectStore,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: str,
+    codec: str,
+    dims: tuple[str, ...],
+) -> tuple[VerifiedArray, dict[str, Any]]:
+    """Return an array that is to be written, and its metadata; nothing is written yet.
+
+    Parameters
+    ----------
+    store, name, shape, chunks, dtype, codec
+        As in `VerifiedArray`.
+    dims : tuple of str
+        Names of the axes.
+    """
     import zarr
     from zarr.storage import MemoryStore
 
     objects: dict[str, Any] = {}
-    zarr.create_group(MemoryStore(objects), attributes={RECORD: record}, zarr_format=3)
-    return bytes(objects[METADATA].to_bytes())
-
-
-def _encode_array(array: Array) -> dict[str, bytes]:
-    """Return the objects of a Zarr array, by their keys."""
-    import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
-    from zarr.storage import MemoryStore
-
-    objects: dict[str, Any] = {}
-    columns = max(1, CHUNK_BYTES // (array.itemsize * len(array)))
     zarr.create_array(
         MemoryStore(objects),
-        data=array,
-        chunks=(*array.shape[:-1], min(columns, array.shape[-1])),
-        compressors=[BloscCodec(), Crc32cCodec()],
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value=np.nan if dtype.startswith("float") else 0,  # a lost chunk must not read as 0
+        compressors=compressors(codec),
         chunk_key_encoding=FLAT,
-        config={"write_empty_chunks": True},
+        dimension_names=dims,
     )
-    return {key: value.to_bytes() for key, value in objects.items()}
+    names = ("bytes", "blosc", "crc32c")
+    separator = FLAT["separator"]
+    new = VerifiedArray(store, name, "", shape, chunks, np.dtype(dtype), names, codec, separator)
+    return new, json.loads(objects[METADATA].to_bytes())
+
+
+def group_json(record: dict[str, Any], nodes: Mapping[str, Any] | None = None) -> bytes:
+    """Return the ``zarr.json`` of a group: a record, and the metadata of arrays in it, by name."""
+    group: dict[str, Any] = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {RECORD: record},
+    }
+    if nodes is not None:
+        group["consolidated_metadata"] = {**CONSOLIDATED, "metadata": nodes}
+    return json.dumps(group).encode()
 
 
 def read_weights_names(store: ObjectStore) -> dict[str, str | None]:
@@ -205,13 +251,15 @@ def read_weights_names(store: ObjectStore) -> dict[str, str | None]:
     names: dict[str, str | None] = {}
     for name in list_committed(store):
         try:
-            names[name] = read_record(store, name)["weights"]
+            names[name] = read_record(store, name)[0]["weights"]
         except CheckpointError:
             names[name] = UNKNOWN
     return names
 
 
-def prune(store: ObjectStore, passes: Mapping[str, str | None], keep: int) -> dict[str, str | None]:
+def prune(
+    store: ObjectStore, passes: Mapping[str, str | None], names: set[str], keep: int
+) -> dict[str, str | None]:
     """Remove all but the newest passes, the newest pass with weights, and their weights.
 
     The loss of successive passes never rises, so the newest is also the best. The newest with
@@ -221,8 +269,10 @@ def prune(store: ObjectStore, passes: Mapping[str, str | None], keep: int) -> di
     ----------
     store : ObjectStore
     passes : mapping of str to str or None
-        Name of the weights by name of the pass, for the committed passes, oldest first. Any other
-        pass in the store was not committed, and is removed.
+        Name of the weights by name of the pass, for the committed passes, oldest first.
+    names : set of str
+        What lies in the model. Passes among it that were not committed are removed. Changed in
+        place: what is removed goes.
     keep : int
         Number of newest passes to keep, intact or damaged.
 
@@ -235,18 +285,17 @@ def prune(store: ObjectStore, passes: Mapping[str, str | None], keep: int) -> di
     with_weights = [name for name, weights in passes.items() if weights is not None]
     newest = {*list(last.values())[-keep:], *with_weights[-1:]}
     kept = {name: weights for name, weights in passes.items() if name in newest}
-    for name in list_passes(store):
-        if name not in kept:
-            store.delete_dir(name)
-    if UNKNOWN not in kept.values():
-        for name in sorted(filter(WEIGHTS.fullmatch, store.list_dir())):
-            if name not in kept.values():
-                store.delete_dir(name)
+    old = sorted({*filter(_NAME.fullmatch, names)} - kept.keys(), key=_order)
+    if UNKNOWN not in kept.values():  # weights after the passes that may need them
+        old += sorted({*filter(WEIGHTS.fullmatch, names)} - {*kept.values()})
+    for name in old:
+        store.delete_dir(name)
+        names.discard(name)
     return kept
 
 
-def read_record(store: ObjectStore, name: str) -> dict[str, Any]:
-    """Read the record of a committed pass.
+def read_record(store: ObjectStore, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the record of a committed pass, and the metadata of its arrays, by their names.
 
     Raises
     ------
@@ -256,8 +305,8 @@ def read_record(store: ObjectStore, name: str) -> dict[str, Any]:
         The disk could not read it.
     """
     try:
-        attributes = read_metadata(store, name).get("attributes", {})
-        return check_record(attributes.get(RECORD))
+        metadata = read_metadata(store, name)
+        return check_record(metadata.get("attributes", {}).get(RECORD)), metadata.get("arrays", {})
     except FileNotFoundError:
         what = "is missing"
     except InvalidObjectError as error:
@@ -290,9 +339,23 @@ def read_spec(store: ObjectStore, fit: dict[str, Any]) -> FitSpec:
 
 
 def read_array(
-    store: ObjectStore, key: str, shape: tuple[int, ...], dtype: str, checksum: int
+    store: ObjectStore,
+    key: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    checksum: int,
+    node: Mapping[str, Any] | None = None,
 ) -> Array:
     """Read an array of a pass and check it.
+
+    Parameters
+    ----------
+    store, key, shape, dtype
+        As in `VerifiedArray`.
+    checksum : int
+        crc32c of all its numbers.
+    node : mapping, optional
+        Its checked metadata; read if they are not given.
 
     Raises
     ------
@@ -302,7 +365,10 @@ def read_array(
         The disk could not read it.
     """
     try:
-        stored = open_array(store, key, "", ndim=len(shape), separator=FLAT["separator"])
+        if node is None:
+            stored = open_array(store, key, "", ndim=len(shape), separator=FLAT["separator"])
+        else:
+            stored = array_of(store, key, "", node)
         if (stored.shape, stored.dtype.name) != (shape, dtype):
             raise InvalidObjectError(
                 f"is {brief(stored.shape)} {stored.dtype}, not {shape} {dtype}"

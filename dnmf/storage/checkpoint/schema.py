@@ -11,13 +11,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from dnmf._typing import Array
 from dnmf.storage.checkpoint.spec import NAMES, PARAMETERS, SETTINGS
 from dnmf.storage.metadata import brief, is_checksum, is_count, is_shape, record_checksum
 from dnmf.storage.store import InvalidObjectError, crc32c
 
-STATE = ("H", "Y", "Z")
-"""Names of the arrays of a state, as attributes of `State` and in the store."""
+OLD_STATE = ("H", "Y", "Z")
+"""Names of the arrays of a state in passes of version 4; with weights also ``checksums``."""
 
 WEIGHTS = re.compile(r"weights-\d{6,}-[0-9a-f]{8}")
 """Pattern of the names of weights: a record can name nothing else in the store."""
@@ -48,7 +50,7 @@ def check_record(record: Any) -> dict[str, Any]:
     _check_fit(fit)
     if len(record["energies"]) not in (0, fit["n_components"]):
         raise InvalidObjectError(f"has a record with {len(record['energies'])} energies")
-    if record["shapes"] != _shapes(fit, with_weights=record["weights"] is not None):
+    if record["shapes"] not in _possible_shapes(fit, with_weights=record["weights"] is not None):
         raise InvalidObjectError(f"has a record with arrays of {brief(record['shapes'])}")
     if record["crc32c"].keys() != record["shapes"].keys():
         raise InvalidObjectError("has a record without a checksum of each array")
@@ -72,12 +74,27 @@ def _check_fit(fit: dict[str, Any]) -> None:
         raise InvalidObjectError(f"has a record with images of {brief(X['image_shape'])}")
 
 
-def _shapes(fit: Mapping[str, Any], *, with_weights: bool) -> dict[str, list[int]]:
-    n, p = fit["X"]["shape"]
-    shapes = {name: [fit["n_components"], p] for name in STATE}
-    if with_weights:
-        shapes["checksums"] = [-(-n // fit["X"]["block_rows"])]
-    return shapes
+def _possible_shapes(fit: Mapping[str, Any], *, with_weights: bool) -> list[dict[str, list[int]]]:
+    """Return the shapes that the arrays of a pass may have, in each version."""
+    (n, p), d = fit["X"]["shape"], fit["n_components"]
+    blocks = -(-n // fit["X"]["block_rows"]) * with_weights
+    old = {name: [d, p] for name in OLD_STATE} | ({"checksums": [blocks]} if with_weights else {})
+    return [{"H": [d, p], "state": [2 * d * p + blocks]}, old]
+
+
+def pack_state(Y: Array, Z: Array, checksums: Array) -> Array:
+    """Return Y, Z and the checksums of weights as one array of shape (2 d p + blocks,), float64.
+
+    A crc32c has 32 bits, and float64 holds integers of 53 exactly.
+    """
+    return np.concatenate([Y.ravel(), Z.ravel(), checksums.astype(np.float64)])
+
+
+def unpack_state(H: Array, state: Array) -> tuple[Array, Array, Array]:
+    """Return Y, Z and the checksums of weights, given what `pack_state` returned and H."""
+    # Copies: bits depend on where in memory an array begins.
+    Y, Z = (state[i * H.size : (i + 1) * H.size].reshape(H.shape).copy() for i in (0, 1))
+    return Y, Z, state[2 * H.size :].astype(np.int64)
 
 
 def _is_number(value: Any) -> bool:

@@ -7,61 +7,47 @@ found when it is read.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Any
 from uuid import uuid4
-
-import numpy as np
 
 from dnmf._typing import Array
 from dnmf.errors import BlockError, CheckpointError
-from dnmf.storage.checkpoint.commit import FLAT, translate_write_errors
-from dnmf.storage.codecs import WEIGHTS_CODEC, compressors
-from dnmf.storage.metadata import METADATA_BYTES
-from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore, crc32c
+from dnmf.storage.checkpoint.commit import FLAT, new_array, translate_write_errors
+from dnmf.storage.codecs import WEIGHTS_CODEC
+from dnmf.storage.store import METADATA, InvalidObjectError, ObjectStore
 from dnmf.storage.verified_array import VerifiedArray, open_array
 
 
 def create_weights_array(
     store: ObjectStore, n_iter: int, shape: tuple[int, int], block_rows: int, dtype: str
-) -> str:
-    """Create the empty array for the weights of a pass, and return its name.
+) -> tuple[str, WeightsWriter]:
+    """Create the empty array for the weights of a pass; return its name, and what writes to it.
 
     The name is unique: a task of a fit that was killed may still be running somewhere, and must not
     write into weights that another fit uses.
     """
-    import zarr
-    from zarr.storage import MemoryStore
-
     name = f"weights-{n_iter:06d}-{uuid4().hex[:8]}"
-    objects: dict[str, Any] = {}
-    zarr.create_array(
-        MemoryStore(objects),
-        shape=shape,
-        chunks=(min(block_rows, shape[0]), shape[1]),
-        dtype=dtype,
-        fill_value=np.nan,  # a lost chunk must not read as weights of zero
-        compressors=compressors(WEIGHTS_CODEC),
-        chunk_key_encoding=FLAT,
-    )
-    store.set(f"{name}/{METADATA}", objects[METADATA].to_bytes())
-    return name
+    chunks = (min(block_rows, shape[0]), shape[1])
+    dims = ("image", "component")
+    new, node = new_array(store, name, shape, chunks, dtype, WEIGHTS_CODEC, dims)
+    store.set(f"{name}/{METADATA}", json.dumps(node).encode())
+    return name, WeightsWriter(new)
 
 
 @dataclass(frozen=True)
 class WeightsWriter:
-    """Function that writes rows of weights inside a task; it opens the array where the task runs.
+    """Function that writes a block of weights inside a task, which need not read anything for it.
 
     Attributes
     ----------
-    path : str
-        Path of the array.
+    array : VerifiedArray
     """
 
-    path: str
+    array: VerifiedArray
 
     def __call__(self, rows: Array, start: int) -> int:
-        """Write whole chunks, fsynced, and return their checksum; safe to repeat.
+        """Write a block, fsynced, and return its checksum; safe to repeat.
 
         Parameters
         ----------
@@ -70,28 +56,8 @@ class WeightsWriter:
             Number of the first row.
         """
         images = f"{start} to {start + len(rows) - 1}"
-        with translate_write_errors(self.path, f"the weights of images {images}"):
-            self._write(rows, start)
-        return crc32c(rows)
-
-    def _write(self, rows: Array, start: int) -> None:
-        import zarr
-        from zarr.buffer import cpu
-        from zarr.storage import MemoryStore
-
-        # Zarr encodes the chunks in memory: its own local store would not fsync them.
-        store = ObjectStore(self.path)
-        try:
-            metadata = store.get(METADATA, METADATA_BYTES)
-        except InvalidObjectError as error:
-            raise CheckpointError(f"{self.path}: {METADATA} {error}") from error
-        objects: dict[str, Any] = {METADATA: cpu.Buffer.from_bytes(metadata)}
-        memory = MemoryStore(objects)
-        array = zarr.open_array(memory, mode="r+", config={"write_empty_chunks": True})
-        array[start : start + len(rows)] = rows
-        for key, value in objects.items():
-            if key != METADATA:
-                store.set(key, memoryview(value.as_numpy_array()))
+        with translate_write_errors(self.array.store.path, f"the weights of images {images}"):
+            return self.array.write_block(start // self.array.chunks[0], rows)[1]
 
 
 def open_weights_array(
