@@ -387,6 +387,8 @@ def test_the_locked_libraries_are_those_that_dnmf_needs():
     assert len(re.findall(r"^[\w.-]+==.* \\\n    --hash=sha256:", LOCK, re.M)) == len(pinned)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    (extra,) = re.findall(r"--extra (\w+)", LOCK)
+    needed += project["project"]["optional-dependencies"][extra]
     for line in needed:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pinned[requirement.name]), line
