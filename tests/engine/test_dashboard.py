@@ -57,6 +57,7 @@ def test_names_are_the_same_in_all_passes(client, fit):
 
 @pytest.mark.slow
 def test_a_performance_report_has_these_names(client, fit, tmp_path):
+    pytest.importorskip("bokeh")
     from distributed import performance_report
 
     with performance_report(filename=tmp_path / "report.html"):

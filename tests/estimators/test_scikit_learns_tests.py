@@ -39,6 +39,8 @@ CANNOT_HOLD = {
     "components_ is that H: with max_iter=1 it is the H given",
     "test_nmf_multiplicative_update_sparse": "W is solved to a tolerance, by another method for "
     "betas that have a name, so that 1 and 1 - 1e-5 differ by more than 1e-4",
+    "test_NMF_inverse_transform_Xt_deprecation": "Xt, the name of X before scikit-learn 1.7, is "
+    "not taken",
 }
 """Reason for each test that does not hold, by its name with or without its parameters."""
 

@@ -123,7 +123,7 @@ REFUSED = {
     ),
     "grey with another channel": (
         lambda p: tiff(p / "a.tif", np.ones((HIGH, WIDE, 2), "u1"), t262=1, t338=0),
-        "TIFF of 2 channels, of which Pillow keeps 1",
+        "TIFF of 2 channels, of which Pillow keeps 1|not one of TIFF that Pillow reads",
     ),
     "an ImageJ stack": (
         lambda p: tiff(p / "a.tif", DEEP, t270=b"ImageJ=1.53t\nimages=7\nframes=7\n\0"),
