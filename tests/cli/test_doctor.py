@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -55,7 +56,8 @@ def test_this_machine(corpus, place):
     assert "read at" in found["corpus"]["found"]
     assert "written at" in found["output"]["found"]
     assert "a task takes" in found["memory"]["found"]
-    assert found["ports"]["found"] == "this process listens nowhere"
+    # The scheduler of the tests' own cluster may be in this process.
+    assert re.search("listens nowhere|all on the loopback interface", found["ports"]["found"])
 
 
 def test_a_line_for_each_check(place):
