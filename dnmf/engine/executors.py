@@ -117,6 +117,7 @@ def each_block(
         from dask.utils import funcname
 
         from dnmf.engine.shared_options import options_on_workers
+        from dnmf.engine.versions import require_same_versions
 
         options = options_on_workers(client)
         wait_for_workers(client)
@@ -132,7 +133,10 @@ def each_block(
                     running[pool.submit(function, shared, number)] = number
                 if not running:
                     return
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                finished = wait(running, return_when=FIRST_COMPLETED).done
+                if client is not None:
+                    require_same_versions(client)  # workers may have come meanwhile
+                for done in finished:
                     yield running.pop(done), done.result()
         finally:
             wait(running)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from contextlib import contextmanager
 
 import dask.array as da
 import numpy as np
 import pytest
+from distributed import Client
 from processes import fit_command, scheduler, started, worker
 
 import dnmf
 from dnmf.engine.ask import own_versions
 from dnmf.engine.client import cluster
+from dnmf.engine.executors import each_block
 from dnmf.errors import ClusterError
 
 IMAGES = np.random.default_rng(0).random((240, 30), dtype="f4")
@@ -133,3 +136,19 @@ def test_no_dnmf(corpus, tmp_path, without_dnmf, where):
     (line,) = [line for line in fit.lines if line.startswith("Error: ")]
     who = "the Dask scheduler" if where == "scheduler" else r"tcp://\S+"
     assert re.match(rf"Error: dnmf is \S+ here and missing on {who}: install the same", line)
+
+
+@pytest.mark.slow
+def test_no_dnmf_on_a_worker_that_comes_during_an_ingest(tmp_path, without_dnmf):
+    with (
+        scheduler(tmp_path) as (_, address),
+        worker(address, "--no-nanny"),
+        Client(address),
+    ):
+        calls = each_block(lambda seconds, number: time.sleep(seconds), 0.1, 3000)
+        next(calls)
+        with (
+            worker(address, "--no-nanny", *without_dnmf),
+            pytest.raises(ClusterError, match=r"dnmf is \S+ here and missing on tcp://"),
+        ):
+            list(calls)
