@@ -30,7 +30,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from uuid import uuid4
@@ -337,12 +337,15 @@ def bucket_of(proxy: Proxy) -> Iterator[S3]:
 
 
 @contextmanager
-def running(*, forget: bool = True) -> Iterator[S3]:
+def running() -> Iterator[S3]:
     """Start everything, for a script; `conftest.py` has the fixtures for tests."""
     with s3_proxy() as proxy, bucket_of(proxy) as s3:
         yield s3
-    if forget:
-        with suppress(ImportError):
-            import s3fs
+    forget_file_systems()
 
-            s3fs.S3FileSystem.clear_instance_cache()
+
+def forget_file_systems() -> None:
+    """Forget the file systems of s3fs, which keep the endpoint that they were made with."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()

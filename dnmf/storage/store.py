@@ -8,9 +8,11 @@ files that lie inside the store. What was written to a folder with `ObjectStore.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ from dnmf._typing import Array
 from dnmf.errors import AccessError, OutputExistsError
 from dnmf.storage.memory import take_bytes
 from dnmf.storage.paths import is_url, normalize_path
+
+SLOW_SECONDS = 15.0
+"""Seconds that a request may take before the log says so: file systems repeat those that fail."""
 
 METADATA = "zarr.json"
 """Name of the object that holds the metadata of a Zarr v3 node."""
@@ -46,6 +51,9 @@ WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs"})
 
 MAGIC = frozenset("*?[")
 """Characters for which fsspec takes the path of what it is to remove as a pattern."""
+
+
+log = logging.getLogger("dnmf")
 
 
 class InvalidObjectError(Exception):
@@ -296,8 +304,17 @@ class ObjectStore:
         """Yield the file system behind the URL and a path in it; an error says what was asked."""
         fs, path = self._locate(key)
         fs.invalidate_cache(path)  # other processes write, too
-        with readable_errors(f"{self.path}{f'/{key}' * bool(key)} cannot be {done}: "):
+        what, began = f"{self.path}{f'/{key}' * bool(key)}", time.monotonic()
+        with readable_errors(f"{what} cannot be {done}: "):
             yield fs, path
+        if (seconds := time.monotonic() - began) > SLOW_SECONDS:
+            log.info(
+                "%s was %s after %.0f s: the store answers slowly, or requests fail and are sent "
+                "again",
+                what,
+                done,
+                seconds,
+            )
 
     def _require_bucket(self) -> None:
         """Raise AccessError unless there is the bucket of a place where nothing was found."""

