@@ -90,7 +90,19 @@ def test_every_benchmark_says_what_it_does(script, monkeypatch, capsys):
 
 def test_every_example_has_a_test():
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"choose_rank.py", "mnist_tutorial.py"}
+    assert names == {"choose_rank.py", "jobqueue.py", "mnist_tutorial.py"}
+
+
+@pytest.mark.slow
+def test_the_jobs_of_jobqueue_are_workers_that_end_by_themselves():
+    pytest.importorskip("dask_jobqueue")
+    example = runpy.run_path(str(ROOT / "examples/jobqueue.py"))
+    with example["workers_as_jobs"]("night", "lo") as cluster:
+        script = cluster.job_script()
+    for line in ("#SBATCH -p night", "#SBATCH --mem=4G", "#SBATCH -t 04:00:00"):
+        assert line in script
+    assert "--lifetime 235m --lifetime-stagger 4m" in script
+    assert "export OMP_NUM_THREADS=1" in script
 
 
 @pytest.mark.slow

@@ -5,33 +5,25 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
-from conftest import read_digits
 from processes import (
-    PATIENCE,
     committed,
     fit_command,
-    kill_tree,
     same,
     started,
-    wait_until,
     whole,
     workers_of,
 )
 
 import dnmf
-from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal, StopRequest
+from dnmf.cli.signals import EXIT_STATUS, ONE_REQUEST, StoppedBySignal, StopRequest
 from dnmf.model_selection.sweep_store import list_models
 
 pytestmark = pytest.mark.slow
-
-SCRIPT = Path(__file__).parents[2] / "deploy/slurm/fit.sbatch"
 
 
 def passes_in(log):
@@ -100,22 +92,31 @@ def test_a_pass_that_does_not_end_is_abandoned_after_the_grace_period(corpus, tm
     assert committed(model) == passes_in(fit.log)[-1]
 
 
-def test_a_second_signal_abandons_the_pass_at_once(tmp_path):
-    images = read_digits(10_000)
-    np.save(tmp_path / "x.npy", images)
-    corpus = dnmf.ingest(tmp_path / "x.npy", tmp_path / "c.zarr", block_rows=200)
+def test_a_second_signal_abandons_the_pass_at_once(corpus, tmp_path):
     model = tmp_path / "model"
-    # A pass of seconds: it runs, whenever the signals come.
-    with started(*fit_command(corpus, model, "-k", 300, "--grace", 1000)) as fit:
-        fit.wait_for_pass(1)
+    command = fit_command(corpus, model, "--workers", 2, "--max-iter", 100_000, "--grace", 1000)
+    with started(*command) as fit:
+        fit.wait_for_pass(2)
+        for worker in workers_of(fit):
+            worker.suspend()  # the pass has no end
         fit.signal(signal.SIGUSR1)
         fit.wait_for("SIGUSR1: the fit ends after this pass")
-        n_passes = len(passes_in(fit.log))
+        time.sleep(1.5 * ONE_REQUEST)  # what comes with the first is the same request
         fit.signal(signal.SIGTERM)
-        assert fit.end() == EXIT_STATUS
-    assert len(passes_in(fit.log)) == n_passes, "the pass was not waited for"
-    assert committed(model) == n_passes
+        assert fit.end() == EXIT_STATUS, fit.log
+    assert committed(model) == passes_in(fit.log)[-1]
     assert "run the same line again" in fit.log
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_the_program_is_being_imported_is_not_lost(corpus, tmp_path, which):
+    command = fit_command(corpus, tmp_path / "model", "--max-iter", 100_000)
+    with started(*command, env={"PYTHONPROFILEIMPORTTIME": "1"}) as fit:
+        fit.wait_for("click")
+        fit.signal(which)
+        assert fit.end() == EXIT_STATUS, fit.log
+    assert f"{which.name}: stopped by a signal before a pass" in fit.log
+    assert not (tmp_path / "model").exists()
 
 
 class TestInPython:
@@ -138,6 +139,13 @@ class TestInPython:
         assert committed(tmp_path / "model") == 1
         assert same(dnmf.NMF(6, **options).fit(corpus), whole(corpus, 4))
 
+    def test_a_signal_that_comes_twice_at_once_is_one_request(self):
+        with StopRequest(60) as stop:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGUSR1)
+            with pytest.raises(StoppedBySignal):
+                stop.raise_if_requested()
+
     def test_handlers_are_restored(self):
         before = signal.getsignal(signal.SIGTERM)
         with StopRequest(60):
@@ -151,53 +159,3 @@ class TestInPython:
         thread.start()
         thread.join()
         assert signal.getsignal(signal.SIGTERM) == before
-
-
-STUBS = {
-    "srun": 'shift; exec "$@"\n',  # without --overlap
-    "scontrol": 'echo "$@" >> "$STUBS/asked"\n',
-}
-
-
-def test_the_batch_script_asks_to_be_requeued(corpus, tmp_path):
-    """The script as it is, with Dask and dnmf as they are; only Slurm's own commands are not."""
-    for name, text in STUBS.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}")
-        (tmp_path / name).chmod(0o755)
-    env = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "STUBS": str(tmp_path),
-        "SLURM_JOB_ID": "1",
-        "SLURM_CPUS_PER_TASK": "1",
-        "TMPDIR": str(tmp_path),
-        "DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME": "tcp",
-    }
-    model = tmp_path / "model"
-    words = [corpus.path, str(model), "6", "--tol", "0", "--max-iter"]
-
-    def run(max_iter, after=None):
-        log = tmp_path / f"log-{max_iter}"
-        with log.open("w") as out:
-            job = subprocess.Popen(
-                ["bash", SCRIPT, *words, max_iter], cwd=tmp_path, env=env, stdout=out, stderr=out
-            )
-        try:
-            if after is not None:
-                wait_until(lambda: after in log.read_text(), after)
-                job.send_signal(signal.SIGUSR1)
-            return job.wait(PATIENCE), log.read_text()
-        finally:
-            kill_tree(job.pid)
-            job.wait()
-
-    status, log = run("100000", after="pass   3 ")
-    assert status == 0, log
-    assert (tmp_path / "asked").read_text() == "requeue 1\n"
-    assert "SIGUSR1: the fit ends after this pass" in log
-    assert not list(tmp_path.glob(".dnmf-scheduler-*"))
-    further = committed(model) + 3
-    status, log = run(str(further))
-    assert status == 0, log
-    assert same(dnmf.load(model), whole(corpus, further))
-    assert (tmp_path / "asked").read_text() == "requeue 1\n", "a fit that is done is not requeued"
