@@ -115,10 +115,12 @@ class Slurm:
 
     def stop(self) -> None:
         """End the jobs, whose processes are not the daemons' children, then the daemons."""
-        self.empty()
-        for daemon in reversed(self.daemons):
-            kill_tree(daemon.pid)
-            daemon.wait(PATIENCE)
+        try:
+            self.empty()
+        finally:
+            for daemon in reversed(self.daemons):
+                kill_tree(daemon.pid)
+                daemon.wait(PATIENCE)
 
     def ask(self, *words) -> str:
         """Run a command of Slurm's and give what it prints."""
