@@ -21,6 +21,7 @@ from dnmf.cli.options import (
     grace_option,
     json_option,
     mask_option,
+    watch_options,
 )
 from dnmf.cli.paths import IMAGES, Argument, check_arguments
 from dnmf.cli.progress import (
@@ -90,6 +91,7 @@ INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
     metavar="PASS",
     help="Go on from this pass, if the last is damaged; those after it are removed.",
 )
+@watch_options
 @grace_option
 @force_option
 @json_option
@@ -101,6 +103,8 @@ def fit(
     part: dict[str, Any],
     earlier: str | None,
     new_images: bool,
+    log: str | None,
+    metrics: str | None,
     grace: float,
     force: bool,
     as_json: bool,
@@ -129,6 +133,7 @@ def fit(
     print_line(f"opening {corpus}")
     from dnmf.cli.describe import describe
     from dnmf.engine.client import cluster
+    from dnmf.io.pass_log import PassLog
 
     images, pixel_mask = open_images(corpus, mask, part)
     stop = StopRequest(grace)
@@ -137,12 +142,15 @@ def fit(
     if not new_images:
         nmf.set_params(checkpoint=model)
     nmf.check_parameters()
-    with stop, cluster(**where) as place:
+    passes = PassLog(
+        log, metrics, name=model, n_images=len(images), tol=nmf.tol, max_iter=nmf.max_iter
+    )
+    with stop, passes, cluster(**where) as place:
         stop.raise_if_requested()
         if new_images:
             n_new = _learn(nmf, images, pixel_mask, model, force, str(place))
         else:
-            nmf.set_params(on_pass=stop.wrap(progress))
+            nmf.set_params(on_pass=stop.wrap(progress, passes))
             _fit(nmf, images, pixel_mask, force, str(place), is_continued=earlier is not None)
     end_live_line()
     facts = {**describe(model), "seconds": round(time.monotonic() - began, 3)}

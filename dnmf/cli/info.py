@@ -11,16 +11,34 @@ import click
 
 import dnmf
 from dnmf._format import format_shape
-from dnmf.cli.options import PATH, cluster_options, json_option
+from dnmf.cli.options import PATH, Number, cluster_options, json_option
 from dnmf.cli.paths import MADE_BY, Argument, check_arguments
 from dnmf.cli.progress import BlockProgress, print_line
 
 
-@click.command()
+@click.command(short_help="Describe a corpus, weights, a model or a sweep.")
 @click.argument("path", type=PATH)
+@click.option("--watch", "is_watched", is_flag=True, help="Follow the fit that writes a model.")
+@click.option(
+    "--every",
+    type=Number(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks of --watch.",
+)
 @json_option
-def info(path: str, as_json: bool) -> None:
-    """Describe a corpus, weights, a model or a sweep."""
+def info(path: str, is_watched: bool, every: float, as_json: bool) -> None:
+    """Describe a corpus, weights, a model or a sweep.
+
+    --watch reads a model again and again while a fit writes it, on a disk or at a URL, and prints a
+    line for each new pass, with --json a JSON line. It ends with the fit, or with Ctrl-C.
+    """
+    if is_watched:
+        check_arguments(Argument("PATH", path, ("model",)))
+        from dnmf.cli.watch import watch
+
+        watch(path, every, as_json=as_json)
+        return
     check_arguments(Argument("PATH", path, tuple(MADE_BY)))
     from dnmf.cli.describe import describe
 

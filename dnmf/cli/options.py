@@ -291,6 +291,22 @@ def take_storage_options(command: click.Command) -> None:
     )
 
 
+watch_options = add_options(
+    click.option(
+        "--log",
+        type=PATH,
+        metavar="FILE",
+        help="Append a JSON line after each pass, and at the start and the end.",
+    ),
+    click.option(
+        "--metrics",
+        type=PATH,
+        metavar="FILE.prom",
+        help="Write gauges for Prometheus' node_exporter after each pass.",
+    ),
+)
+"""Options of commands that run passes: where to write what they come to."""
+
 grace_option = click.option(
     "--grace",
     type=Number(min=0),

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnmf._format import format_duration
+from dnmf.io.pass_log import passes_left, relative_change
 
 if TYPE_CHECKING:
     from dnmf.numerics.state import State
@@ -278,37 +279,3 @@ def format_error(error: float) -> str:
     """Write an error with eight digits, so that passes differ, and without an exponent."""
     digits = math.floor(math.log10(error)) + 1 if error > 0 else 1
     return f"{error:,.{max(0, 8 - max(digits, 1))}f}"
-
-
-def relative_change(losses: Sequence[float]) -> float | None:
-    """Compute the share by which the last pass lowered the loss; None after the first pass."""
-    if len(losses) < 2 or losses[-2] == 0:
-        return None
-    return (losses[-2] - losses[-1]) / losses[-2]
-
-
-def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:
-    """Estimate the number of passes left.
-
-    Assumes that the relative change goes on shrinking as it did over the last three passes.
-
-    Parameters
-    ----------
-    losses : sequence of float
-        Loss after each pass so far.
-    tol, max_iter : float, int
-        Parameters of the fit.
-    """
-    at_most = max_iter - len(losses)
-    recent = [relative_change(losses[: len(losses) - back]) for back in (2, 1, 0)]
-    changes = [change for change in recent if change]  # a step back changes nothing
-    if tol > 0 and losses[-1] == 0:
-        return 0
-    if tol <= 0 or not recent[-1]:
-        return at_most
-    if recent[-1] <= tol:
-        return 0
-    ratio = (changes[-1] / changes[0]) ** (1 / (len(changes) - 1)) if len(changes) > 1 else 1.0
-    if ratio >= 1:
-        return at_most
-    return min(at_most, math.ceil(math.log(tol / changes[-1]) / math.log(ratio)))

@@ -21,6 +21,7 @@ from dnmf.cli.options import (
     grace_option,
     json_option,
     mask_option,
+    watch_options,
 )
 from dnmf.cli.paths import IMAGES, Argument, check_arguments
 from dnmf.cli.progress import SweepProgress, end_live_line, explain_resume, print_line
@@ -56,6 +57,7 @@ from dnmf.cli.signals import StopRequest
 @fit_options
 @mask_option
 @array_options
+@watch_options
 @grace_option
 @force_option
 @json_option
@@ -68,6 +70,8 @@ def rank(
     holdout: float,
     mask: str | None,
     part: dict[str, Any],
+    log: str | None,
+    metrics: str | None,
     grace: float,
     force: bool,
     as_json: bool,
@@ -87,10 +91,12 @@ def rank(
     )
     print_line(f"opening {corpus}")
     from dnmf.engine.client import cluster
+    from dnmf.io.pass_log import PassLog
 
     images, pixel_mask = open_images(corpus, mask, part)
     stop = StopRequest(grace)
-    with stop, cluster(**where) as place:
+    passes = PassLog(log, metrics, name=out, n_images=len(images))
+    with stop, passes, cluster(**where) as place:
         ranks = ", ".join(map(str, n_components))
         print_line(f"fit {repr(images)[1:-1]} to {ranks} components on {place}")
         with explain_resume(out, overwrite=force):
@@ -104,7 +110,7 @@ def rank(
                 mask=pixel_mask,
                 checkpoint=out,
                 force=force,
-                on_pass=stop.wrap(SweepProgress()),
+                on_pass=stop.wrap(SweepProgress(), passes),
             )
     end_live_line()
     seconds = round(time.monotonic() - began, 3)

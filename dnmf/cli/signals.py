@@ -92,14 +92,15 @@ class StopRequest:
             self.is_raised = True
             raise StoppedBySignal
 
-    def wrap(self, on_pass: Callable[[Argument], None]) -> Callable[[Argument], None]:
-        """Return a callback that calls `on_pass` and then `raise_if_requested`.
+    def wrap(self, *callbacks: Callable[[Argument], None]) -> Callable[[Argument], None]:
+        """Return a callback that calls others and then `raise_if_requested`.
 
         A fit calls it after each pass that it has committed.
         """
 
         def call(argument: Argument) -> None:
-            on_pass(argument)
+            for on_pass in callbacks:
+                on_pass(argument)
             self.raise_if_requested()
 
         return call

@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from dnmf.errors import ClaimError, OutputExistsError, SpaceError
 from dnmf.storage.atomic import refuse_root, translate_disk_full
 from dnmf.storage.lease import describe_owner, leased, this_process
 from dnmf.storage.paths import absolute, is_url, normalize_path
-from dnmf.storage.store import require_parent
+from dnmf.storage.store import ObjectStore, require_parent
 
 
 @contextmanager
@@ -61,6 +63,24 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)  # still locked: who has opened it will find it gone and retry
         os.close(file)
+
+
+def is_written(target: str) -> bool:
+    """Check whether a fit says that it writes to a model, without taking its lock.
+
+    A fit that was killed says so too at a URL, and on a disk of another host.
+    """
+    folder, _, name = absolute(target).rpartition("/")
+    lock = f"{folder}/.{name}.lock"
+    if is_url(target):
+        return bool(ObjectStore(lock).list_dir())
+    try:
+        owner = json.loads(Path(lock).read_bytes()[:4096])
+        return owner["host"] != this_process()["host"] or bool(psutil.pid_exists(owner["process"]))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # it is being written just now, say
 
 
 @contextmanager
