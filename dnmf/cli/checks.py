@@ -25,6 +25,7 @@ from dnmf.engine.ask import (
     own_versions,
     worker_versions,
 )
+from dnmf.engine.shared_options import options_on_workers
 from dnmf.errors import ClusterError
 from dnmf.storage.atomic import require_space
 from dnmf.storage.paths import absolute, normalize_path
@@ -162,7 +163,8 @@ class Case:
             return {"here": question(0)()}
         if not self.equipped:
             raise ClusterError("no worker that answers has this dnmf, so none was asked to try")
-        return self.ask_workers(self.equipped, question)
+        with options_on_workers(self.client):
+            return self.ask_workers(self.equipped, question)
 
     @property
     def unequipped(self) -> str:
