@@ -107,6 +107,8 @@ class ObjectStore:
         except AccessError:
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
+            if root is None and key == METADATA:  # of the root: nothing may be there at all
+                self._require_bucket()
             raise FileNotFoundError(f"{self.path}: {key} is missing") from error
         except OSError as error:
             reason = getattr(error, "strerror", None) or error
