@@ -11,6 +11,7 @@ another version, install that version and run the same.
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,7 @@ def count(server, corpus, name, passes, **options):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(f"dnmf {dnmf.__version__}")
     with s3.running() as server, TemporaryDirectory() as folder:
         for blocks in (8, 32):

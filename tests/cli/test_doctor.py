@@ -218,6 +218,7 @@ def test_a_worker_that_cannot_write(corpus, tmp_path):
     with scheduler(tmp_path) as (_, address), worker(address):
         wait_for_workers(address, 1)
         with Client(address, set_as_default=False) as client:
+            client.run(exec, "import dnmf.storage.store")  # nobody may not read the environment
             client.run(os.seteuid, 65534)
         found = findings_of(corpus.path, tmp_path / "models/m", "--scheduler", address, status=1)
     assert found["output"]["status"] == "error"

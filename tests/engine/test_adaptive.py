@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import dask
 import dask.array as da
@@ -22,12 +23,13 @@ def adaptive():
     from distributed import LocalCluster
 
     options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR", "processes": False}
-    with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),
-        LocalCluster(n_workers=0, threads_per_worker=1, **options) as cluster,
-    ):
+    with dask.config.set({"distributed.worker.profile.enabled": False}):
+        cluster = LocalCluster(n_workers=0, threads_per_worker=1, **options)
         cluster.adapt(minimum=0, maximum=2, interval="50ms", wait_count=2)
         yield cluster
+        with suppress(KeyError):  # Dask's own, where a worker has just gone
+            cluster.close()
+        cluster.close()
 
 
 @pytest.fixture
