@@ -23,6 +23,9 @@ Versions = Mapping[str, str | None]
 LIBRARIES = ("numpy", "scipy", "numba", "dask", "distributed", "zarr")
 """Libraries whose versions are to be the same everywhere, beside those of Python and dnmf."""
 
+OWN = "dnmf:__version__"
+"""Name by which the version of dnmf is asked for, which needs no function of dnmf."""
+
 REQUIRED = ("dnmf", "python")
 """What must have the same version on a worker as here: otherwise tasks fail, or mean another thing.
 Other libraries change the last bits of results at most."""
@@ -74,7 +77,7 @@ def own_versions() -> Versions:
     """Return the versions that this process has."""
     from distributed.versions import get_versions
 
-    return versions_in(get_versions(LIBRARIES), resolve_name("dnmf:__version__"))
+    return versions_in(get_versions(LIBRARIES), resolve_name(OWN))
 
 
 def worker_versions(
@@ -89,7 +92,7 @@ def worker_versions(
 
     addresses = list(addresses)
     questions = {
-        "dnmf": partial(resolve_name, "dnmf:__version__"),
+        "dnmf": partial(resolve_name, OWN),
         "others": partial(get_versions, LIBRARIES),
     }
     calls = {(a, name): (a, call) for a in addresses for name, call in questions.items()}

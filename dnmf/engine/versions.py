@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from dnmf.engine.ask import (
     LIBRARIES,
+    OWN,
     REQUIRED,
     Versions,
     describe_differences,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger("dnmf")
-
-NAME = "dnmf:__version__"
 
 _asked: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
 """Addresses of the workers that each client has asked."""
@@ -71,7 +70,7 @@ def scheduler_versions(client: Client) -> Versions:
 
     own: Any
     try:
-        own = client.run_on_scheduler(resolve_name, NAME)
+        own = client.run_on_scheduler(resolve_name, OWN)
     except ImportError as error:
         own = error
     return versions_in(client.run_on_scheduler(get_versions, LIBRARIES), own)
@@ -83,7 +82,7 @@ def _of_workers(client: Client, addresses: Iterable[str]) -> dict[str, Versions]
 
     at = sorted(addresses)
     others = client.run(get_versions, LIBRARIES, workers=at, on_error="return")
-    own = client.run(resolve_name, NAME, workers=at, on_error="return")
+    own = client.run(resolve_name, OWN, workers=at, on_error="return")
     return {
         each: versions_in(others[each], own[each])
         for each in at

@@ -65,6 +65,21 @@ def describe_owner(content: bytes) -> str:
         return "which has not said who it is"
 
 
+def refusal(path: str, owner: str) -> ClaimError:
+    """Return the error for a path that another process writes to.
+
+    Parameters
+    ----------
+    path : str
+    owner : str
+        The process, from `describe_owner`.
+    """
+    return ClaimError(
+        f"{path} is being written by another process, {owner}: wait for it, stop it, or choose "
+        "another path"
+    )
+
+
 @contextmanager
 def leased(path: str) -> Iterator[None]:
     """Hold the lease of a store at a URL for the duration of the block.
@@ -213,10 +228,7 @@ class Lease:
         log.info("%s is taken over from %s", self.path, self._describe(number))
 
     def _refusal(self, number: int) -> ClaimError:
-        return ClaimError(
-            f"{self.path} is being written by another process, {self._describe(number)}: wait for "
-            "it, stop it, or choose another path"
-        )
+        return refusal(self.path, self._describe(number))
 
     def _numbers(self) -> set[int]:
         names = self.store.list_dir()

@@ -20,7 +20,7 @@ import psutil
 
 from dnmf.errors import ClaimError, OutputExistsError, SpaceError
 from dnmf.storage.atomic import refuse_root, translate_disk_full
-from dnmf.storage.lease import describe_owner, leased, this_process
+from dnmf.storage.lease import describe_owner, leased, refusal, this_process
 from dnmf.storage.paths import absolute, is_url, normalize_path
 from dnmf.storage.store import ObjectStore, require_parent
 
@@ -137,11 +137,7 @@ def _flock(file: int, target: str) -> None:
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = describe_owner(os.pread(file, 4096, 0))
-        raise ClaimError(
-            f"{target} is being written by another process, {owner}: wait for it, stop it, or "
-            "choose another path"
-        ) from None
+        raise refusal(target, describe_owner(os.pread(file, 4096, 0))) from None
     except (ImportError, OSError) as error:
         _warn(target, error)
 

@@ -179,7 +179,7 @@ def _write_chunks(store: ObjectStore, key: str, array: Array) -> dict[str, Any]:
     """Write the chunks of an array, fsynced, and return its metadata."""
     row = array.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
     chunks = (min(max(1, CHUNK_BYTES // row), len(array)), *array.shape[1:])
-    dims = ("component", "pixel")[: array.ndim] if array.ndim == 2 else ("number",)
+    dims = ("component", "pixel") if array.ndim == 2 else ("number",)
     new, node = new_array(
         store, key, array.shape, chunks, array.dtype.name, default_codec(array.itemsize), dims
     )
