@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_corpus import ROWS, make
 
 import dnmf
 from dnmf.errors import BlockError, ParameterError
+from dnmf.storage import memory
 from dnmf.storage.codecs import CODECS, check_codec, choose_codec, codec_name, try_codecs
 from dnmf.storage.memory import LEAST_BYTES, MOST_BYTES, take_bytes
 
@@ -83,7 +85,9 @@ def test_codecs_that_others_choose_have_names_too():
 class TestMemory:
     """Memory is used again when nothing refers to it, and not before."""
 
-    def test_it_is_used_again(self):
+    def test_it_is_used_again(self, monkeypatch):
+        # What earlier tests gave back would be taken first.
+        monkeypatch.setattr(memory, "_spare", deque(maxlen=4))
         first = take_bytes(3 * LEAST_BYTES)
         place = first.ctypes.data
         del first
