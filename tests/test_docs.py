@@ -112,13 +112,13 @@ def test_tests_that_are_named_exist():
         for path in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.M)
     }
-    for page in (ROOT / "docs").glob("*.md*"):
+    for page in (ROOT / "docs").rglob("*.md"):
         named = re.findall(r"`(test_\w+)`", page.read_text())
         assert not set(named) - names - {"test_compatibility"}, page.name
 
 
 def test_every_row_about_input_names_its_test():
-    page = next((ROOT / "docs").glob("reliability*.md*")).read_text()
+    page = next((ROOT / "docs/evidence").glob("reliability*.md")).read_text()
     rows = re.findall(r"^\| input \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.M)
     assert rows
     for row in "".join(rows).splitlines():
@@ -154,11 +154,13 @@ def test_a_format_of_another_package(tmp_path, monkeypatch):
     import dnmf
     from dnmf.io.sources.formats import registry
 
-    (tmp_path / "my_package.py").write_text(python_of(ROOT / "docs/sources/own.md"))
+    (tmp_path / "my_package.py").write_text(python_of(ROOT / "docs/howto/sources/own.md"))
     described = tmp_path / "my_package-1.0.dist-info"
     described.mkdir()
     (described / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    toml = re.search(r"```toml\n(.*?)```", (ROOT / "docs/sources/own.md").read_text(), re.S)[1]
+    toml = re.search(r"```toml\n(.*?)```", (ROOT / "docs/howto/sources/own.md").read_text(), re.S)[
+        1
+    ]
     group, entry = re.fullmatch(r'\[project\.entry-points\."(.+)"\]\n(.+)\n', toml).groups()
     (described / "entry_points.txt").write_text(f"[{group}]\n{entry.replace(chr(34), '')}\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -24,7 +24,7 @@ TREES = {path: ast.parse(path.read_text()) for path in MODULES}
 DECLARED_PRIVATE = ("zarr.core",)
 """Modules that their library's documentation calls private, without an underscore in the name."""
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 DOCUMENTED = {
     name
     for page in PAGES

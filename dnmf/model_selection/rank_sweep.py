@@ -125,7 +125,7 @@ def rank_sweep(
     For each number, `n_init` models are fitted to all cells, from seeds of their own; and, to be
     scored, as many to a bootstrap sample of the images with a share of the cells held out. All
     advance together: a pass reads each block once for all of them. Models that have converged drop
-    out. `docs/choosing-rank.md` has the method, its sources and its limits.
+    out. `docs/howto/choosing-rank.md` has the method, its sources and its limits.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ def authority(tmp_path_factory):
 
 
 def tls(folder):
-    """Return Dask's settings for these files, as docs/reliability.md describes them."""
+    """Return Dask's settings for these files, as docs/evidence/reliability.md describes them."""
     names = {
         f"DASK_DISTRIBUTED__COMM__TLS__{role}__{part}": str(folder / file)
         for role in ("CLIENT", "SCHEDULER", "WORKER")

@@ -1,7 +1,7 @@
 """Compatibility with scikit-learn's NMF and MiniBatchNMF: parameters, results and errors.
 
-`docs/compatibility.md` has a row for each of these tests, and `test_every_row_has_its_test` holds
-the two together.
+`docs/reference/compatibility.md` has a row for each of these tests, and
+`test_every_row_has_its_test` holds the two together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 import dnmf
 from dnmf import NMF, MiniBatchNMF
 
-DOC = Path(__file__).parents[2] / "docs" / "compatibility.md"
+DOC = Path(__file__).parents[2] / "docs" / "reference" / "compatibility.md"
 BOTH = pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
 MU = {"solver": "mu", "beta_loss": "kullback-leibler"}
 
