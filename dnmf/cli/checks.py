@@ -361,9 +361,10 @@ def check_ports(case: Case) -> Finding:
     plain = [f"{who} on {ip}:{port}" for (who, ip, port), tls in open_ones.items() if not tls]
     if plain:
         advice = (
-            "whoever reaches these may run code as this user; use TLS (docs/evidence/reliability.md), "
-            "or --host 127.0.0.1 on one machine; --dashboard-address 127.0.0.1:0 closes the dashboard "
-            "to others, --no-dashboard does not"
+            "whoever reaches these may run code as this user; use TLS (see "
+            "docs/evidence/reliability.md), or --host 127.0.0.1 on one machine; "
+            "--dashboard-address 127.0.0.1:0 closes the dashboard to others, --no-dashboard does "
+            "not"
         )
         return Finding(WARNING, f"open without TLS: {name_some(plain)}", advice)
     if open_ones:
