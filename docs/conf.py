@@ -1,0 +1,85 @@
+"""How Sphinx makes the site: `.ci/docs` runs it, CONTRIBUTING.md says how by hand."""
+
+import os
+import re
+from pathlib import Path
+
+import dnmf
+
+ROOT = Path(__file__).parents[1]
+
+project = "dnmf"
+author = "the dnmf developers"
+project_copyright = f"%Y, {author}"
+version = release = dnmf.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["gallery/**/*.ipynb", "gallery/**/*.py"]
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+
+autodoc_typehints = "none"  # docstrings say the types
+numpydoc_show_class_members = False  # the template of classes does
+numpydoc_validation_checks = {"PR01", "PR02", "PR03", "PR04", "RT01", "SS01"}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "download_all_examples": False,
+    "filename_pattern": "",  # all are run
+    "ignore_pattern": r"^(choose_rank|jobqueue|mnist_tutorial)\.py$",  # programs with options
+    "within_subsection_order": "FileNameSortKey",
+    "write_computation_times": False,
+    "abort_on_example_error": True,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "dnmf"
+html_static_path = ["_static"]
+html_copy_source = False
+html_theme_options = {
+    "navbar_align": "left",
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+}
+
+PAGES_OF_FILES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "develop/changelog.md",
+    "CONTRIBUTING.md": "develop/contributing.md",
+    "deploy/kubernetes/README.md": "howto/kubernetes-files.md",
+    "deploy/slurm/README.md": "howto/slurm-files.md",
+}
+"""Pages of the site that include a file which stands elsewhere in the repository."""
+
+
+def link_to_pages(app, docname, source):
+    """Let links to files outside `docs/` lead to the pages that include them."""
+    folder = (ROOT / "docs" / docname).parent
+
+    def page(link):
+        target = os.path.relpath(os.path.normpath(folder / link[1]), ROOT)
+        if target not in PAGES_OF_FILES:
+            return link[0]
+        return f"]({os.path.relpath(ROOT / 'docs' / PAGES_OF_FILES[target], folder)}"
+
+    source[0] = re.sub(r"\]\(([^)#\s:]+)", page, source[0])
+
+
+def setup(app):
+    """Register what Sphinx calls."""
+    app.connect("source-read", link_to_pages)
