@@ -481,13 +481,18 @@ def check_matrix(X: Any) -> None:
 
 
 def _check_dask(X: da.Array) -> da.Array:
-    from dask_ml.utils import check_array
-
-    try:
-        checked: da.Array = check_array(X, dtype=None, ensure_all_finite=False)
-    except TypeError as error:
-        raise DataError(str(error)) from error
-    return checked
+    """Return an array without empty chunks; raise DataError unless its chunks hold whole rows."""
+    if np.isnan(X.shape).any():
+        raise DataError(
+            "X has chunks of unknown sizes; call X.compute_chunk_sizes() first, or make it by "
+            "to_dask_array(lengths=True) of its frame"
+        )
+    if (n_parts := len(X.chunks[1])) > 1:
+        raise DataError(
+            f"X has rows in {n_parts} chunks, and a pass needs whole rows: use X.rechunk({{1: -1}})"
+        )
+    filled: da.Array = X.rechunk({0: tuple(rows for rows in X.chunks[0] if rows)})
+    return filled
 
 
 def _blocks_of_corpus(corpus: Corpus) -> DaskBlocks:

@@ -359,8 +359,13 @@ class TestBadInput:
             run_pass(blocks_of(corpus))
 
     def test_columns_in_chunks_are_refused_with_the_remedy(self, digits):
-        with pytest.raises(DataError, match="rechunk"):
+        with pytest.raises(DataError, match=r"rows in 8 chunks.*X\.rechunk\(\{1: -1\}\)"):
             blocks_of(da.from_array(digits, chunks=(100, 100)))
+
+    def test_empty_chunks_are_no_blocks(self, digits):
+        X = da.from_array(digits, chunks=(100, -1))
+        blocks = blocks_of(da.concatenate([X[:100], X[:0], X[100:]]))
+        assert blocks.ranges == blocks_of(X).ranges
 
     def test_unknown_chunks_are_refused_with_the_remedy(self, digits):
         X = da.from_array(digits, chunks=(100, -1))
