@@ -9,8 +9,6 @@ out. `time_to_quality.png` is not made here, but by `benchmarks/time_to_quality.
 from __future__ import annotations
 
 import argparse
-import gzip
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
 
 from dnmf import NMF, plot, rank_sweep
+from dnmf.data import digits
 
 INK = "#808080"
 """Grey that can be read on white and on black."""
@@ -41,12 +40,6 @@ N_SUMMANDS = 6
 
 SUMMED = 3
 """Row of that image."""
-
-
-def digits() -> np.ndarray:
-    """Read the 10,000 bundled digits, as rows of pixels."""
-    packed = (files("dnmf") / "data/t10k-images-idx3-ubyte.gz").read_bytes()
-    return np.frombuffer(gzip.decompress(packed), np.uint8, offset=16).reshape(-1, 784)
 
 
 def seven_blobs(n: int = 500, side: int = 16) -> np.ndarray:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import dask
@@ -15,6 +13,7 @@ import s3
 from hypothesis import HealthCheck, settings
 
 import dnmf
+from dnmf.data import digits as bundled_digits
 
 # numba's cache is not made for two processes that save types of one function at the same time.
 if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -26,14 +25,10 @@ settings.register_profile(
 )
 settings.load_profile("dnmf")
 
-DIGITS = files("dnmf") / "data" / "t10k-images-idx3-ubyte.gz"
-
 
 def read_digits(n: int) -> np.ndarray:
     """The first n of 10,000 digits, (n, 28, 28) uint8."""
-    return np.frombuffer(gzip.decompress(DIGITS.read_bytes()), np.uint8, offset=16).reshape(
-        -1, 28, 28
-    )[:n]
+    return bundled_digits()[:n].reshape(n, 28, 28)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def name_of(path):
 
 
 def test_modules_of_all_folders_are_looked_at():
-    assert len(WINGS) == 9
+    assert len(WINGS) == 10
     assert len(MODULES) > 60
     assert {path.parent for path in MODULES} >= {PACKAGE, *WINGS}
 
@@ -65,8 +65,9 @@ def test_a_wing_opens_with_what_it_is_for(wing):
     start = re.search(r"[Ss]tart (?:reading )?at `(\w+)`", doc)[1]
     assert (wing / f"{start}.py").exists() or (wing / start).is_dir(), start
     for node in tree.body[1:]:
-        assert wing.name == "plot"
-        reexports = isinstance(node, ast.ImportFrom) and node.module.startswith("dnmf.plot.")
+        assert wing.name in {"data", "plot"}
+        home = f"dnmf.{wing.name}."
+        reexports = isinstance(node, ast.ImportFrom) and node.module.startswith(home)
         names = isinstance(node, ast.Assign) and ast.unparse(node.targets) == "__all__"
         assert reexports or names, ast.unparse(node)
 
@@ -75,7 +76,7 @@ def test_a_wing_opens_with_what_it_is_for(wing):
     "path", [path for path in MODULES if path.name == "__init__.py"], ids=name_of
 )
 def test_a_folder_inside_a_wing_holds_no_code_either(path):
-    if path.parent not in {PACKAGE, PACKAGE / "plot"}:
+    if path.parent not in {PACKAGE, PACKAGE / "data", PACKAGE / "plot"}:
         (doc,) = TREES[path].body
         assert isinstance(doc.value.value, str)
 

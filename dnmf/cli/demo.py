@@ -22,9 +22,6 @@ RESULTS = (
 )
 """Names of all that the demo writes into its folder."""
 
-DIGITS = "t10k-images-idx3-ubyte.gz"
-"""File in ``dnmf/data``: the test images of MNIST."""
-
 
 @click.command(short_help="Run the whole flow on bundled digits.")
 @click.option(
@@ -58,14 +55,15 @@ def demo(out: str, force: bool, as_json: bool) -> None:
 
 def _tell(folder: Path, force: bool, began: float) -> None:
     """Run the flow, with the command line of each step."""
-    from importlib.resources import as_file, files
+    from importlib.resources import as_file
 
+    from dnmf.data.mnist import FILE
     from dnmf.engine.client import cluster
 
     folder.mkdir(exist_ok=True)
     corpus_path = folder / "digits.zarr"
     click.echo(f"dnmf demo: 10,000 handwritten digits (MNIST test images) -> {folder}/\n")
-    with as_file(files("dnmf") / "data" / DIGITS) as source:
+    with as_file(FILE) as source:
         corpus = dnmf.ingest(source, corpus_path, force=force)
         click.echo(f"1 ingest       dnmf ingest {source} {corpus_path}")
     click.echo(f"               {len(corpus):,} images of 28 x 28 in {corpus.n_blocks} blocks\n")
