@@ -29,9 +29,15 @@ exclude_patterns = ["gallery/**/*.ipynb", "gallery/**/*.py"]
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 
+default_role = "py:obj"  # `fit` in a docstring leads to NMF.fit
 autodoc_typehints = "none"  # docstrings say the types
 numpydoc_show_class_members = False  # the template of classes does
-numpydoc_validation_checks = {"PR01", "PR02", "PR03", "PR04", "RT01", "SS01"}
+numpydoc_validation_checks = {"PR01", "PR02", "RT01", "SS01", "SS03"}
+numpydoc_validation_exclude = {  # classes that users do not make, and `fit`, then `transform`
+    r"^dnmf\.Corpus$",
+    r"\.fit_transform$",
+    r"^dnmf\.(errors|io|model_selection|numerics|solvers|storage)\.",
+}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -44,12 +50,15 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
 }
 
+smartquotes = False  # "auto" is a word of Python
 html_theme = "pydata_sphinx_theme"
 html_title = "dnmf"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_theme_options = {
     "navbar_align": "left",
+    "header_links_before_dropdown": 7,
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "show_prev_next": True,
@@ -80,6 +89,18 @@ def link_to_pages(app, docname, source):
     source[0] = re.sub(r"\]\(([^)#\s:]+)", page, source[0])
 
 
+def skip_methods_of_sklearn(app, what, name, obj, skip, options):
+    """Leave to scikit-learn's reference what its estimators have anyway."""
+    return (getattr(obj, "__module__", None) or "").startswith("sklearn.") or skip
+
+
+def keep_stars(app, context, lines):
+    """Keep the stars of patterns in help texts, which begin emphasis otherwise."""
+    lines[:] = [line.replace("*", r"\*") for line in lines]
+
+
 def setup(app):
     """Register what Sphinx calls."""
+    app.connect("sphinx-click-process-description", keep_stars)
+    app.connect("autodoc-skip-member", skip_methods_of_sklearn)
     app.connect("source-read", link_to_pages)

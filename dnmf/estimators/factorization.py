@@ -47,10 +47,11 @@ def non_negative_factorization(
     n_components : int, "auto" or None, default "auto"
         Number of components d. ``"auto"`` takes the number of rows of the H that is used, and the
         number of pixels where none is; None always takes the number of pixels.
+    init
+        As in `NMF`.
     update_H : bool, default True
         Whether to fit H. Without it W is computed for the given H, as `NMF.transform` does.
-    init, solver, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, random_state, verbose, \
-shuffle
+    solver, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, random_state, verbose, shuffle
         As in `NMF`. As in scikit-learn, only ``solver="mu"`` (and ``"auto"``) takes other losses
         than Frobenius.
 

@@ -25,7 +25,7 @@ class MiniBatchNMF(NMF):
     Parameters
     ----------
     n_components, init, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, forget_factor
-        As in `NMF`, like all parameters that are not listed here.
+        As in `NMF`.
     batch_size : int, default 1024
         Upper bound of the number of images per update of `partial_fit`, see `NMF`.
     max_no_improvement : int or None, default 10
@@ -34,6 +34,10 @@ class MiniBatchNMF(NMF):
     transform_max_iter : int or None, default None
         These four are checked and have no effect: a fit ends when passes lower the loss little,
         and weights are always solved for afresh, each image until its loss falls little.
+    random_state, verbose, missing, warm_start
+        As in `NMF`.
+    checkpoint, checkpoint_every, checkpoint_keep, resume_from, on_pass
+        As in `NMF`.
 
     Attributes
     ----------
@@ -109,7 +113,17 @@ class MiniBatchNMF(NMF):
         overwrite: bool = False,
         storage_options: StorageOptions = None,
     ) -> MiniBatchNMF:
-        """Factorise X as `NMF.fit` does, and set `n_steps_`."""
+        """Factorise X as `NMF.fit` does, and set `n_steps_`.
+
+        Parameters
+        ----------
+        X, y, W, H, sample_weight, mask, overwrite, storage_options
+            As in `NMF.fit`.
+
+        Returns
+        -------
+        self
+        """
         remember_options(storage_options, self.checkpoint)
         super().fit(X, y, W, H, sample_weight, mask, overwrite=overwrite)
         self.n_steps_ = self.n_iter_ * math.ceil(self._spec.X["shape"][0] / self.batch_size)

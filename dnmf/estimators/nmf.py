@@ -136,7 +136,7 @@ class NMF(FittedNMF):
     energy_shares_ : ndarray of shape (d,)
         Each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``; they add up to 1.
         Missing pixels count as the model fills them in for solver "cd", and not at all for "mu".
-    loss_history_ : ndarray of shape (n_iter_,)
+    loss_history_ : ndarray of float, one for each pass
         Objective, penalties included, of the best H after each pass; never rises.
     n_iter_ : int
         Full passes over X, or iterations on a small array in memory.

@@ -125,7 +125,7 @@ def rank_sweep(
     For each number, `n_init` models are fitted to all cells, from seeds of their own; and, to be
     scored, as many to a bootstrap sample of the images with a share of the cells held out. All
     advance together: a pass reads each block once for all of them. Models that have converged drop
-    out. `docs/howto/choosing-rank.md` has the method, its sources and its limits.
+    out. The page "Choosing the number of components" has the method, its sources and its limits.
 
     Parameters
     ----------
@@ -153,6 +153,8 @@ def rank_sweep(
         Options of the file system behind the URL of `checkpoint`, as of `dnmf.open_corpus`.
     on_pass : callable
         Called after each pass with a `dnmf.solvers.multi_fit.Progress`, once the checkpoint has it.
+    **moved
+        Takes nothing: parameters of the estimator are refused here, with a word on where they go.
 
     Returns
     -------

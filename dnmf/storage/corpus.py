@@ -165,7 +165,13 @@ class Corpus(VerifiedMatrix):
         return {name: read_coord(self._table, name) for name in self._table.coords}
 
     def check_rest(self) -> list[str]:
-        """Check what is not a block, and return a description of each damage."""
+        """Check what is not a block.
+
+        Returns
+        -------
+        list of str
+            Description of each damage; empty if there is none.
+        """
         return [] if self._table.record["version"] == 1 else list(check_rest(self._table))
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Array) -> Array:

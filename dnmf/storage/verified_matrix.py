@@ -147,7 +147,18 @@ class VerifiedMatrix(ABC):
         return f"{self.n_blocks} of up to {self.block_rows:,} images"
 
     def block_range(self, index: int) -> tuple[int, int]:
-        """Return the first image of a block and the one after its last."""
+        """Return which images a block holds.
+
+        Parameters
+        ----------
+        index : int
+            Block number, from 0.
+
+        Returns
+        -------
+        first, stop : int
+            Number of its first image, and of the one after its last.
+        """
         return self._array.block_range(index)
 
     def read_block(self, index: int) -> Array:
@@ -176,6 +187,13 @@ class VerifiedMatrix(ABC):
     def read_column_block(self, name: str, index: int) -> Array:
         """Read a block of the ids (``"id"``) or of a column of metadata, and check it.
 
+        Parameters
+        ----------
+        name : str
+            ``"id"``, or one of `columns`.
+        index : int
+            Block number, from 0.
+
         Returns
         -------
         ndarray of shape (rows,)
@@ -201,12 +219,32 @@ class VerifiedMatrix(ABC):
         return [name for index in range(self.n_blocks) for name in self.block_ids(index)]
 
     def id_of(self, row: int) -> str:
-        """Read the id of one image."""
+        """Read the id of one image.
+
+        Parameters
+        ----------
+        row : int
+            Number of the image, from 0.
+
+        Returns
+        -------
+        str
+        """
         row = range(len(self))[row]
         return self.block_ids(row // self.block_rows)[row % self.block_rows]
 
     def block_ids(self, index: int) -> list[str]:
-        """Read the ids of a block's images."""
+        """Read the ids of a block's images.
+
+        Parameters
+        ----------
+        index : int
+            Block number, from 0.
+
+        Returns
+        -------
+        list of str
+        """
         found = self.read_column_block(ID, index)
         if self._columns[ID].is_text:
             return list(found)
@@ -241,7 +279,18 @@ class VerifiedMatrix(ABC):
         return frame
 
     def check_block(self, index: int) -> list[BlockError]:
-        """Read a block with its ids and metadata, and return the errors that this raises."""
+        """Read a block with its ids and metadata, and return the errors that this raises.
+
+        Parameters
+        ----------
+        index : int
+            Block number, from 0.
+
+        Returns
+        -------
+        list of BlockError
+            Empty if nothing is damaged.
+        """
         errors = []
         readers: list[Callable[[int], Array]] = [self.read_block]
         readers += [partial(self.read_column_block, name) for name in self._columns]

@@ -55,6 +55,10 @@ def open_weights(
     storage_options : dict, optional
         Options of the file systems behind URLs, as of `dnmf.open_corpus`.
 
+    Returns
+    -------
+    Weights
+
     Raises
     ------
     CorpusError
@@ -103,7 +107,13 @@ class Weights(VerifiedMatrix):
         return [f"nmf{number}" for number in range(self.shape[1])]
 
     def to_pandas(self) -> pd.DataFrame:
-        """Read all weights into a pandas DataFrame, whose index is the ids of the images."""
+        """Read all weights into memory.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A column for each component; the index is the ids of the images.
+        """
         W = np.concatenate([self.read_block(index) for index in range(self.n_blocks)])
         return self._to_frame(dict(zip(self.component_names, W.T, strict=True)))
 
@@ -121,7 +131,13 @@ class Weights(VerifiedMatrix):
         return self._to_dataset("weights", self.to_dask(), (COMPONENT,), names)
 
     def check_rest(self) -> list[str]:
-        """Check what is not a block, and return a description of each damage."""
+        """Check what is not a block.
+
+        Returns
+        -------
+        list of str
+            Description of each damage; empty if there is none.
+        """
         return [] if self._table.record["version"] == 2 else list(check_rest(self._table))
 
     def __repr__(self) -> str:
