@@ -46,7 +46,10 @@ def fit(package: str, path: str, d: int) -> dict[str, float]:
     else:
         from sklearn.decomposition import NMF
 
-        X, estimator = np.asarray(corpus).reshape(len(corpus), P).astype(np.float32), NMF(**settings)
+        X, estimator = (
+            np.asarray(corpus).reshape(len(corpus), P).astype(np.float32),
+            NMF(**settings),
+        )
         NMF(d, max_iter=2, tol=0, init="random").fit(small)
     began = time.perf_counter()
     model = estimator.fit(X)

@@ -16,6 +16,7 @@ from uuid import uuid4
 import psutil
 
 from dnmf._format import format_bytes, format_duration
+from dnmf.cli.environment import describe_blas
 from dnmf.cli.probes import facts_of_process, read_block, write_object
 from dnmf.engine.ask import (
     REQUIRED,
@@ -210,8 +211,7 @@ def check_blas(case: Case) -> Finding:
     kinds: dict[str, list[str]] = {}
     for place, facts in places.items():
         if facts["blas"] is not None:
-            names = " and ".join(f"{name} with {_count(n, 'thread')}" for name, n in facts["blas"])
-            kinds.setdefault(names or "no library that is known", []).append(place)
+            kinds.setdefault(describe_blas(facts["blas"]), []).append(place)
     listed = "; ".join(f"{name_some(where)}: {names}" for names, where in kinds.items())
     libraries = {tuple(name for name, _ in f["blas"]) for f in places.values() if f["blas"]}
     if len(libraries) > 1:

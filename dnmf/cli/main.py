@@ -130,9 +130,32 @@ def _describe(error: click.ClickException) -> dict[str, Any]:
     }
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+    """Print the version, with libraries and machine if --verbose is given, and end."""
+    if not is_given or ctx.resilient_parsing:
+        return
+    found: dict[str, Any] = {"dnmf": __version__}
+    text = f"dnmf, version {__version__}"
+    if ctx.params["verbose"]:
+        from dnmf.cli.environment import describe_environment, format_environment
+
+        found = describe_environment()
+        text = format_environment(found)
+    click.echo(json.dumps(found) if ctx.params["as_json"] else text)
+    ctx.exit()
+
+
 @click.group(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dnmf")
-def main() -> None:
+@click.option(
+    "--version", is_flag=True, callback=_print_version, expose_value=False, help="Show the version."
+)
+@click.option(
+    "--verbose", is_flag=True, is_eager=True, help="With --version: libraries and machine, too."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, is_eager=True, help="With --version --verbose: as JSON."
+)
+def main(verbose: bool, as_json: bool) -> None:
     """Non-negative matrix factorisation of image corpora larger than memory.
 
     \b
@@ -144,6 +167,8 @@ def main() -> None:
     Every command takes -q, which leaves out progress, and --json, which prints its result, or its
     error, as one JSON object on stdout.
 
+    A report of a fault needs what `dnmf --version --verbose` prints.
+
     Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted; 75 a fit that SIGTERM
     or SIGUSR1 has stopped, to be run again.
 
@@ -153,6 +178,11 @@ def main() -> None:
       zsh:  eval "$(_DNMF_COMPLETE=zsh_source dnmf)"
       fish: _DNMF_COMPLETE=fish_source dnmf | source
     """
+    if verbose or as_json:
+        flag = "--verbose" if verbose else "--json"
+        raise click.UsageError(
+            f"{flag} before a command goes with --version; options of a command follow its name"
+        )
 
 
 for command in (
