@@ -53,9 +53,10 @@ class FromComponents:
 
     def __get__(self, model: Any, owner: type | None = None) -> Any:
         known = vars(model).get("components_") if model is not None else None
-        if known is None:
+        shape = () if known is None else np.shape(known)
+        if not shape:
             raise AttributeError(f"{self._name} is set by fit, and there has been none")
-        return self._compute(np.shape(known))
+        return self._compute(shape)
 
 
 class FittedNMF(NMFParameters):
@@ -271,9 +272,26 @@ class FittedNMF(NMFParameters):
                 'set_output(transform="default") for lazy input, or compute X first'
             )
 
+    def _html_with(self, diagram: str) -> str:
+        from dnmf.estimators.notebook import fitted_html
+
+        return diagram + fitted_html(self)
+
+    @property
+    def _repr_html_(self) -> Callable[[], str]:
+        """scikit-learn's diagram and, of a fitted model, its components; for notebooks."""
+        diagram = super()._repr_html_  # an AttributeError if display is not "diagram"
+        return lambda: self._html_with(diagram())
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] = self._html_with(bundle["text/html"])
+        return bundle
+
     @property
     def _n_features_out(self) -> int:
-        return len(self.components_)
+        return self.n_components_
 
     def _sum_losses(self, X: Any, blocks: Blocks, mask: Any) -> LossSums:
         return blocks.map_sum(partial(sum_losses, projection=self._projection(X.dtype, mask)))

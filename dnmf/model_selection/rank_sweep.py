@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import clone
 
 from dnmf._access import StorageOptions, remember_options
-from dnmf._format import format_html_rows
+from dnmf._html import Point, format_html_curve, format_html_rows
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
 from dnmf.estimators.inputs import blocks_of, take_mask, validate_images
@@ -45,7 +45,7 @@ MAX_HOLDOUT = 0.5
 """Largest share of the cells that may be held out; models of fewer cells say little about X."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RankSweep:
     """Result of a sweep over numbers of components, as `rank_sweep` and `load_sweep` return it.
 
@@ -98,10 +98,11 @@ class RankSweep:
 
     def _repr_html_(self) -> str:
         heads = [head for head, _ in COLUMNS.values()]
-        bold = 1 + [row["n_components"] for row in self.table].index(self.best_n_components_)
-        return format_html_rows([heads, *map(_cells, self.table)], bold, self.reason_)
+        best = [row["n_components"] for row in self.table].index(self.best_n_components_)
+        curve = format_html_curve(*_curve(self.table, best))
+        return curve + format_html_rows([heads, *map(_cells, self.table)], 1 + best, self.reason_)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join([*_lines(self.table, self.best_n_components_), "", self.reason_])
 
 
@@ -419,6 +420,22 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "-" if row[name] is None else format(row[name], form).strip()
         for name, (_, form) in COLUMNS.items()
     ]
+
+
+def _curve(table: Sequence[Mapping[str, Any]], best: int) -> tuple[list[Point], int, str]:
+    """Return the curve that the recommendation follows from: held-out error, or stability."""
+    has_errors = any(row["held_out_error"] is not None for row in table)
+    column, spread = ("held_out_error", "standard_error") if has_errors else ("stability", "")
+    points = [
+        Point(
+            str(row["n_components"]),
+            np.nan if row[column] is None else row[column],
+            row.get(spread) or 0.0,
+        )
+        for row in table
+    ]
+    what = "held-out error, ± standard error to the lowest" if has_errors else "stability"
+    return points, best, f"{what}, by number of components"
 
 
 def _lines(table: Sequence[Mapping[str, Any]], best: int) -> Iterator[str]:

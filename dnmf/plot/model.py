@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dnmf._access import StorageOptions, remember_options
+from dnmf._format import format_share
 from dnmf._typing import Array
 from dnmf.errors import ParameterError
 from dnmf.plot.images import (
@@ -88,7 +89,7 @@ def components(model: NMF, *, columns: int | None = None) -> Figure:
         axes.imshow(
             image / top if image.ndim == 3 else image, cmap=COMPONENTS_CMAP, vmin=0, vmax=top
         )
-        label = f"{j}" if shares is None else f"{j} · {_format_share(shares[j])}"
+        label = f"{j}" if shares is None else f"{j} · {format_share(shares[j])}"
         axes.set_xlabel(label, fontsize=7, labelpad=2)
     note = "number j of each component, as in W[:, j]"
     if shares is not None:
@@ -272,14 +273,6 @@ def _order_by_share(model: NMF) -> tuple[Array, Array | None]:
     if shares is None or len(shares) != len(model.components_):  # a user has set components_
         return np.arange(model.n_components_), None
     return np.argsort(-shares, kind="stable"), shares
-
-
-def _format_share(share: float) -> str:
-    """Write a share as a percentage with two digits; zero only for an empty component."""
-    percent = 100 * share
-    if percent == 0 or percent >= 9.95:
-        return f"{percent:.0f} %"
-    return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"
 
 
 def is_squared_error(model: NMF) -> bool:

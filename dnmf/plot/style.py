@@ -17,10 +17,6 @@ BLUE = "#31688e"
 """Colour of the main curve: from the middle of viridis, distinct from black and from orange with
 every colour vision."""
 
-ORANGE = "#d55e00"
-"""Colour of what is recommended, distinct from blue and grey with every colour vision (Okabe and
-Ito, Color universal design, 2008)."""
-
 GREY = "#767676"
 """Colour of a secondary curve."""
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dnmf._access import StorageOptions, remember_options
+from dnmf._html import ORANGE
 from dnmf._typing import Array
 from dnmf.model_selection.recommend import STABLE
 from dnmf.plot.images import N_EXAMPLES, choose_images, image_rows, relative_error
@@ -23,7 +24,6 @@ from dnmf.plot.model import components, is_squared_error
 from dnmf.plot.style import (
     BLUE,
     GREY,
-    ORANGE,
     count_components,
     set_title,
     style_axes,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dnmf._format import format_bytes, format_duration, format_html
+from dnmf._format import format_bytes, format_duration
+from dnmf._html import format_html, format_html_bar
 from dnmf.engine.blocks import Blocks
 from dnmf.numerics.objective import Objective
 from dnmf.solvers.calibrate import Trial, try_fit
@@ -18,7 +19,7 @@ READS = 8
 """Number of reads of X after which most fits have nearly converged: the total time is for these."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Memory, time and work that a fit takes.
 
@@ -76,11 +77,21 @@ class Plan:
         attributes = asdict(self)
         return {name: None if value == math.inf else value for name, value in attributes.items()}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(f"{name:8}{text}" for name, text in _lines(self))
 
     def _repr_html_(self) -> str:
-        return format_html(dict(_lines(self)))
+        bars = [("driver", self.driver_memory, self.driver_limit)]
+        if self.workers:
+            bars.insert(0, ("worker", self.worker_memory, self.worker_limit))
+        return format_html(dict(_lines(self))) + "".join(
+            format_html_bar(
+                used / limit,
+                f"{name}: {format_bytes(used)}{_of_limit(limit)}, {used / limit:.0%}",
+            )
+            for name, used, limit in bars
+            if limit < math.inf
+        )
 
 
 def plan_fit(

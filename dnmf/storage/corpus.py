@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnmf._access import StorageOptions, remember_options
-from dnmf._format import format_bytes, format_html, format_shape
+from dnmf._format import format_bytes, format_shape
+from dnmf._html import format_html
 from dnmf._typing import Array
 from dnmf.errors import CorpusError
 from dnmf.storage.atomic import READ_AGAIN, RECORD

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dnmf._format import format_html_pictures
+from dnmf._html import format_html_pictures
 from dnmf._typing import Array
 from dnmf.errors import ParameterError
 
@@ -19,14 +19,22 @@ if TYPE_CHECKING:
     from dnmf.storage.corpus import Corpus
     from dnmf.storage.weights import Weights
 
-HTML_IMAGES = 12
-"""Number of images in a notebook."""
+HTML_IMAGES, HTML_COMPONENTS = 12, 24
+"""Largest number of images, and of components, in a notebook."""
 
 HTML_SIDE = 64
 """Largest height and width of an image in a notebook, in pixels."""
 
-MAP_BYTES = 2**26
-"""Largest weights whose maps are drawn in a notebook."""
+HTML_BYTES = 150_000
+"""Most bytes of pictures that an object adds to a notebook; what goes beyond is left out."""
+
+MAP_BYTES, MAP_BLOCKS = 2**26, 16
+"""Largest weights whose maps are drawn in a notebook, and the largest number of their blocks, each
+of which is a request to an object store."""
+
+HEAT_ROWS, HEAT_COLUMNS, HEAT_WIDTH, HEAT_CELL = 40, 280, 560, 6
+"""Largest number of images and of components whose weights are drawn as cells, the width of all
+cells, and the largest height and width of one, in pixels."""
 
 WHITE = 99.9
 """Percentile of the pixels of all thumbnails that is drawn white: a few hot pixels of a camera
@@ -85,7 +93,7 @@ def draw_html(corpus: Corpus) -> str:
     They are of one block, so that a corpus behind a URL is shown soon.
     """
     rows = range(min(HTML_IMAGES, corpus.block_rows, len(corpus)))
-    return _as_html(draw_thumbnails(corpus, rows, HTML_SIDE), corpus.block_ids(0))
+    return as_html(draw_thumbnails(corpus, rows, HTML_SIDE), corpus.block_ids(0))
 
 
 def draw_maps(weights: Weights) -> str:
@@ -94,21 +102,51 @@ def draw_maps(weights: Weights) -> str:
     Weights are maps if the rows of their corpus are pixels of an image. Large ones are not drawn.
     """
     shape = (weights.rows or {}).get("shape", ())
-    if len(shape) != 2 or weights.nbytes > MAP_BYTES:
+    if len(shape) != 2 or weights.nbytes > MAP_BYTES or weights.n_blocks > MAP_BLOCKS:
         return ""
     names = weights.component_names[:HTML_IMAGES]
     W = np.concatenate([weights.read_block(index) for index in range(weights.n_blocks)])
-    maps = _shrink(W[:, : len(names)].T.reshape(-1, *shape), HTML_SIDE)
-    return _as_html(np.stack([_to_8_bits(each) for each in maps]), names)
+    return draw_each(W[:, : len(names)].T.reshape(-1, *shape), names)
 
 
-def _as_html(pictures: Array, names: Sequence[str]) -> str:
-    cells = []
+def draw_first_weights(weights: Weights) -> str:
+    """Draw the weights of the first images as HTML: a row for each image, a column a component."""
+    W = weights.read_block(0)[:HEAT_ROWS, :HEAT_COLUMNS]
+    rows, columns = W.shape
+    side = max(1, min(HEAT_CELL, HEAT_WIDTH // columns))
+    picture = _to_8_bits(W).repeat(side, axis=0).repeat(side, axis=1)
+    name = f"weights of the first {rows} images (rows) for {columns} components (columns), 0 black"
+    return as_html(picture[None], [name], HEAT_WIDTH)
+
+
+def draw_each(images: Array, names: Sequence[str]) -> str:
+    """Draw images over their names as HTML, each on a scale from zero to its own maximum.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, h, w), (n, h, w, channels) or (n, p)
+    names : sequence of str
+    """
+    small = _shrink(_as_pictures(images, None), HTML_SIDE)
+    if small.ndim == 2:
+        return as_html([_draw_curve(_to_share(each), HTML_SIDE) for each in small], names)
+    times = max(1, HTML_SIDE // max(small.shape[1:3]))
+    large = small.repeat(times, axis=1).repeat(times, axis=2)
+    return as_html([_to_8_bits(each) for each in large], names)
+
+
+def as_html(pictures: Iterable[Array], names: Sequence[str], width: int = 80) -> str:
+    """Write pictures of 8 bits over their names as HTML, as many as are small enough together."""
+    cells, room = [], HTML_BYTES
     for picture, name in zip(pictures, names, strict=False):
         content = io.BytesIO()
-        Image.fromarray(picture).save(content, "PNG")
-        cells.append((f"data:image/png;base64,{b64encode(content.getvalue()).decode()}", name))
-    return format_html_pictures(cells)
+        Image.fromarray(picture).save(content, "PNG", optimize=True)
+        url = f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
+        room -= len(url)
+        if room < 0:
+            break
+        cells.append((url, name))
+    return format_html_pictures(cells, width)
 
 
 def _to_share(small: Array) -> Array:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnmf._access import StorageOptions, remember_options
-from dnmf._format import format_bytes, format_html
+from dnmf._format import format_bytes, shorten
+from dnmf._html import format_html
 from dnmf.errors import CorpusError
 from dnmf.storage.atomic import read_record
 from dnmf.storage.codecs import WEIGHTS_CODEC
@@ -39,6 +40,9 @@ VERSION = 3
 
 COMPONENT = "component"
 """Name of the axis of components, and of the array of their names."""
+
+SHOWN_IDS = 3
+"""Number of ids in a notebook."""
 
 ADVICE = "run `dnmf transform` again"
 """What the user can do about damaged weights, for error messages."""
@@ -151,11 +155,11 @@ class Weights(VerifiedMatrix):
         return self._facts_as_html() + self._pictures_as_html()
 
     def _pictures_as_html(self) -> str:
-        """Return the maps of components as HTML; nothing if there are none or one is damaged."""
-        from dnmf.storage.thumbnails import draw_maps
+        """Return maps of components or the first weights as HTML; nothing if they are damaged."""
+        from dnmf.storage.thumbnails import draw_first_weights, draw_maps
 
         try:
-            return draw_maps(self)
+            return draw_maps(self) or draw_first_weights(self)
         except Exception:  # what is wrong with a block is said when somebody asks for it
             return ""
 
@@ -167,8 +171,19 @@ class Weights(VerifiedMatrix):
                 "Shape": f"{n:,} images, {d} components, {self.dtype}",
                 "Numbers": self._bytes_for_people,
                 "Blocks": self._blocks_for_people,
+                **self._first_ids,
             }
         )
+
+    @property
+    def _first_ids(self) -> dict[str, str]:
+        """The first ids as a fact; none in weights of dnmf 0.1, or if they are damaged."""
+        try:
+            names = self.block_ids(0)[:SHOWN_IDS]
+        except Exception:
+            return {}
+        more = ", ..." * (len(self) > len(names))
+        return {"Ids": ", ".join(shorten(name, 30) for name in names) + more}
 
     @classmethod
     def _open(cls, path: str, fingerprint: int | None = None) -> Weights:
