@@ -66,6 +66,11 @@ class State:
     held_out : ndarray of shape (buckets, 2), or of shape (0, 2)
         Divergence and number of the cells that were hidden from the best H; see
         `dnmf.numerics.holdout`.
+    seconds : tuple of float
+        Wall-clock time of the start, then of each pass; empty if it is not known. No number
+        depends on it, nor on the memory.
+    memory : int
+        Most memory in bytes that the process which drives the fit has held; 0 if it is not known.
     """
 
     H: Array
@@ -80,6 +85,8 @@ class State:
     xx: float = 0.0
     energies: tuple[float, ...] = ()
     held_out: Array = field(default_factory=lambda: NO_HELD_OUT)
+    seconds: tuple[float, ...] = ()
+    memory: int = 0
 
     @classmethod
     def at(cls, H: Array, n_reads: float = 0.0) -> State:

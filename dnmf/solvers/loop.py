@@ -17,12 +17,14 @@ A single fit is a list of one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
@@ -104,6 +106,8 @@ class ModelRun:
         Whether `dnmf.solvers.small` fits the model: X is small, and no state is recorded.
     stop_reason : str or None
         Why no further pass follows; None while the model goes on.
+    moment : float
+        When the last pass ended, or the start began, on the clock of `time.monotonic`.
     state : State
         Set by `dnmf.solvers.warm_start.start`, or read from a checkpoint: the same passes follow
         from either.
@@ -116,7 +120,21 @@ class ModelRun:
     weights_every: int = 1
     in_memory: bool = False
     stop_reason: str | None = None
+    moment: float = field(default_factory=time.monotonic, repr=False)
     state: State = field(init=False, repr=False)
+
+    def become(self, state: State) -> None:
+        """Take on a state, and note in it the time since the last one."""
+        now, memory = time.monotonic(), psutil.Process().memory_info().rss
+        seconds = (*self.state.seconds, round(now - self.moment, 4))
+        memory = max(self.state.memory, memory)
+        self.state, self.moment = replace(state, seconds=seconds, memory=memory), now
+
+    def begin(self) -> None:
+        """Note how long the start took, or that a fit goes on now."""
+        if not (self.state.losses or self.state.seconds):
+            self.become(self.state)
+        self.moment = time.monotonic()
 
     def projection(self, dtype: np.dtype[Any]) -> Projection:
         """Return the projection of the next pass."""
@@ -132,7 +150,7 @@ class ModelRun:
 
     def follow(self, update: HUpdate, sink: WeightSink | None) -> None:
         """Advance by one pass, whose weights went to a sink, and record the new state."""
-        self.state = advance(self.objective, self.state, update)
+        self.become(advance(self.objective, self.state, update))
         if self.recorder is not None:
             kept = sink is not None and self.state.accepted
             self.recorder.keep(self.state, update.written if kept else None)
@@ -185,6 +203,8 @@ def solve(
     """
     task_blocks = task_blocks or blocks_per_task(blocks, *(len(run.state.H) for run in runs))
     runs = [run for run in runs if run.stop_reason is None]
+    for run in runs:
+        run.begin()
     with one_blas_thread():
         for run in runs:
             if run.in_memory:
@@ -207,7 +227,7 @@ def _fit_in_memory(
     assert isinstance(blocks, LocalBlocks)  # as `is_small` has found
     for following in iterate(blocks, objective, state, tol, max_iter):
         if following.n_iter > 1:
-            run.state = state
+            run.become(state)
             on_pass()
         state = following  # the last is reported below, with its exact loss
     stats = measure(blocks, objective, state.H)
@@ -220,7 +240,7 @@ def _fit_in_memory(
     end = advance(objective, replace(state, losses=()), update)
     # Losses on the way are those of other weights, in float32: none is lower than the last.
     losses = (*(max(end.losses[0], loss) for loss in state.losses[:-1]), *end.losses)
-    run.state = replace(end, losses=losses)
+    run.become(replace(end, losses=losses))
     on_pass()
     run.finish(blocks, MAX_ITER if len(losses) >= max_iter else CONVERGED)
 

@@ -9,6 +9,7 @@ cluster next to nothing.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -106,6 +107,8 @@ def start(
         Tolerance of the passes to follow: where they may end early, the warm-up may too.
     """
     log.info("warm start: reading a sample of %s images", f"{blocks.shape[0]:,}", extra=LIVE)
+    for run in runs:
+        run.moment = time.monotonic()
     with one_blas_thread():
         if isinstance(blocks, LocalBlocks) and issparse(blocks.array) and _all_drawn(runs):
             sample, reads = whole(blocks), 0.0

@@ -27,6 +27,7 @@ from dnmf.solvers import warm_start
 from dnmf.solvers.warm_start import LEAST_TOL
 from dnmf.storage.atomic import remove_store
 from dnmf.storage.checkpoint.checkpoint import open_checkpoint, verify_checkpoint
+from dnmf.storage.metadata import with_checksum
 
 K, PASSES = 6, 8
 
@@ -548,3 +549,31 @@ def test_plain_zarr_and_xarray_read_components_and_weights(corpus, tmp_path):
     read = xr.open_zarr(path / found.name)
     assert read.H.dims == ("component", "pixel")
     assert (read.H.values == found.state.H).all()
+
+
+def test_a_model_keeps_the_time_of_its_passes_and_its_versions(digits, tmp_path):
+    model = dnmf.NMF(4, checkpoint=tmp_path / "m", random_state=0, tol=0, max_iter=3)
+    kept = open_checkpoint(model.fit(digits).checkpoint)
+    assert len(kept.state.seconds) == 4  # of the start, and of each pass
+    assert min(kept.state.seconds) >= 0
+    assert kept.state.memory > 2**20
+    assert kept.spec.versions["numpy"] == np.__version__
+    assert kept.spec.versions["blas"]
+    longer = clone(model).set_params(max_iter=5).fit(digits)
+    assert longer._state.seconds[:4] == kept.state.seconds
+    assert len(longer._state.seconds) == 6
+
+
+def test_a_model_of_before_has_neither_and_is_read(digits, tmp_path):
+    model = dnmf.NMF(4, checkpoint=tmp_path / "m", random_state=0, tol=0, max_iter=3).fit(digits)
+    file = sorted((tmp_path / "m").glob("pass-*/zarr.json"))[-1]
+    node = json.loads(file.read_text())
+    record = node["attributes"]["dnmf"]
+    del record["seconds"], record["memory"], record["fit"]["versions"]
+    node["attributes"]["dnmf"] = with_checksum(record)
+    file.write_text(json.dumps(node))
+    loaded = dnmf.load(tmp_path / "m")
+    assert loaded._state.seconds == ()
+    assert loaded._spec.versions == {}
+    assert (loaded.components_ == model.components_).all()
+    clone(model).set_params(max_iter=5).fit(digits)

@@ -213,6 +213,8 @@ class Checkpoint:
             "xx": state.xx,
             "energies": list(state.energies),
             "held_out": state.held_out.tolist(),
+            "seconds": list(state.seconds),
+            "memory": state.memory,
             **describe_arrays(arrays),
         }
 
@@ -413,6 +415,8 @@ def _read_pass(store: ObjectStore, name: str) -> Checkpoint:
         xx=record["xx"],
         energies=tuple(record["energies"]),
         held_out=np.array(record["held_out"], np.float64).reshape(-1, 2),
+        seconds=tuple(record.get("seconds", ())),
+        memory=record.get("memory", 0),
     )
     return Checkpoint(
         store.path,

@@ -324,6 +324,7 @@ def read_spec(store: ObjectStore, fit: dict[str, Any]) -> FitSpec:
     CheckpointError, OSError
         As `read_array` does.
     """
+    fit = {"versions": {}, **fit}
     X = {name: value for name, value in fit["X"].items() if name != NAMES}
     if NAMES not in fit["X"]:
         return FitSpec(**fit)

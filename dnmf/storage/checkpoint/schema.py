@@ -101,6 +101,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63)
 
 
+def _is_duration(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < math.inf
+
+
+def _is_version(item: tuple[str, Any]) -> bool:
+    return isinstance(item[1], str) and max(map(len, item)) <= 80
+
+
 def _is_pair(value: Any) -> bool:
     return _has_length(value, 2) and all(map(_is_number, value))
 
@@ -149,6 +157,13 @@ _RECORD: Checks = {
     "record_crc32c": is_checksum,
 }
 
+_LATER: Checks = {
+    "seconds": lambda value: isinstance(value, list) and all(map(_is_duration, value)),
+    "memory": is_count,
+    "versions": lambda value: isinstance(value, dict) and all(map(_is_version, value.items())),
+}
+"""Fields of a record and of its fit that those written before lack."""
+
 _FIT: Checks = {
     "n_components": _is_positive,
     "seed": is_count,
@@ -168,9 +183,10 @@ _X: Checks = {
 
 def _check_fields(found: dict[str, Any], checks: Checks, where: str) -> None:
     """Raise if fields are missing, invalid or unknown; only X may have unknown ones."""
-    if checks is not _X and (unknown := sorted(found.keys() - checks)):
+    later = {name: check for name, check in _LATER.items() if name in found}
+    if checks is not _X and (unknown := sorted(found.keys() - {*checks, *later})):
         raise InvalidObjectError(f"has a record with {where}{brief(unknown)}")
-    for name, check in checks.items():
+    for name, check in {**checks, **later}.items():
         if name not in found or not check(found[name]):
             raise InvalidObjectError(
                 f"has a record in which {where}{name} is {brief(found.get(name))}"

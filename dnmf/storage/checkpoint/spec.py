@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from dnmf._typing import Array
 from dnmf._version import __version__
@@ -20,6 +24,25 @@ PARAMETERS = ("solver", "beta_loss", "alpha_W", "alpha_H", "l1_ratio", "init", "
 
 SETTINGS = ("tol", "max_iter", "forget_factor", "batch_size")
 """Names of the parameters of `NMF` that are stored and may change when a fit is resumed."""
+
+
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba", "dask", "zarr")
+"""Libraries whose versions a model keeps."""
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of dnmf, Python, the libraries that compute, and the BLAS."""
+    found = {"dnmf": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # it was put beside the interpreter by hand
+            continue
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            found["blas"] = f"{library['internal_api']} {library['version'] or ''}".strip()
+    return {**found, "machine": f"{platform.system()} {platform.machine()}".strip()}
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,9 @@ class FitSpec:
         Major and minor version of dnmf: another may compute other bits.
     feature_names : tuple of str, optional
         Names of the pixels, of an X that has some. Not compared: `X` has what identifies the data.
+    versions : dict of str to str
+        Versions of dnmf and of libraries when the fit began; empty if they are not known. Not
+        compared.
     """
 
     n_components: int
@@ -49,6 +75,7 @@ class FitSpec:
     settings: dict[str, Any] = field(default_factory=dict)
     dnmf: str = ".".join(__version__.split(".")[:2])
     feature_names: tuple[str, ...] | None = None
+    versions: dict[str, str] = field(default_factory=library_versions)
 
     def as_record(self) -> dict[str, Any]:
         """Return the specification in JSON types, with the place of the names alone."""
@@ -66,7 +93,7 @@ class FitSpec:
     def differences(self, other: FitSpec) -> list[str]:
         """Return a list of phrases that describe how another fit differs from this one."""
         before, after = ({**vars(fit), **fit.X, **fit.parameters} for fit in (self, other))
-        groups = ("X", "parameters", "settings", "feature_names")
+        groups = ("X", "parameters", "settings", "feature_names", "versions")
         names = [name for name in before if name not in groups and before[name] != after.get(name)]
         said = {"hidden": "holdout"}  # in a record, and as a parameter
         return [
