@@ -40,9 +40,7 @@ def open_for_append(path: str) -> Corpus:
     """
     corpus = open_corpus(path)
     if corpus.version == 1:
-        raise CorpusError(
-            f"{path} is a corpus of dnmf 0.1.0, which cannot grow: ingest its images again"
-        )
+        raise CorpusError(f"{path} has corpus format 1, which cannot grow: ingest its images again")
     if corpus.rows is not None:
         axes = " x ".join(corpus.rows["axes"])
         raise CorpusError(
