@@ -1,9 +1,8 @@
 """The first H: drawn, or from singular vectors, then warmed up on a sample of images in memory.
 
 A full pass updates H once. The warm-up updates it hundreds of times on the same pixels, and after
-one read of X or less H is at a loss that forty full passes from a random start do not reach
-(`docs/how-it-works.md` has the figures). It needs few images and runs in one place, so it costs a
-cluster next to nothing.
+one read of X or less H is at a loss that takes dozens of full passes from a random start. It needs
+few images and runs in one place, so it costs a cluster next to nothing.
 """
 
 from __future__ import annotations
