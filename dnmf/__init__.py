@@ -1,11 +1,10 @@
 """Non-negative matrix factorisation of image corpora larger than memory.
 
-The stages, in the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it
-`NMF` factorises it (or any NumPy, Dask or Zarr matrix), `load` brings a saved model back, and
-`dnmf.plot` draws it. `rank_sweep` compares numbers of components in the reads of one fit, and
-`load_sweep` brings that back. `non_negative_factorization` is `NMF` as a function. `open_weights`
-reads what `dnmf transform` wrote; `verify` looks for damage in all of these. Errors are in
-`dnmf.errors`.
+In the order of the data: `ingest` turns images into a corpus, `open_corpus` opens it, `NMF`
+factorises it (or any NumPy, Dask or Zarr matrix), `load` opens a saved model, and `dnmf.plot`
+draws it. `rank_sweep` compares numbers of components in the reads of one fit, and `load_sweep`
+opens a saved sweep. `non_negative_factorization` is `NMF` as a function. `open_weights` opens what
+`dnmf transform` wrote. `verify` looks for damage in all of these. Errors are in `dnmf.errors`.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # scikit-learn, numba, Dask and Zarr take seconds to import: only what is used is loaded.
+    # scikit-learn, numba, Dask and Zarr take seconds to import, so load only what is used.
     if name == "plot":
         return import_module("dnmf.plot")
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""What a fitted model does with images: weights, reconstructions, losses, saving."""
+"""What a fitted model does with images: compute weights, reconstructions and losses, and save."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from dnmf.storage.checkpoint.spec import FitSpec
 
 
 class FromComponents:
-    """Fitted attribute that follows from `components_` where no fit has set it.
+    """Fitted attribute that is computed from `components_` if no fit has set it.
 
-    So a model whose `components_` a user sets is a fitted model.
+    With it, a model whose `components_` a user sets counts as fitted.
 
     Parameters
     ----------
@@ -55,15 +55,12 @@ class FromComponents:
         known = vars(model).get("components_") if model is not None else None
         shape = () if known is None else np.shape(known)
         if not shape:
-            raise AttributeError(f"{self._name} is set by fit, and there has been none")
+            raise AttributeError(f"{self._name} is set by fit: call fit first")
         return self._compute(shape)
 
 
 class FittedNMF(NMFParameters):
-    """Base of `NMF`: all that needs components and not how they were found.
-
-    They may be those of a fit, or set by the user.
-    """
+    """Base of `NMF` with the methods that need components, from a fit or set by the user."""
 
     components_: Array
     n_components_: int = FromComponents(lambda shape: shape[0])  # type: ignore[assignment]
@@ -79,19 +76,20 @@ class FittedNMF(NMFParameters):
         Parameters
         ----------
         X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
+            One row per image, numbers >= 0, as in `fit`.
         mask : array of shape (n, p), bool, optional
             True where a pixel is to be ignored.
 
         Returns
         -------
-        W : ndarray or dask.array.Array of shape (n, d)
-            An ndarray for what is in memory, else lazy: one task per block.
+        ndarray or dask.array.Array of shape (n, d)
+            Weights W. An ndarray if X is in memory, else a lazy Dask array with one task per block.
 
         Raises
         ------
         DataError (a ValueError)
-            X has another number of pixels, or pixels that are negative, NaN or infinite (found
-            when the block is computed, if X is lazy).
+            If X has another number of pixels, or pixels that are negative, NaN or infinite. Pixels
+            of a lazy X are checked when their block is computed.
         """
         X, mask = take_mask(X, mask)
         X = self._validate(X)
@@ -107,17 +105,17 @@ class FittedNMF(NMFParameters):
         return W
 
     def inverse_transform(self, X: Any) -> Any:
-        """Reconstruct images from their weights: ``X H``.
+        """Reconstruct images from their weights: the product W H.
 
         Parameters
         ----------
         X : array-like, sparse matrix, dask.array.Array or zarr.Array of shape (n, d)
-            Weights, called X as in scikit-learn.
+            Weights W. The parameter is called X as in scikit-learn.
 
         Returns
         -------
         ndarray or dask.array.Array of shape (n, p)
-            Lazy where the weights are.
+            Reconstructions, one row per image. A lazy Dask array if the weights are lazy.
         """
         H, X = self._known_components(), unwrap(X)
         if is_lazy(X):
@@ -131,7 +129,7 @@ class FittedNMF(NMFParameters):
         return X @ H
 
     def score(self, X: Any, y: None = None, sample_weight: Any = None, mask: Any = None) -> float:
-        """Compute the negative mean loss per image, penalties not included: greater is better.
+        """Compute the negative mean loss per image, without penalties: a greater score is better.
 
         Parameters
         ----------
@@ -141,6 +139,7 @@ class FittedNMF(NMFParameters):
         Returns
         -------
         float
+            Minus the mean over images of the divergence from their reconstructions.
         """
         X, mask = take_mask(X, mask)
         X = self._validate(X)
@@ -148,20 +147,24 @@ class FittedNMF(NMFParameters):
         return -float(losses.total / losses.rows) if losses.rows else 0.0
 
     def reconstruct_error(self, X: Any, mask: Any = None, *, per: str = "image") -> Any:
-        """Compute how far images are from their reconstructions, over observed pixels.
+        """Compute the divergence of images from their reconstructions, over observed pixels.
 
         Parameters
         ----------
         X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
+            One row per image, as in `fit`.
         mask : array of shape (n, p), bool, optional
+            True where a pixel is to be ignored.
         per : "image" or "pixel", default "image"
+            Whether to return a number for each image or for each pixel.
 
         Returns
         -------
         ndarray or dask.array.Array
-            Divergence of each image, of shape (n,), lazy where X is; or of each pixel, its mean
-            over the images that it is observed in (NaN without any), of shape `image_shape_`.
-            ``1/2 (x - y)^2`` summed, for Frobenius.
+            With ``per="image"``, the divergence of each image summed over pixels, of shape (n,); a
+            lazy Dask array if X is outside memory. With ``per="pixel"``, the mean divergence of
+            each pixel over the images in which it is observed (NaN if there are none), of shape
+            `image_shape_`. For the Frobenius loss the divergence of a pixel is ``1/2 (x - y)^2``.
         """
         require(per in ("image", "pixel"), "per", per, "'image' or 'pixel'")
         X, mask = take_mask(X, mask)
@@ -188,26 +191,27 @@ class FittedNMF(NMFParameters):
         force: bool = False,
         storage_options: StorageOptions = None,
     ) -> None:
-        """Write the model as it is now, without weights, as Zarr and JSON; `load` reads it.
+        """Write the model as it is now, without weights W, as Zarr and JSON; `load` opens it.
 
         Attributes and parameters may have been changed since the fit. Losses and errors are written
-        if they are true of `components_` as they are: if these are those of the fit, in any order
-        and, without penalties, on any scale.
+        only if they still hold for `components_`: if the components are those of the fit in any
+        order and, in a fit without penalties, on any scale.
 
         Parameters
         ----------
         path : str or path
+            Folder or URL to write.
         force : bool, default False
-            Replace a model that dnmf wrote there before.
+            Replace a model that dnmf has written at `path`.
         storage_options : dict, optional
-            Options of the file system behind a URL, as of `dnmf.open_corpus`.
+            Options of the file system behind a URL, as in `dnmf.open_corpus`.
 
         Raises
         ------
         OutputExistsError
-            Something is at `path`.
+            If something is at `path`.
         DataError
-            `components_` is no matrix of finite, non-negative numbers.
+            If `components_` is not a matrix of finite numbers >= 0.
         """
         remember_options(storage_options, path)
         save_model(path, *describe_in_hand(self), force=force)
@@ -219,7 +223,7 @@ class FittedNMF(NMFParameters):
         return self._objective(mask).project_onto(H, dtype, self._rules())
 
     def _validate(self, X: Any) -> Any:
-        """Check that the model is fitted and that X has its pixels; return X as blocks need it."""
+        """Check that the model is fitted and has the pixels of X; return X for `blocks_of`."""
         self._known_components()
         return validate_images(self, X, reset=False)
 
@@ -229,9 +233,9 @@ class FittedNMF(NMFParameters):
         Raises
         ------
         NotFittedError
-            There are none.
+            If there are no components.
         DataError
-            Those that a user has set are no matrix of finite numbers >= 0.
+            If a user has set components that are not a matrix of finite numbers >= 0.
         """
         check_is_fitted(self, "components_")
         H = np.asarray(self.components_)
@@ -259,8 +263,8 @@ class FittedNMF(NMFParameters):
             )
 
     def _require_array_output(self) -> None:
-        """Raise ParameterError where weights would be put into a frame, which loads them all."""
-        # scikit-learn has no public way to ask for what `set_output` was told: look at a result.
+        """Raise ParameterError if `set_output` asks for a frame, which would load all weights."""
+        # scikit-learn has no public way to ask for the setting of `set_output`: look at a result.
         probe = copy.copy(self)
         for name in ("n_features_in_", "feature_names_in_"):
             probe.__dict__.pop(name, None)
@@ -298,7 +302,7 @@ class FittedNMF(NMFParameters):
 
 
 class LossSums(NamedTuple):
-    """Losses summed over images; add up over blocks.
+    """Losses summed over images. Sums of blocks are added with ``+``.
 
     Attributes
     ----------
@@ -307,7 +311,7 @@ class LossSums(NamedTuple):
     pixels : ndarray of shape (p,)
         Loss of each pixel.
     rows : float
-        Number of images, each as often as its weight says.
+        Number of images, or the sum of their weights.
     seen : ndarray of shape (p,)
         Number of images in which a pixel is observed.
     """
@@ -331,13 +335,13 @@ def sum_losses(block: Block, *, projection: Projection) -> LossSums:
 
 
 def store_losses(block: Block, *, projection: Projection, sink: WeightSink) -> int:
-    """Put each image's loss into a sink and return the number of images."""
+    """Write the loss of each image to a sink and return the number of images."""
     sink(projection.losses(block)[0], block.start)
     return len(block)
 
 
 def store_weights(block: Block, *, projection: Projection, sink: WeightSink) -> int:
-    """Put the weights of a block into a sink and return the number of images."""
+    """Write the weights of a block to a sink and return the number of images."""
     sink(projection.weights(block), block.start)
     return len(block)
 

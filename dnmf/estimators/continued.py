@@ -1,4 +1,4 @@
-"""Fits that go on from the model of fewer images: with all images, or with the new ones alone."""
+"""Fits that continue the model of fewer images, with all images or with only the new ones."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ def start_of(model: NMF, dtype: Any) -> Array:
 
 
 def learn_new_images(model: NMF, corpus: Corpus, mask: Any = None) -> int:
-    """Improve a model of an earlier generation of a corpus on the images that were appended since.
+    """Improve a model on the images that were appended to its corpus after its fit.
 
-    Earlier images are not read again; see `NMF.partial_fit`. The model is then one of the corpus as
-    it is, so that only later images are new to it.
+    Earlier images are not read again; see `NMF.partial_fit`. Afterwards the model belongs to the
+    corpus as it is now, so that only images appended later are new to it.
 
     Parameters
     ----------
     model : NMF
         Model of a fit, or of this function.
     corpus : Corpus
+        The corpus with the new images.
     mask : array of shape (n, p), bool, optional
         True where a pixel is to be ignored.
 
@@ -39,14 +40,14 @@ def learn_new_images(model: NMF, corpus: Corpus, mask: Any = None) -> int:
     Raises
     ------
     DataError
-        The model is of no generation of this corpus.
+        If the model does not belong to this corpus before or after an append.
     """
     known = model._spec.X.get("fingerprint", -1)
     n_before = {crc: n for n, crc in corpus.generations}.get(known)
     if n_before is None:
         raise DataError(
-            f"the model was not fitted to {corpus.path} as it is, or as it was before images were "
-            "appended, so that nothing says which images are new: fit all, without --new-images"
+            f"the model was fitted neither to {corpus.path} nor to it before images were appended, "
+            "so it is unknown which images are new: fit all images, without --new-images"
         )
     n_new: int = len(corpus) - n_before
     if n_new:

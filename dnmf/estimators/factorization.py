@@ -1,4 +1,4 @@
-"""`non_negative_factorization`: `NMF` as a function, with the signature of scikit-learn's."""
+"""`non_negative_factorization`: `NMF` as a function with the signature of scikit-learn's."""
 
 from __future__ import annotations
 
@@ -35,30 +35,33 @@ def non_negative_factorization(
 ) -> tuple[Any, Any, int]:
     """Compute non-negative W and H whose product is close to X.
 
-    This is `NMF` as a function: it takes and returns what
-    `sklearn.decomposition.non_negative_factorization` does.
+    This is `NMF` as a function. Its parameters and results are those of
+    `sklearn.decomposition.non_negative_factorization`.
 
     Parameters
     ----------
     X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
-    W, H : array of shape (n, d) and (d, p), optional
-        Start for ``init="custom"``; of W, only its shape and its values are checked. With
-        ``update_H=False``, H is the one to compute W for.
+        One row per image, numbers >= 0, as in `NMF.fit`.
+    W : array of shape (n, d), optional
+        With ``init="custom"``, its shape and values are checked. It has no influence.
+    H : array of shape (d, p), optional
+        Components that ``init="custom"`` starts from. With ``update_H=False``, the components to
+        compute W for.
     n_components : int, "auto" or None, default "auto"
-        Number of components d. ``"auto"`` takes the number of rows of the H that is used, and the
-        number of pixels where none is; None always takes the number of pixels.
+        Number of components d. ``"auto"`` means the number of rows of H if H is used, else the
+        number of pixels. None always means the number of pixels.
     init
         As in `NMF`.
     update_H : bool, default True
-        Whether to fit H. Without it W is computed for the given H, as `NMF.transform` does.
+        Whether to fit H. If False, W is computed for the given H, as `NMF.transform` does.
     solver, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, random_state, verbose, shuffle
-        As in `NMF`. As in scikit-learn, only ``solver="mu"`` (and ``"auto"``) takes other losses
-        than Frobenius.
+        As in `NMF`. As in scikit-learn, losses other than Frobenius need ``solver="mu"`` or
+        ``"auto"``, and the default is ``"cd"``.
 
     Returns
     -------
     W : ndarray or dask.array.Array of shape (n, d)
-        Weights, lazy where X is.
+        Weights. A lazy Dask array if X is outside memory.
     H : ndarray of shape (d, p)
         Components.
     n_iter : int
@@ -68,6 +71,10 @@ def non_negative_factorization(
     ------
     DataError, ParameterError (both a ValueError), DtypeError (a TypeError)
         As in `NMF.fit`.
+
+    See Also
+    --------
+    NMF : The same as an estimator, with more parameters.
 
     Examples
     --------
@@ -93,7 +100,7 @@ def non_negative_factorization(
     )
     require(isinstance(update_H, (bool, np.bool_)), "update_H", update_H, "True or False")
     if update_H:
-        with config_context(transform_output="default"):  # arrays, as from scikit-learn's function
+        with config_context(transform_output="default"):  # scikit-learn's function returns arrays
             weights = model.fit_transform(X, W=W, H=H)
         return weights, model.components_, model.n_iter_
     model.check_parameters()

@@ -9,7 +9,8 @@ import numpy as np
 from dnmf.errors import DataError
 
 PIXEL_MODES = ("1", "L", "F", "I", "I;16", "I;16B", "I;16L", "RGB")
-"""Modes of PIL images whose numbers are brightness; others hold an index, an opacity or inks."""
+"""Modes of PIL images whose numbers are brightness. Other modes hold palette indices, opacity or
+inks."""
 
 
 def flatten_images(X: Any) -> tuple[Any, tuple[int, ...] | None]:
@@ -24,13 +25,14 @@ def flatten_images(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     Returns
     -------
     X : object
+        X with one row per image.
     image_shape : tuple of int, or None
-        Height, width and colours; None unless X is a list of images.
+        Height, width and colours. None unless X is a list of images.
 
     Raises
     ------
     DataError
-        Images differ in size, a PIL image does not hold brightness, or X is an array of images.
+        If images differ in size, a PIL image does not hold brightness, or X is an array of images.
     """
     if isinstance(X, (list, tuple)) and X and all(map(_is_image, X)):
         images = [_pixels(image, f"image {i}") for i, image in enumerate(X)]

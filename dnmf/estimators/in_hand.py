@@ -1,4 +1,4 @@
-"""A model as it is now, which is what `save` writes, and not as its fit left it."""
+"""Describe a model as it is now, for `save`; it may differ from the model that its fit left."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
     from dnmf.estimators.base import FittedNMF
 
 EDITED = "edited"
-"""Reason to stop of a model whose components are not those of its fit."""
+"""`stop_reason_` of a model whose components are not those of its fit."""
 
 BEGIN = ("start", "hidden")
-"""Parameters of a specification, besides those of `NMF`, that say where the fit began."""
+"""Parameters of a spec, besides those of `NMF`, that say what the fit started from."""
 
 
 def describe_in_hand(model: FittedNMF) -> tuple[FitSpec, State, str]:
-    """Return the specification of a model as it is now, its state, and why its fit stopped.
+    """Return the spec of a model as it is now, its state, and why its fit stopped.
 
-    Losses, errors and shares of the fit are kept where they are true of the components as they are:
-    if none was changed, or if they were only reordered or, without penalties, rescaled.
+    The losses, errors and shares of the fit are kept if they hold for the components as they are:
+    if no component was changed, or if components were only reordered or, in a fit without
+    penalties, rescaled.
 
     Raises
     ------
     DataError
-        `components_` is no matrix of finite, non-negative numbers.
+        If `components_` is not a matrix of finite numbers >= 0.
     """
     H = model._known_components()
     H = H.astype(np.result_type(H, np.float32), copy=False)
@@ -55,7 +56,7 @@ def describe_in_hand(model: FittedNMF) -> tuple[FitSpec, State, str]:
 
 
 def _describe(model: FittedNMF, H: Array) -> FitSpec:
-    """Return the specification of a model as it is now; its X is that of the fit, if any."""
+    """Return the spec of a model as it is now. Its X is that of the fit, if there was one."""
     known: FitSpec | None = getattr(model, "_spec", None)
     d, p = H.shape
     if known is not None and known.X["shape"][1] == p:
@@ -80,12 +81,12 @@ def _describe(model: FittedNMF, H: Array) -> FitSpec:
 
 
 def _with_start(spec: FitSpec, H: Array) -> FitSpec:
-    """Return the specification of a fit from given components, which no other fit continues."""
+    """Return the spec of a fit that starts from given components, which no other fit continues."""
     return replace(spec, parameters={**spec.parameters, "start": crc32c(H)})
 
 
 def _has_loss_of(model: FittedNMF, spec: FitSpec) -> bool:
-    """Check whether the loss of a specification is that which a model was fitted with."""
+    """Check whether a spec has the loss with which a model was fitted."""
     then, now = (
         {name: found.parameters[name] for name in PARAMETERS if name not in ("init", "n_init")}
         for found in (model._spec, spec)
@@ -94,9 +95,10 @@ def _has_loss_of(model: FittedNMF, spec: FitSpec) -> bool:
 
 
 def _find_rows(before: Array, now: Array, *, may_scale: bool, eps: float) -> Array | None:
-    """Return which row of one matrix each row of another is, or is a multiple of.
+    """Return, for each row of `now`, the number of the row of `before` that it equals.
 
-    None if they are not the same rows in another order, up to rounding of relative size `eps`.
+    With `may_scale`, a multiple counts as equal. Return None if the rows are not the same in
+    another order, up to rounding of relative size `eps`.
     """
     if before.shape != now.shape:
         return None

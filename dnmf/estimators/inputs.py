@@ -1,4 +1,4 @@
-"""Kinds of input that X, weights and masks may be, their checks, and how each becomes blocks."""
+"""What X, weights and masks may be, how they are checked, and how each becomes blocks."""
 
 from __future__ import annotations
 
@@ -49,22 +49,23 @@ def blocks_of(
     Parameters
     ----------
     X : Corpus, Dask, Zarr or NumPy array or SciPy sparse matrix, of shape (n, p)
-        Or any other array outside memory of which rows can be read.
+        It may also be any other array outside memory from which rows can be read.
     weights : array of shape (n,), optional
         Weights of the images, of any kind that X may be.
     mask : array of shape (n, p), bool, optional
         True where a pixel is to be ignored, of any kind that X may be.
     rules : PixelRules
+        Rules that pixels must follow.
 
     Returns
     -------
     Blocks
-        `LocalBlocks` for what is in memory, else `DaskBlocks`.
+        `LocalBlocks` for arrays in memory, else `DaskBlocks`.
 
     Raises
     ------
     DataError
-        X is not a matrix of real numbers, is a Dask array chunked along its pixels, or does not
+        If X is not a matrix of real numbers, is a Dask array chunked along its pixels, or does not
         match the shape of its mask or weights.
     """
     X = unwrap(X)
@@ -105,7 +106,7 @@ def open_mask(path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     Raises
     ------
     DataError
-        There is no Zarr array, or it has another shape or dtype.
+        If there is no Zarr array, or it has another shape or dtype.
     """
     import zarr
     import zarr.errors
@@ -142,12 +143,12 @@ def as_numpy(name: str, aligned: Any) -> Any:
 
 
 def check_mask(X: Any, mask: Any) -> Any:
-    """Return the mask of X as an array, lazy if it is lazy; raise DataError unless it is valid."""
+    """Return the mask of X as an array, lazy if it is lazy; raise DataError if it is not valid."""
     mask = _as_array("mask", mask)
     if mask is None:
         return None
     if mask.dtype == object and all(isinstance(value, (bool, np.bool_)) for value in mask.flat):
-        mask = mask.astype(bool)  # of pandas' types that allow missing values, without any
+        mask = mask.astype(bool)  # pandas' nullable booleans become objects
     if mask.dtype != bool:
         raise DataError(
             f"mask has dtype {mask.dtype}; it must be boolean, True where a pixel is to be "
@@ -163,7 +164,7 @@ def check_weights(X: Any, weights: Any) -> Any:
     Raises
     ------
     DataError
-        They are not one number per image, or all are zero.
+        If they are not one number per image, or all are zero.
     """
     weights = _as_array("sample_weight", weights)
     if weights is None:
@@ -253,7 +254,7 @@ def _check_chunk(value: Any, block_info: Any = None, *, name: str, dtype: np.dty
     chunk = Chunk("", where["chunk-location"][0], start, shape, dtype)
     array, hidden = as_array(value, chunk, name)
     if hidden is not None:
-        raise DataError(f"{name} has chunks of masked arrays, whose mask would be lost: fill them")
+        raise DataError(f"{name} has masked arrays as chunks, whose mask would be lost: fill them")
     return array
 
 
@@ -272,7 +273,7 @@ def is_dask(X: Any) -> bool:
 
 
 def unwrap(X: Any) -> Any:
-    """Return the Dask array inside an xarray object, `Rows` of any other array outside memory.
+    """Return the Dask array inside an xarray object, or `Rows` of any other array outside memory.
 
     Anything else is returned as it is.
     """
@@ -290,18 +291,19 @@ def is_lazy(X: Any) -> bool:
 
 
 def take_mask(X: Any, mask: Any) -> tuple[Any, Any]:
-    """Divide X into pixels and a mask, which includes what X itself masks.
+    """Divide X into pixels and a mask, which includes the pixels that X itself masks.
 
     Parameters
     ----------
     X : object
         As in `blocks_of`, or a NumPy masked array, a list of them, or a Dask array of them.
     mask : array of shape (n, p), bool, optional
+        True where a pixel is to be ignored.
 
     Returns
     -------
     X, mask
-        The same without masked arrays; lazy where X is.
+        The same without masked arrays; lazy if X is.
     """
     X = unwrap(X)
     if isinstance(X, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in X):
@@ -336,7 +338,7 @@ def _as_dask_mask(X: da.Array, mask: Any) -> da.Array:
 
 
 def gives_lazy_results(X: Any) -> bool:
-    """Check whether X is outside memory, so that what is computed of it is lazy."""
+    """Check whether X is outside memory, so that results computed from it are lazy."""
     return isinstance(X, Corpus) or is_lazy(unwrap(X))
 
 
@@ -348,8 +350,9 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
     Parameters
     ----------
     estimator : NMFParameters
+        The estimator that X is for.
     X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
-        Also any other array outside memory of which rows can be read, or a list of images.
+        Also any other array outside memory from which rows can be read, or a list of images.
     reset : bool
         Whether to set the estimator's `n_features_in_` and `image_shape_`, or to check X against
         the number of pixels.
@@ -357,6 +360,7 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
     Returns
     -------
     Corpus, Rows, dask.array.Array, ndarray or SciPy sparse matrix in rows
+        X, ready to be divided into blocks.
     """
     X = unwrap(X)
     shape = None
@@ -385,7 +389,7 @@ def validate_images(estimator: NMFParameters, X: Any, *, reset: bool) -> Any:
 
 
 def require_width(X: Any, estimator: NMFParameters) -> None:
-    """Raise DataError unless X has the number of pixels of a fitted estimator."""
+    """Raise DataError if X does not have the number of pixels of a fitted estimator."""
     if X.shape[1] != estimator.n_features_in_:
         raise DataError(
             f"X has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
@@ -395,13 +399,13 @@ def require_width(X: Any, estimator: NMFParameters) -> None:
 
 
 def _wide_integers_as_float64(X: Any) -> Any:
-    """Convert integers of 32 and 64 bits, which float32 does not hold, as scikit-learn does."""
+    """Convert 32-bit and 64-bit integers, which float32 cannot hold, as scikit-learn does."""
     wide = X.dtype.kind in "iu" and X.dtype.itemsize > 2
     return X.astype(np.float64) if wide else X
 
 
 def check_width(W: Any, n_components: int) -> None:
-    """Raise DataError unless weights have a column for each component."""
+    """Raise DataError if weights do not have one column per component."""
     if len(W.shape) != 2 or W.shape[1] != n_components:
         raise DataError(f"weights have shape {W.shape}; this model needs (n, {n_components})")
 
@@ -414,7 +418,7 @@ def compute_fingerprints(X: Any, blocks: Blocks) -> dict[str, int | None]:
     dict
         ``fingerprint``: for a corpus the checksum of its manifest, for an array in memory that of
         all pixels, for other arrays that of the first block, so that X need not be read.
-        ``sample_weight`` and ``mask``: the checksum of the whole array, or None without one.
+        ``sample_weight`` and ``mask``: the checksum of the whole array, or None if there is none.
     """
     if isinstance(X, Corpus):
         fingerprint = X.fingerprint
@@ -462,7 +466,7 @@ def _single_chunks(X: da.Array) -> Chunks:
 
 
 def check_matrix(X: Any) -> None:
-    """Raise DataError unless X has the shape and the dtype of a matrix of pixels."""
+    """Raise DataError if X does not have the shape and dtype of a matrix of pixels."""
     if not (hasattr(X, "shape") and hasattr(X, "dtype")):
         raise DataError(
             f"X is a {type(X).__name__}; NMF needs an array: open a corpus with dnmf.open_corpus, "
@@ -481,15 +485,16 @@ def check_matrix(X: Any) -> None:
 
 
 def _check_dask(X: da.Array) -> da.Array:
-    """Return an array without empty chunks; raise DataError unless its chunks hold whole rows."""
+    """Return X without empty chunks; raise DataError if its chunks do not hold whole rows."""
     if np.isnan(X.shape).any():
         raise DataError(
-            "X has chunks of unknown sizes; call X.compute_chunk_sizes() first, or make it by "
-            "to_dask_array(lengths=True) of its frame"
+            "X has chunks of unknown sizes; call X.compute_chunk_sizes() first, or, of a frame, "
+            "to_dask_array(lengths=True)"
         )
     if (n_parts := len(X.chunks[1])) > 1:
         raise DataError(
-            f"X has rows in {n_parts} chunks, and a pass needs whole rows: use X.rechunk({{1: -1}})"
+            f"each row of X is in {n_parts} chunks, and a pass needs it in one: use "
+            "X.rechunk({1: -1})"
         )
     filled: da.Array = X.rechunk({0: tuple(rows for rows in X.chunks[0] if rows)})
     return filled
@@ -517,7 +522,7 @@ def _blocks_of_rows(X: Rows) -> DaskBlocks:
 
 
 def _block_rows(X: Rows) -> int:
-    """Choose the rows per block: whole chunks, about 16 MiB of them."""
+    """Choose the rows per block: whole chunks, about 16 MiB together."""
     wanted = choose_block_rows(X.shape[0], X.shape[1] * X.dtype.itemsize)
     return max(wanted // X.chunk_rows, 1) * X.chunk_rows
 

@@ -1,4 +1,4 @@
-"""Lazy results for lazy images: Dask arrays of one task per block."""
+"""Lazy results for images outside memory: Dask arrays with one task per block."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lazy_weights(X: Any, mask: Any, projection: Projection) -> da.Array:
 
 
 def lazy_losses(X: Any, mask: Any, projection: Projection) -> da.Array:
-    """Return each image's divergence from its reconstruction as a lazy Dask array, (n,)."""
+    """Return the divergence of each image from its reconstruction as a lazy array of shape (n,)."""
     column = _map_rows(_loss_column, X, mask, projection, 1, np.dtype(np.float64))
     losses: da.Array = column[:, 0]
     return losses
@@ -60,7 +60,7 @@ def _map_rows(
     width: int,
     dtype: np.dtype[Any],
 ) -> da.Array:
-    """Apply a function to each block of X; it returns a row of this width for each image."""
+    """Apply a function that returns a row of `width` numbers per image to each block of X."""
     import dask.array as da
     from dask.highlevelgraph import HighLevelGraph
 
@@ -74,7 +74,8 @@ def _map_rows(
     for i, ((start, _), recipe) in enumerate(zip(images.ranges, recipes, strict=True)):
         needs = List(*map(TaskRef, recipe.needs))
         tasks[name, i, 0] = Task((name, i, 0), _apply, TaskRef(common), start, recipe, needs)
-    # The tasks hold all that they need: Dask would keep layers that they depend on, and read twice.
+    # The tasks hold all that they need. With dependencies, Dask would keep those layers and read
+    # every block twice.
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=())
     rows = tuple(stop - start for start, stop in images.ranges)
     return da.Array(graph, name, (rows, (width,)), meta=np.empty((0, 0), dtype))
@@ -97,7 +98,7 @@ def _apply(
     recipe : Recipe
         How to make the chunks of X and of the mask.
     taken : list
-        What the recipe needs of other tasks.
+        Results of other tasks that the recipe needs.
     """
     function, projection = common
     (X, hidden), (mask, _) = recipe.read(taken)

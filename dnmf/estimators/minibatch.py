@@ -1,4 +1,4 @@
-"""The estimator `MiniBatchNMF`: `NMF` under the parameters of scikit-learn's second NMF."""
+"""The estimator `MiniBatchNMF`: `NMF` with the parameters of scikit-learn's `MiniBatchNMF`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ from dnmf.storage.checkpoint.commit import KEEP
 class MiniBatchNMF(NMF):
     """`NMF` with the parameters of `sklearn.decomposition.MiniBatchNMF`.
 
-    `NMF` works in mini-batches anyway: on its sample, before full passes, and in `partial_fit`. So
-    this class differs only in the names and defaults of parameters.
+    `NMF` uses mini-batches in its warm start and in `partial_fit`. This class differs from it only
+    in the names and defaults of parameters, and in `n_steps_`.
 
     Parameters
     ----------
-    n_components, init, beta_loss, tol, max_iter, alpha_W, alpha_H, l1_ratio, forget_factor
+    n_components, init
         As in `NMF`.
     batch_size : int, default 1024
-        Upper bound of the number of images per update of `partial_fit`, see `NMF`.
+        Largest number of images per update of `partial_fit`; see `NMF`.
+    beta_loss, tol
+        As in `NMF`.
     max_no_improvement : int or None, default 10
+        Checked, but without effect: a fit ends when a pass lowers the loss little.
+    max_iter, alpha_W, alpha_H, l1_ratio, forget_factor
+        As in `NMF`.
     fresh_restarts : bool, default False
+        Checked, but without effect: weights are always computed from the start.
     fresh_restarts_max_iter : int, default 30
+        Checked, but without effect, like `fresh_restarts`.
     transform_max_iter : int or None, default None
-        These four are checked and have no effect: a fit ends when passes lower the loss little,
-        and weights are always solved for afresh, each image until its loss falls little.
+        Checked, but without effect: the weights of an image are improved until its loss falls
+        little.
     random_state, verbose, missing, warm_start
         As in `NMF`.
     checkpoint, checkpoint_every, checkpoint_keep, resume_from, on_pass
@@ -42,10 +49,24 @@ class MiniBatchNMF(NMF):
     Attributes
     ----------
     n_steps_ : int
-        Number of mini-batches of `batch_size` images that passes went through, and of updates that
+        Number of mini-batches of `batch_size` images in all passes, plus the number of updates that
         `partial_fit` has made.
+    components_, reconstruction_err_, energy_shares_, loss_history_
+        As in `NMF`.
+    n_iter_, n_reads_, stop_reason_, n_features_in_, image_shape_
+        As in `NMF`.
 
-    All others are those of `NMF`.
+    See Also
+    --------
+    NMF : The same with the parameters of scikit-learn's `NMF`, and more.
+
+    Examples
+    --------
+    >>> import numpy as np, dnmf
+    >>> X = np.random.default_rng(0).random((100, 16))
+    >>> model = dnmf.MiniBatchNMF(n_components=4, random_state=0).partial_fit(X)
+    >>> model.partial_fit(X).components_.shape
+    (4, 16)
     """
 
     solver, shuffle, n_init = "auto", False, 1
@@ -122,7 +143,8 @@ class MiniBatchNMF(NMF):
 
         Returns
         -------
-        self
+        MiniBatchNMF
+            The fitted model itself.
         """
         remember_options(storage_options, self.checkpoint)
         super().fit(X, y, W, H, sample_weight, mask, overwrite=overwrite)
@@ -130,7 +152,7 @@ class MiniBatchNMF(NMF):
         return self
 
     def check_parameters(self) -> None:
-        """Raise ParameterError for a parameter out of its range, as `fit` does."""
+        """Raise ParameterError (a ValueError) if a parameter is out of its range, as `fit` does."""
         super().check_parameters()
         for name, may_be_none in (
             ("max_no_improvement", True),

@@ -1,4 +1,4 @@
-"""The estimator `NMF`: its parameters, its methods, and how its fits begin."""
+"""The estimator `NMF`: its parameters, its methods, and how a fit begins."""
 
 from __future__ import annotations
 
@@ -58,99 +58,126 @@ OF_A_FIT = ("loss_history_", "reconstruction_err_", "n_iter_", "n_reads_", "ener
 
 
 class NMF(FittedNMF):
-    """Non-negative matrix factorisation ``X ~ W H`` of images, in memory or far larger.
+    """Non-negative matrix factorisation ``X ~ W H`` of images, in memory or far larger than memory.
 
-    Minimises a divergence of X from W H, with penalties, over non-negative W and H. W is a function
-    of (X, H): each image's weights are a small problem of their own, solved while its block is in
-    memory. So one pass over X reads every block once and updates both. H starts from online updates
-    on a sample of images; full passes follow, with extrapolation (Ang and Gillis, Neural
-    Computation 2019). Small arrays in memory, without a checkpoint, need neither: W is kept there.
+    Minimises a divergence of X from W H, plus penalties, over non-negative W and H. The weights W
+    are a function of X and H: the weights of each image are a small problem of their own, which is
+    solved while its block is in memory. One pass over X therefore reads every block once, and
+    improves both W and H. A fit first improves H on a sample of images (the warm start), then by
+    full passes with extrapolation [1]_. Small arrays in memory are fitted without a warm start,
+    with W kept in memory, unless there is a checkpoint.
 
     Parameters
     ----------
     n_components : int, "auto" or None, default "auto"
-        Number of components d, as in scikit-learn: None is the number of pixels, ``"auto"`` that of
-        the rows of a custom H, and without one that of pixels.
+        Number of components d, as in scikit-learn. None means the number of pixels. ``"auto"``
+        means the number of rows of the H given to `fit` with ``init="custom"``, and the number of
+        pixels with any other `init`.
     init : None, "random", "nndsvd", "nndsvda", "nndsvdar" or "custom", default None
-        Where H starts. ``"random"``, and None, draw it as scikit-learn's ``"random"`` does; the
-        nndsvd family takes singular vectors, in three reads of X. All these are then warmed up on
-        the sample. ``"custom"`` starts from the H given to `fit`, as it is.
+        The H that a fit starts from. ``"random"`` and None draw it as scikit-learn's ``"random"``
+        does. The three whose names begin with nndsvd compute it from singular vectors, with three
+        reads of X. The warm start then improves it on the sample. ``"custom"`` starts the passes
+        from the H given to `fit`, without a warm start.
     n_init : int, default 1
-        Random starts, of the seeds `random_state`, `random_state` + 1 and so on; all are fitted, in
-        the reads of one, and the end with the lowest loss is kept.
+        Number of random starts, with the seeds `random_state`, `random_state` + 1 and so on. All
+        are fitted in the same reads of X, and the one with the lowest loss is kept.
     solver : "auto", "cd" or "mu", default "auto"
-        ``"cd"``, coordinate descent (HALS), for the Frobenius loss; ``"mu"``, majorise-minimise
-        steps on H, for every loss. ``"auto"`` takes the first for the Frobenius loss and the second
-        for all others.
+        ``"cd"`` is coordinate descent (HALS), for the Frobenius loss only. ``"mu"`` is
+        majorise-minimise steps on H, for every loss. ``"auto"`` takes ``"cd"`` for the Frobenius
+        loss and ``"mu"`` for all others.
     beta_loss : float or "frobenius", "kullback-leibler", "itakura-saito", default "frobenius"
-        Divergence of X from W H; the names are those of beta = 2, 1 and 0. With beta <= 0 no pixel
-        may be 0.
+        Beta divergence of X from W H. The names mean beta = 2, 1 and 0. With beta <= 0 no pixel may
+        be 0.
     tol : float, default 1e-4
-        Stop when a pass lowers the objective by less than this share; 0 runs all `max_iter` passes.
-        The larger it is, the sooner ends the warm-up; 0.01 asks for a rough answer. On a small
-        array in memory 20 iterations count as a pass, unless it is 0.
+        The fit stops when a pass lowers the objective by less than this share of it. With 0 it runs
+        all `max_iter` passes. A larger `tol` also makes the warm start shorter; 0.01 gives a rough
+        answer. On a small array in memory, 20 iterations count as one pass unless `tol` is 0.
     max_iter : int, default 200
-        Most full passes over X, or most iterations on a small array in memory.
+        Largest number of full passes over X, or of iterations on a small array in memory.
     random_state : int, RandomState or None, default None
-        With an int, results are the same bits on any number of workers or threads (of one machine
-        type and one set of library builds).
-    alpha_W, alpha_H : float, default 0.0; alpha_H also "same", its default
-        Weight of the penalties on W, scaled by the number of pixels, and on H, scaled by the number
-        of images: ``alpha_W p (l1_ratio |W|_1 + (1 - l1_ratio) / 2 ||W||^2)`` and so on.
+        With an int, results are the same bits for any number of workers or threads (on one type of
+        machine, with the same builds of the libraries).
+    alpha_W : float, default 0.0
+        Weight of the penalty on W. The penalty is
+        ``alpha_W p (l1_ratio |W|_1 + (1 - l1_ratio) / 2 ||W||^2)`` with p pixels.
+    alpha_H : float or "same", default "same"
+        Weight of the penalty on H, which is scaled by the number of images in place of p.
+        ``"same"`` takes the value of `alpha_W`.
     l1_ratio : float from 0 to 1, default 0.0
-        Share of the l1 norm in the penalties.
+        Share of the l1 norm in both penalties.
     verbose : int, default 0
-        Print a line per pass.
+        Print a line after each pass if it is not 0.
     shuffle : bool, default False
-        Accepted for scikit-learn's callers; coordinates keep their order, so that bits repeat.
+        Has no effect; scikit-learn's callers may pass it. Coordinates keep their order, so that
+        results can be repeated.
     missing : "error" or "ignore", default "error"
-        What NaN pixels are: an error, or missing values that influence nothing.
+        Whether NaN pixels raise an error, or count as missing and influence nothing.
     warm_start : bool, default False
-        Whether `fit` starts from the components of the fit before, where there are any.
+        Whether `fit` starts from the components of the previous fit, if there was one.
     forget_factor : float from 0 to 1, default 0.7
-        Share of earlier images' influence that is left after a call of `partial_fit`.
+        Share of the influence of earlier images that is left after a call of `partial_fit`.
     batch_size : int or None, default None
-        Images per update of `partial_fit`, if fewer than it takes by itself: 128 for the Frobenius
-        loss (or d / 2, where that is more, and never fewer than that), 64 for others. Small batches
-        learn more from each image.
+        Largest number of images per update of `partial_fit`. It counts only where it is below the
+        number that `partial_fit` chooses: 128 for the Frobenius loss (or d / 2 if that is more,
+        which is also the least), 64 for other losses. Smaller batches learn more from each image.
     checkpoint : str, path or None, default None
-        Where to keep the state and the weights between passes, as a model that `load` opens. If
-        it holds an unfinished fit of the same X and parameters, `fit` goes on where that one was.
+        Path or URL of a model on disk in which `fit` saves its state and weights after passes;
+        `load` opens it. If it holds an unfinished fit of the same X and parameters, `fit` continues
+        that fit.
     checkpoint_every : int, default 1
-        Passes between those that write their weights to the checkpoint; all write their state.
+        Write the weights W to the checkpoint after every so many passes. The state is written after
+        every pass.
     checkpoint_keep : int, default 2
-        Passes that are kept, should storage damage the last, which is also the best.
+        Number of passes that the checkpoint keeps. An earlier one is used if the storage damages
+        the last.
     resume_from : int or None, default None
-        Pass in the checkpoint to go on from, if not the last; those after it are removed.
+        Number of the pass in the checkpoint to continue from, if not the last. Later passes are
+        removed.
     on_pass : callable or None, default None
-        Called with the `dnmf.numerics.state.State` after each pass, once the checkpoint has it.
-        What it raises ends the fit there; the same `fit` again goes on.
+        Called with a `dnmf.numerics.state.State` after each pass, once the checkpoint has the pass.
+        An exception that it raises ends the fit; the same call of `fit` continues it.
 
     Attributes
     ----------
     components_ : ndarray of shape (d, p)
-        H; float64 for float64 pixels, and for integers of 32 and 64 bits in memory, else float32.
+        H. The dtype is float64 for float64 pixels, and for 32-bit and 64-bit integers in memory;
+        otherwise it is float32.
     reconstruction_err_ : float
-        ``sqrt(2 D)`` without penalties: for the Frobenius loss ``||X - W H||``, for the W of the
-        last accepted pass. Images count as their weights say.
+        ``sqrt(2 D)`` for the divergence D of X from W H, without penalties and for the W of the
+        last accepted pass. For the Frobenius loss this is ``||X - W H||``. The `sample_weight` of
+        `fit` counts.
     energy_shares_ : ndarray of shape (d,)
-        Each component's share of the reconstruction, ``<w_j h_j, Y^(beta - 1)>``; they add up to 1.
-        Missing pixels count as the model fills them in for solver "cd", and not at all for "mu".
+        Share of each component in the reconstruction, ``<w_j h_j, Y^(beta - 1)>`` with ``Y = W H``.
+        The shares add up to 1. Missing pixels count with their reconstructed values for solver
+        ``"cd"``, and do not count for ``"mu"``.
     loss_history_ : ndarray of float, one for each pass
-        Objective, penalties included, of the best H after each pass; never rises.
+        Objective (loss plus penalties) of the best H after each pass. It never rises.
     n_iter_ : int
-        Full passes over X, or iterations on a small array in memory.
+        Number of full passes over X, or of iterations on a small array in memory.
     n_reads_ : float
-        Reads of X in units of the whole of it: passes, and what the start read.
+        Number of reads of the whole X, those of the warm start included: a sample of a tenth of the
+        blocks counts as 0.1.
     n_steps_ : int
         Number of updates that `partial_fit` has made.
     stop_reason_ : str
-        ``"converged"``, ``"max_iter"`` or ``"partial_fit"``; ``"edited"`` of a saved model whose
-        components were not those of its fit.
+        ``"converged"``, ``"max_iter"``, ``"partial_fit"`` or ``"unfinished"`` (a checkpoint that is
+        loaded before its fit has ended). ``"edited"`` is that of a saved model whose components
+        were changed after its fit.
     n_features_in_ : int
-        Pixels p.
+        Number of pixels p.
     image_shape_ : tuple of int
-        Of a corpus; ``(p,)`` otherwise.
+        Shape of an image if X was a corpus or a list of images, else ``(p,)``.
+
+    See Also
+    --------
+    MiniBatchNMF : The same under the parameters of scikit-learn's `MiniBatchNMF`.
+    load : Open a saved model.
+    rank_sweep : Compare numbers of components.
+
+    References
+    ----------
+    .. [1] A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms
+       using extrapolation", Neural Computation 31, 2019.
 
     Examples
     --------
@@ -224,47 +251,56 @@ class NMF(FittedNMF):
         overwrite: bool = False,
         storage_options: StorageOptions = None,
     ) -> NMF:
-        """Factorise X.
+        """Factorise X: find components, from which `transform` computes weights.
 
         Parameters
         ----------
         X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
-            One row per image. Only an array-like must be in memory; `dnmf.open_corpus` opens a
-            corpus. An HDF5 dataset, and any other array outside memory that gives slices of rows,
-            is read in blocks. A list of PIL images or 2-D arrays of one size is taken, too.
-        y : ignored
-        W, H : array of shape (n, d) and (d, p), optional
-            Start for ``init="custom"``. W is only checked, because it follows from X and H.
+            One row per image, numbers >= 0. `dnmf.open_corpus` opens a corpus. An HDF5 dataset, and
+            any other array outside memory that returns slices of rows, is read in blocks. A list of
+            PIL images or 2-D arrays, all of one size, is allowed, too. Only an array-like, a sparse
+            matrix and a list must fit in memory.
+        y : None
+            Ignored; scikit-learn's pipelines pass it.
+        W : array of shape (n, d), optional
+            With ``init="custom"``, its shape and values are checked. It has no influence, because W
+            follows from X and H.
+        H : array of shape (d, p), optional
+            Components that ``init="custom"`` starts from.
         sample_weight : array of shape (n,), optional
-            Weight of each image in the loss; 2 does what the image twice in X would. Their scale is
-            that of the losses, and changes nothing else. NumPy's, Dask's or, best for many millions
-            of images, Zarr's; outside memory they must be 0, or from 1e-15 to 1e15.
+            Weight of each image in the loss: 2 has the effect of having the image twice in X.
+            Multiplying all weights by one number multiplies the losses, and changes nothing else.
+            It may be a NumPy, Dask or Zarr array; Zarr is best for many millions of images. If X is
+            outside memory, weights must be 0 or from 1e-15 to 1e15.
         mask : array of shape (n, p), bool, optional
-            True where a pixel is to be ignored. NumPy's, Dask's or Zarr's; read in blocks with X.
-            What X itself masks, as a NumPy masked array or a Dask array of them, is ignored, too.
+            True where a pixel is to be ignored. It may be a NumPy, Dask or Zarr array, and is read
+            in blocks with X. If X is a NumPy masked array, or a Dask array of them, the pixels that
+            X masks are ignored, too.
         overwrite : bool, default False
-            Remove the model that is at `checkpoint`, if dnmf wrote it, instead of going on from it.
+            Remove the model that is at `checkpoint`, if dnmf wrote it, instead of continuing its
+            fit.
         storage_options : dict, optional
-            Options of the file system behind the URL of `checkpoint`, as of `dnmf.open_corpus`.
+            Options of the file system behind the URL of `checkpoint`, as in `dnmf.open_corpus`.
 
         Returns
         -------
-        self
+        NMF
+            The fitted model itself.
 
         Raises
         ------
         DataError (a ValueError)
-            A pixel is negative, NaN or infinite, or X is no numeric matrix.
+            If a pixel is negative, NaN or infinite, or X is not a numeric matrix.
         ParameterError (a ValueError)
-            A parameter is out of its range.
+            If a parameter is out of its range.
         DtypeError (a TypeError)
-            W or H does not have the dtype of X.
+            If W or H does not have the dtype of X.
         CheckpointError
-            `checkpoint` belongs to another fit, is damaged, or another process is writing to it.
+            If `checkpoint` belongs to another fit, is damaged, or another process writes to it.
         SpaceError
-            Its disk has too little space.
+            If the disk of `checkpoint` has too little space.
         CapacityError (a MemoryError)
-            A worker, or this process, has less memory than the fit needs; see `plan`.
+            If a worker, or this process, has less memory than the fit needs; see `plan`.
         """
         self.check_parameters()
         if overwrite and (self.checkpoint is None or self.resume_from is not None):
@@ -308,7 +344,18 @@ class NMF(FittedNMF):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> Any:
-        """Factorise X and return its weights, lazy where X is: `fit`, then `transform`."""
+        """Factorise X and return its weights: `fit`, then `transform`.
+
+        Parameters
+        ----------
+        X, y, W, H, sample_weight, mask
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray or dask.array.Array of shape (n, d)
+            Weights W. A lazy Dask array if X is outside memory.
+        """
         if gives_lazy_results(X):
             self._require_array_output()
         return self.fit(X, y, W, H, sample_weight, mask).transform(X, mask)
@@ -322,19 +369,20 @@ class NMF(FittedNMF):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> NMF:
-        """Improve the components on more images, without reading earlier ones again.
+        """Improve the components on more images, without reading earlier images again.
 
-        Each block of X is taken in batches of `batch_size`, with one update of H after each (see
-        `dnmf.numerics.online`), where the block is read; only sums travel from block to block.
+        Blocks of X are read one after the other. H is updated after every batch of `batch_size`
+        images of a block, where the block is read. Only sums go from one block to the next.
 
         Parameters
         ----------
         X, y, W, H, sample_weight, mask
-            As in `fit`; W and H count in the first call only.
+            As in `fit`. W and H are used in the first call only.
 
         Returns
         -------
-        self
+        NMF
+            The model itself.
         """
         self.check_parameters()
         free = self.checkpoint is None
@@ -363,19 +411,20 @@ class NMF(FittedNMF):
         return self
 
     def plan(self, X: Any, mask: Any = None, *, trial: bool = True) -> Plan:
-        """Predict the memory and the time that `fit` would take where it would run.
+        """Predict the memory, disk space and time that `fit` takes on this machine or cluster.
 
         Parameters
         ----------
         X, mask
             As in `fit`.
         trial : bool, default True
-            Whether to run parts of the fit for about ten seconds, which times are predicted from.
+            Whether to run parts of the fit for about ten seconds, to predict times. Without it,
+            only memory and disk space are predicted.
 
         Returns
         -------
         dnmf.solvers.plan.Plan
-            Predicted figures as attributes; `print` shows them.
+            Predicted numbers as attributes; `print` shows them.
         """
         self.check_parameters()
         X, mask = take_mask(X, mask)
@@ -387,13 +436,14 @@ class NMF(FittedNMF):
         return plan_fit(blocks, objective, d, self.tol, disk, trial=trial)
 
     def _describe(self, X: Any, blocks: Blocks, H: Any) -> FitSpec:
-        """Describe a fit as far as X need not be read; see `_with_fingerprints`.
+        """Describe a fit without reading X; `_with_fingerprints` adds what must be read.
 
         Parameters
         ----------
         X, H
             As in `fit`; X is validated.
         blocks : Blocks
+            X in blocks.
         """
         first, stop = blocks.ranges[0]
         custom = self.init == "custom" and H is not None
@@ -417,14 +467,14 @@ class NMF(FittedNMF):
         )
 
     def _with_fingerprints(self, spec: FitSpec, X: Any, blocks: Blocks) -> FitSpec:
-        """Add the checksums that tell X, its mask and its weights from others, which reads them."""
+        """Add the checksums of X, its mask and its weights, for which they are read."""
         return replace(spec, X={**spec.X, **compute_fingerprints(X, blocks)})
 
     @contextmanager
     def _recorded(
         self, run: ModelRun, X: Any, blocks: Blocks, H: Any, W: Any, overwrite: bool
     ) -> Iterator[None]:
-        """Lock the checkpoint, set recorder and first state of a run, clean up on an error."""
+        """Lock the checkpoint, set the recorder and state of a run, and clean up after an error."""
         if self.checkpoint is None:
             run.state = self._first_state(run, blocks, H, W)
             yield
@@ -463,7 +513,7 @@ class NMF(FittedNMF):
         return create_checkpoint(path, run.spec, self._first_state(run, blocks, H, W), keep)
 
     def _first_state(self, run: ModelRun, blocks: Blocks, H: Any, W: Any) -> State:
-        """Return the state before the first pass: given, of the fit before, or warmed up."""
+        """Return the state before the first pass: custom, from the previous fit, or warmed up."""
         shape = (run.spec.n_components, blocks.shape[1])
         if self.init == "custom":
             H = check_start(H, W, blocks, shape[0])
@@ -513,12 +563,12 @@ class NMF(FittedNMF):
         return replace(best.state, n_reads=n_reads)
 
     def _unit_of_stream(self, unit: float) -> float:
-        """Return the unit of the weights in the running sums, that of the first call.
+        """Return the unit of the weights in the running sums, which is that of the first call.
 
         Raises
         ------
         DataError
-            Beside those weights, the weights of this call are too small or too large to add up.
+            If the weights of this call are too small or too large to be added to earlier ones.
         """
         first = getattr(self, "_weight_unit", 1.0) if hasattr(self, "components_") else unit
         low, high = LAZY_WEIGHTS
@@ -528,7 +578,7 @@ class NMF(FittedNMF):
     def _begin_stream(
         self, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
     ) -> tuple[FitSpec, OnlineState]:
-        """Return where `partial_fit` goes on from: its last call, a fit, or a start on a block."""
+        """Return the spec and the sums that `partial_fit` continues or begins with."""
         if hasattr(self, "components_"):
             return self._spec_in_hand(X, blocks), self._resume_stream(blocks, objective)
         spec = self._describe(X, blocks, H)
@@ -538,23 +588,23 @@ class NMF(FittedNMF):
             return spec, OnlineState(custom_H(blocks, objective, H, W, spec.seed)[0])
         first_blocks, sample = first_block(blocks)
         first, _ = initial_H(first_blocks, sample, k, spec.seed, self.init or "random")
-        if not first.any():  # a dark block has no scale to start from: the first lit one sets it
+        if not first.any():  # all pixels of the block are 0: the scale comes from a later block
             first = random_H(Block(np.ones((1, p))), k, spec.seed)
         return spec, OnlineState(first)
 
     def _spec_in_hand(self, X: Any, blocks: Blocks) -> FitSpec:
-        """Return the description of the fit that set `components_`, or of none, if a user did."""
+        """Return the spec of the fit that set `components_`, or a new one if a user set them."""
         known = hasattr(self, "_spec")
         spec = self._spec if known else self._describe(X, blocks, None)
         return replace(spec, n_components=len(self.components_))
 
     def _resume_stream(self, blocks: Blocks, objective: Objective) -> OnlineState:
-        """Return the running sums of a stream; after a fit, those of images that equal W H."""
+        """Return the sums of earlier calls; after a fit, the sums of images that equal W H."""
         H = self._known_components().astype(np.float64)
         if self.n_components not in ("auto", None, len(H)):
             raise ParameterError(
-                f"n_components is {self.n_components!r}, but the components that partial_fit goes "
-                f"on from are {len(H)}; clone the model to start afresh"
+                f"n_components is {self.n_components!r}, but partial_fit continues from {len(H)} "
+                "components; set n_components to that, or clone the model to start afresh"
             )
         running: OnlineState | None = getattr(self, "_running", None)
         known = None if running is None else running.objective
@@ -564,7 +614,7 @@ class NMF(FittedNMF):
         if not stats.total_weight:
             return OnlineState(H, settled=True)
         n_before = self._spec.X["shape"][0] if hasattr(self, "_spec") else 0
-        images = n_before or blocks.shape[0]  # nothing is known of components set by hand
+        images = n_before or blocks.shape[0]  # components that a user set have no known images
         before = objective.stats_of_exact_fit(H, stats.scaled(images / stats.total_weight))
         return OnlineState(H, before, settled=True, objective=objective)
 

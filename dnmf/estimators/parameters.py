@@ -1,4 +1,4 @@
-"""Parameters of `NMF`: their allowed values, and the objective that follows from them."""
+"""Parameters of `NMF`: their allowed values, and the objective that they define."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COUNTS = {
 
 
 class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of `NMF` that checks its parameters and derives the objective from them."""
+    """Base of `NMF` that checks the parameters and makes the objective from them."""
 
     n_components: int | str | None
     init: str | None
@@ -74,7 +74,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return tags
 
     def check_parameters(self) -> None:
-        """Raise ParameterError (a ValueError) for a parameter out of its range, as `fit` does."""
+        """Raise ParameterError (a ValueError) if a parameter is out of its range, as `fit` does."""
         k = self.n_components
         allowed = "an int >= 1, None or 'auto'"
         require(k in ("auto", None) or (is_int(k) and int(k) >= 1), "n_components", k, allowed)
@@ -120,13 +120,13 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _check_combinations(self) -> None:
         if self.resume_from is not None and self.checkpoint is None:
             raise ParameterError(
-                f"resume_from is {self.resume_from}, and there is no checkpoint to resume: give "
-                "its path as checkpoint"
+                f"resume_from is {self.resume_from}, but checkpoint is None: give the path of the "
+                "checkpoint to resume"
             )
         if self.n_init > 1 and self.init not in (None, "random"):
             raise ParameterError(
-                f"n_init is {self.n_init} and init is {self.init!r}, from which every start is the "
-                "same: use init='random', or n_init=1"
+                f"n_init is {self.n_init}, but all starts with init={self.init!r} are the same: "
+                "use init='random', or n_init=1"
             )
         if self.solver == "cd" and beta_of(self.beta_loss) != 2:
             raise ParameterError(
@@ -135,7 +135,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
 
     def _solver(self) -> str:
-        """Return the solver, "cd" or "mu": by default the one for the loss."""
+        """Return the solver, "cd" or "mu"; for "auto" the one for the loss."""
         if self.solver != "auto":
             return self.solver
         return "cd" if beta_of(self.beta_loss) == 2 else "mu"
@@ -143,9 +143,10 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _objective(self, mask: Any = None, n_pixels: int | None = None) -> Objective:
         """Return the objective for images with or without a mask.
 
-        The penalties are scikit-learn's: alpha_W is scaled by the number of pixels, that of the
-        validated X by default, and alpha_H by the number of images (their weights, where they have
-        any), so that neither outweighs the other or the loss.
+        The penalties are scikit-learn's: alpha_W is multiplied by the number of pixels (by default
+        that of the validated X), and alpha_H by the number of images (or the sum of their weights).
+        Neither penalty then outweighs the other or the loss, however many pixels or images there
+        are.
         """
         beta = beta_of(self.beta_loss)
         alpha_H = self.alpha_W if self.alpha_H == "same" else self.alpha_H
@@ -159,7 +160,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return (MaskedQuadratic if masked else Quadratic)(2.0, *penalties)
 
     def _rules(self) -> PixelRules:
-        """Return the rules that pixels must keep."""
+        """Return the rules that pixels must follow."""
         positive = beta_of(self.beta_loss) <= 0
         return PixelRules(nan_is_missing=self.missing == "ignore", positive=positive)
 
@@ -169,7 +170,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises
         ------
         ParameterError
-            There are more than `init` can start from.
+            If `init` cannot give so many components.
         """
         n, p = blocks.shape
         k = resolve_count(self.n_components, H if self.init == "custom" else None, p)
@@ -181,7 +182,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return k
 
     def _spec_parameters(self) -> dict[str, Any]:
-        """Return the parameters that define a fit, by name and in JSON types; see `FitSpec`."""
+        """Return the parameters that define a fit, by name, as JSON types; see `FitSpec`."""
         return {
             **{name: as_json(getattr(self, name)) for name in PARAMETERS},
             "solver": self._solver(),
@@ -191,7 +192,7 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         }
 
     def _seed(self) -> int:
-        """Return the seed of `random_state`, drawn from it unless it is an integer."""
+        """Return `random_state` if it is an integer, else a seed drawn from it."""
         state = self.random_state
         if is_int(state):
             allowed = "an int from 0 to 2**32 - 1, a RandomState or None"
@@ -200,12 +201,12 @@ class NMFParameters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return int(check_random_state(state).randint(2**31 - 1))
 
     def _warn_about_zeros(self) -> None:
-        """Warn, as scikit-learn does, if H starts with zeros that multiplicative updates keep."""
+        """Warn, as scikit-learn does, if H starts with zeros, which solver "mu" would keep."""
         if self._solver() == "mu" and self.init == "nndsvd":
             warnings.warn(
                 "The multiplicative update ('mu') solver cannot update zeros present in the "
-                "initialization: those of init='nndsvd' are raised to a little above zero first; "
-                "init='nndsvda' starts higher, and may lead to better results.",
+                "initialization: the zeros of init='nndsvd' are set to a small number first; "
+                "init='nndsvda' sets them to a larger one, which may give better results.",
                 UserWarning,
                 stacklevel=5,
             )
@@ -223,21 +224,21 @@ def loss_of(beta_loss: float | str) -> float | str:
 
 
 def as_json(value: Any) -> Any:
-    """Return a parameter as a type of JSON, without NumPy's types."""
+    """Return a parameter as a type that JSON has, not as a NumPy scalar."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def check_start(H: Any, W: Any, blocks: Blocks, n_components: int) -> Array:
     """Check the H and W of ``init="custom"`` and return H in float64.
 
-    Only H is needed, because W is a function of X and H; a W that is passed must still be valid.
+    Only H is needed, because W is a function of X and H. If W is passed, it must still be valid.
 
     Raises
     ------
     ParameterError
-        There is no H.
+        If there is no H.
     DataError, DtypeError
-        H or W has another shape or dtype than X needs, or is not non-negative and finite.
+        If the shape or dtype of H or W does not fit X, or an entry is negative or not finite.
     """
     if H is None:
         raise ParameterError("init='custom' needs H: fit(X, H=...) of shape (n_components, pixels)")
@@ -256,23 +257,25 @@ def check_factor(
     *,
     fixed: bool = False,
 ) -> None:
-    """Check a W or an H that a caller gives, in words that callers of scikit-learn look for.
+    """Check a W or an H that a caller gives. Messages have the words of scikit-learn.
 
     Parameters
     ----------
     name : str
         "W" or "H".
     given : array-like
+        The factor to check.
     shape : tuple of int
         Shape that it must have.
     dtype : dtype
-        Dtype of X, which they must have if it is a floating-point one.
+        Dtype of X. If it is a floating-point dtype, the factor must have it, too.
     fixed : bool
-        Whether it is not to be fitted: then all entries may be zero, from which no fit can start.
+        Whether the factor is not fitted. Then all entries may be zero; a fit cannot start so.
 
     Raises
     ------
     DataError, DtypeError
+        If the factor is not valid.
     """
     A = np.asarray(given)
     where = f"NMF (input {name})"
@@ -296,26 +299,28 @@ def check_factor(
 
 
 def require_even_blocks(blocks: Blocks) -> None:
-    """Raise DataError for blocks that cannot be the chunks of a Zarr array of weights."""
+    """Raise DataError if blocks cannot be the chunks of a Zarr array of weights."""
     rows = [stop - start for start, stop in blocks.ranges]
     if len({*rows[:-1]}) > 1 or rows[-1] > rows[0]:
         raise DataError(
-            f"X has chunks of {min(rows)} to {max(rows)} rows; weights in a checkpoint need even "
-            f"ones: use X.rechunk({{0: {max(rows)}}})"
+            f"X has chunks of {min(rows)} to {max(rows)} rows; a checkpoint needs chunks of equal "
+            f"size: use X.rechunk({{0: {max(rows)}}})"
         )
 
 
 def resolve_count(n_components: int | str | None, H: Any, n_pixels: int) -> int:
-    """Return the number of components that `n_components` means.
+    """Return the number of components that the parameter `n_components` means.
 
     Parameters
     ----------
     n_components : int, "auto" or None
+        Value of the parameter.
     H : array-like of shape (d, p), optional
         Components that the caller gives.
     n_pixels : int
+        Number of pixels.
     """
-    if n_components == "auto" and np.ndim(H) == 2:  # what has no rows is refused by `check_factor`
+    if n_components == "auto" and np.ndim(H) == 2:  # `check_factor` refuses an H of another ndim
         return int(np.shape(H)[0])
     return n_pixels if n_components in ("auto", None) else int(n_components)
 

@@ -1,4 +1,4 @@
-"""Arrays outside memory that are read by slices of rows: Zarr, HDF5, xarray and their like."""
+"""Arrays outside memory that are read in slices of rows: Zarr, HDF5, xarray and similar ones."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     import dask.array as da
 
 ONE_READ = threading.Lock()
-"""Lock of all reads of a process but those of Zarr, which says that threads may read at once. Two
-arrays may be in one file, so they share it."""
+"""Lock for all reads of a process except those of Zarr, whose documentation allows threads to read
+at once. All arrays share the lock, because two of them may be in one file."""
 
 IN_MEMORY = ("__array_interface__", "__dlpack__", "to_numpy")
-"""Attributes of arrays and frames that hold their numbers in memory."""
+"""Attributes of arrays and frames whose numbers are in memory."""
 
 
 class Rows:
-    """An array outside memory, of which slices of rows are read.
+    """An array outside memory from which slices of rows are read.
 
     Parameters
     ----------
     array : object
-        Has a `shape`, a NumPy `dtype`, and slices of rows that NumPy makes an array of.
+        Has a `shape` and a NumPy `dtype`, and returns slices of rows that NumPy can convert.
 
     Attributes
     ----------
     shape, dtype, ndim
-        Of the array.
+        Those of the array.
     chunk_rows : int
-        Number of rows that are stored together, 1 if the array does not say.
+        Number of rows that are stored together; 1 if the array does not say.
     """
 
     def __init__(self, array: Any) -> None:
@@ -57,7 +57,7 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Array:
-        """Read rows; what else the key selects is selected in memory if slices of rows are all."""
+        """Read rows. If the array takes only slices of rows, select columns in memory."""
         rows, *columns = key if isinstance(key, tuple) else (key,)
         parts = [rows]
         if self._takes_columns and all(isinstance(part, slice) for part in columns):
@@ -79,7 +79,7 @@ class Rows:
         return part[(slice(None), *columns)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Say how a worker makes the array: it opens the file of an HDF5 dataset by its name."""
+        """Tell a worker how to make the array: it opens the file of an HDF5 dataset by its name."""
         filename = getattr(getattr(self._array, "file", None), "filename", None)
         if filename is not None and hasattr(self._array, "name"):
             return _open_hdf5, (os.path.abspath(filename), self._array.name)
@@ -95,8 +95,8 @@ class Rows:
             serialize(self, serializers=("pickle",), on_error="raise")
         except Exception as error:  # of whatever kind the array raises
             raise DataError(
-                f"{name} cannot be sent to workers ({error}): fit without a cluster, or copy it "
-                "into a Zarr array or a corpus"
+                f"{name} cannot be sent to workers ({error}): copy it into a Zarr array or a "
+                "corpus, or fit without a cluster"
             ) from error
 
     def to_dask(self, chunks: Any) -> da.Array:
@@ -115,8 +115,8 @@ class Rows:
 def is_outside_memory(X: Any) -> bool:
     """Check whether an object is an array that `Rows` can read.
 
-    An object in memory says so by an interface to its memory. An xarray object does not, so its
-    first row is read twice, and in memory both are the same memory.
+    An array in memory has an interface to its memory. An xarray object has none in either case, so
+    its first row is read twice: if it is in memory, both reads share the same memory.
     """
     if is_of_zarr("Array", X) or isinstance(X, Rows):
         return True
@@ -133,7 +133,7 @@ def is_outside_memory(X: Any) -> bool:
 
 
 def is_of_zarr(kind: str, X: Any) -> bool:
-    """Check whether X is a Zarr ``Array`` or ``Group``; where Zarr is not imported, nothing is."""
+    """Check whether X is a Zarr ``Array`` or ``Group``, without importing Zarr."""
     zarr = sys.modules.get("zarr")
     return zarr is not None and isinstance(X, getattr(zarr, kind))
 
@@ -155,11 +155,11 @@ def _chunk_rows(array: Any) -> int:
 
 
 def _dense(part: Any) -> Array:
-    """Return what was read as an ndarray; raise DataError where its mask would be lost."""
+    """Return rows that were read as an ndarray; raise DataError if a mask would be lost."""
     if np.ma.is_masked(part):
         raise DataError(
-            "an array gives rows with masked values, which have no meaning here: fill them, and "
-            "pass what they hide as mask"
+            "an array returns rows with masked values, whose mask would be lost: fill them, and "
+            "pass the mask as mask"
         )
     for name in ("toarray", "todense"):
         if hasattr(part, name):

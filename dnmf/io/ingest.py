@@ -1,7 +1,7 @@
-"""Ingest images into a corpus: a plan, parts that are read and written in parallel, and an end.
+"""Ingest images into a corpus: make a plan, write the blocks in parallel, and finish the corpus.
 
-`plan` lists the images and lays out the corpus, `parts` writes its blocks, `finish` commits it. One
-process does all of it, with or without a cluster, or the jobs of an array do the parts.
+`plan` lists the images and the layout of the corpus, `parts` writes its blocks, `finish` commits
+it. One process does all three, with or without a cluster; or the jobs of an array write the parts.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from dnmf.storage.paths import absolute, is_url, normalize_path
 from dnmf.storage.store import require_parent
 
 TRIAL_PLACES = 4
-"""Number of places in the corpus from which a trial of codecs takes images: the first may be
-black."""
+"""Number of places in the corpus from which a trial of codecs takes images. One place may be
+unlike the rest, such as a first image that is all black."""
 
 
 def ingest(
@@ -67,67 +67,74 @@ def ingest(
     """Ingest images into a corpus.
 
     Blocks are read and written in parallel: on the active Dask client if there is one, else on
-    threads. The corpus appears at `path` when all of it is written. An ingest that was killed goes
-    on where it was when the same call is made again.
+    threads. The corpus appears at `path` when all of it is written. If an ingest was killed, the
+    same call continues it.
 
     Parameters
     ----------
     source : path, sequence of paths, array, frame, or Source
-        Folders, image files, patterns, zip and tar archives, tables of files, array files
-        (``file.h5::/name``) and URLs of these; or a pandas frame with a column of paths; or an
-        array of shape (n, h, w), (n, h, w, channels) or (n, p), lazy ones of Dask, Zarr and xarray
-        too, or a list of images.
+        Paths or URLs of folders, image files, patterns such as ``*.png``, zip and tar archives,
+        tables of files, and array files (``file.h5::/name``). Or a pandas frame with a column of
+        paths. Or an array of shape (n, h, w), (n, h, w, channels) or (n, p) of NumPy, Dask, Zarr or
+        xarray. Or a list of images.
     path : str or path
-        Path of the new corpus; at a URL it is written in place.
+        Folder or URL of the new corpus.
     block_rows : int, optional
-        Number of images per block; by default about 16 MiB of them.
+        Number of images per block. The default is about 16 MiB of images.
     codec : str, optional
         How pixels are compressed: "lz4", "lz4-shuffle", "lz4-bitshuffle", "zstd",
-        "zstd-bitshuffle" or "none". By default a trial on 1 MiB of them chooses the one with which
-        a block is soonest read, at 750 MB/s, and decoded; of those that take at most a tenth
-        longer, the one that takes the least room.
+        "zstd-bitshuffle" or "none". By default each codec is tried on 1 MiB of pixels. Of the
+        codecs whose time to read a block (at 750 MB/s) and decode it is at most a tenth above the
+        shortest, the one with the fewest bytes is taken.
     strict : bool, default False
         Whether a single file that cannot be used ends the ingest. Otherwise such files are left
-        out, and ``rejects.jsonl`` in the corpus says of each its path and the reason.
+        out, and ``rejects.jsonl`` in the corpus lists the path and the reason for each.
     max_rejects : int or float, optional
-        Largest number of images that may be left out; as a float their largest share. By default
-        a tenth may be unreadable, and none may differ from the others in shape or dtype.
+        Largest number of images that may be left out (int), or their largest share (float from 0.0
+        to 1.0). By default a tenth may be unreadable, and none may differ from the others in shape
+        or dtype.
     storage_options : dict, optional
-        Options of the file systems behind URLs, of sources and of the corpus, as of fsspec; under
-        the name of a protocol, ``{"s3": {...}, "https": {...}}``, those of one of several. This
-        process keeps them for all that it does in those buckets; nothing is written of them.
+        Options of fsspec for the file systems behind the URLs of sources and corpus. If there are
+        several protocols, ``{"s3": {...}, "https": {...}}`` has the options of each. This process
+        uses them for all later access to these buckets; they are not written anywhere.
     append : bool, default False
-        Whether to add images to the corpus at `path`, as a new generation of it; those whose ids
-        it has already are left out. What is done to them is what was done to the others. Whoever
-        has the corpus open goes on with the images that it had.
+        Whether to add images to the corpus at `path`, as a new generation of it. Images whose ids
+        the corpus has are left out. The `choices` of the corpus apply to the new images, too. A
+        process that has the corpus open keeps the images that it had.
     force : bool, default False
-        Whether to replace a corpus that is already there, and to begin an ingest anew.
+        Whether to replace a corpus that is already there, and to start an unfinished ingest again.
     on_progress : callable
-        Called after each block with the number of images done and of all images.
+        Called after each block with the number of images done and the number of all images.
     **choices
-        What is done to the images, as `dnmf.io.sources.choices.Choices` lists it: `size`, `color`,
-        `alpha`, `crop`, `pad`, `patches`, `scale`, `clip`, `dtype`, `nan`, `axis`, `channel`,
-        `level`, `array`.
+        What is done to the images: `size`, `color`, `alpha`, `crop`, `pad`, `patches`, `scale`,
+        `clip`, `dtype`, `nan`, `axis`, `channel`, `level` and `array`, as
+        `dnmf.io.sources.choices.Choices` describes them.
 
     Returns
     -------
     Corpus
+        The new corpus, open for reading.
 
     Raises
     ------
     IngestError
-        There are no images; or, as BadImagesError, too many of them are unreadable or differ in
-        size or colour.
+        If there are no images. Its subclass BadImagesError: if too many images are unreadable or
+        differ in size or colour.
     DataError
-        An array has a negative, NaN or infinite pixel.
+        If an array has a negative, NaN or infinite pixel.
     OutputExistsError
-        There is something at `path`.
+        If something is at `path`.
     SpaceError
-        The disk has no room for all pixels uncompressed, or is full before the end.
+        If the disk has no room for all pixels uncompressed, or is full before the end.
+
+    See Also
+    --------
+    open_corpus : Open a corpus that was ingested before.
+    verify : Check a corpus for damage.
 
     Examples
     --------
-    >>> dnmf.ingest("faces/", "faces.zarr", size=(64, 64), color="gray")
+    >>> dnmf.ingest("faces/", "faces.zarr", size=(64, 64), color="gray")  # doctest: +SKIP
     <Corpus faces.zarr: 13,233 images of 64 x 64 uint8, 54.2 MB in 16 blocks>
     """
     location = normalize_path(path)
@@ -157,7 +164,7 @@ def plan_ingest(
 ) -> Plan:
     """List the images, and create the unfinished corpus with its plan; see `ingest`.
 
-    If there is an unfinished corpus of the same call, its plan is taken as it is.
+    If there is an unfinished corpus of the same call, its plan is used again.
     """
     location = normalize_path(path)
     remember_options(storage_options, location, *(_paths(source) or [""]))
@@ -200,7 +207,7 @@ def finish_ingest(plan: Plan, *, force: bool = False) -> Corpus:
         return open_corpus(plan.path)
     finish_corpus(plan)
     if not is_url(plan.path):
-        check_free(plan.path, FORMAT, force=force)  # hours may have passed
+        check_free(plan.path, FORMAT, force=force)  # the first check may be hours ago
         swap_in(plan.building, plan.path, FORMAT)
     return open_corpus(plan.path)
 
@@ -222,7 +229,7 @@ def ingest_part(
     path : str or path
         Path of the corpus.
     number, parts : int
-        Number of the part, from 1, and of all parts.
+        Number of this part, from 1, and number of parts.
     storage_options, on_progress
         See `ingest`.
 
@@ -243,12 +250,12 @@ def ingest_part(
 def finish_parts(
     path: str | os.PathLike[str], *, storage_options: StorageOptions = None, force: bool = False
 ) -> Corpus:
-    """Finish a corpus of which all parts are written; see `ingest_part`.
+    """Finish a corpus whose parts are all written; see `ingest_part`.
 
     Raises
     ------
     IngestError
-        There is no plan, or a part is missing.
+        If there is no plan, or a part is missing.
     """
     plan = _existing_plan(path, storage_options)
     with locked(plan.path), translate_disk_full(plan.path, "the corpus"):
@@ -263,7 +270,7 @@ def _existing_plan(path: str | os.PathLike[str], storage_options: StorageOptions
     plan = next((plan for plan in plans if plan is not None), None)
     if plan is None:
         raise IngestError(
-            f"{location}: no ingest is planned there; begin with `dnmf ingest --plan SOURCE "
+            f"{location}: there is no plan of an ingest; make one with `dnmf ingest --plan SOURCE "
             f"{location}`"
         )
     return plan
@@ -271,13 +278,14 @@ def _existing_plan(path: str | os.PathLike[str], storage_options: StorageOptions
 
 @contextmanager
 def _discarded(building: str, *, if_killed: bool) -> Iterator[None]:
-    """Remove the unfinished corpus if images are refused: the same call would end the same way.
+    """Remove the unfinished corpus if images are refused, since the same call would fail again.
 
     Parameters
     ----------
     building : str
+        Path of the unfinished corpus.
     if_killed : bool
-        Whether to remove it after any other error, too: nobody can go on with it.
+        Whether to remove it after any other error, too, because no call can continue it.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Find damage: read all of a corpus, of weights, of a model or of a sweep."""
+"""Check for damage: read all of a corpus, of weights, of a model or of a sweep."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Finding:
     what : str
         Description of the damage, and what to do about it.
     block : int or None
-        Number of the damaged block; None if it is not a block that is damaged.
+        Number of the damaged block; None if something other than a block is damaged.
     first, last : int or None
         First and last image of the block.
     """
@@ -53,10 +53,11 @@ class Verification:
     kind : str
         ``"corpus"``, ``"weights"``, ``"model"`` or ``"sweep"``.
     path : str
+        Path or URL that was checked.
     blocks : int
         Number of blocks that were checked.
     findings : list of Finding
-        Empty if nothing is damaged.
+        One entry per damage; empty if nothing is damaged.
     """
 
     kind: str
@@ -81,28 +82,35 @@ def verify(
     storage_options: StorageOptions = None,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
-    """Check a corpus, weights, a model or a sweep, block by block.
+    """Check a corpus, weights, a model or a sweep for damage, block by block.
 
     Blocks of a corpus and of weights are checked in parallel: on the active Dask client if there is
-    one, else on threads. Passes of a model are checked from the oldest to the newest, the models of
-    a sweep one after the other.
+    one, else on threads. Passes of a model are checked from the oldest to the newest. The models of
+    a sweep are checked one after the other.
 
     Parameters
     ----------
     path : str or path
+        Folder or URL of what dnmf has written.
     storage_options : dict, optional
-        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
+        Options of the file systems behind URLs, as in `dnmf.open_corpus`.
     on_block : callable
-        Called after each block with the number of blocks done and of all blocks.
+        Called after each block with the number of blocks done and the number of all blocks.
 
     Returns
     -------
     Verification
+        Its `findings` list each damage.
 
     Raises
     ------
     CorpusError
-        The path holds nothing that dnmf wrote, or the ``zarr.json`` that says so is damaged.
+        If dnmf has written nothing at the path, or the ``zarr.json`` that says so is damaged.
+
+    Examples
+    --------
+    >>> dnmf.verify("faces.zarr").findings  # doctest: +SKIP
+    []
     """
     remember_options(storage_options, path)
     location = normalize_path(path)

@@ -1,4 +1,4 @@
-"""The sweep over numbers of components: models are fitted in the same reads, then scored."""
+"""The sweep over numbers of components: fit all models in the same reads, then score them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ from dnmf.storage.lock import locked
 from dnmf.storage.paths import normalize_path
 
 LEAST_IMAGES = 10
-"""Least number of images: a bootstrap sample of so many is empty in one of 20,000 draws."""
+"""Smallest number of images that can be held out: a bootstrap sample of 10 images leaves all others
+out in one of 20,000 draws."""
 
 MAX_HOLDOUT = 0.5
-"""Largest share of the cells that may be held out; models of fewer cells say little about X."""
+"""Largest share of the cells that may be held out. Models of fewer cells say little about X."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,13 +53,14 @@ class RankSweep:
     Attributes
     ----------
     models_ : dict of int to NMF
-        Best fit to all cells for each number of components, in ascending order.
+        Best model fitted to all cells for each number of components, in ascending order.
     table : list of dict
-        Scores of each number, see `dnmf.model_selection.scores.Score`;
-        ``pandas.DataFrame(sweep.table)`` is a frame of them.
+        Scores of each number of components; see `dnmf.model_selection.scores.Score`.
+        ``pandas.DataFrame(sweep.table)`` makes a frame of them.
     choice_ : dnmf.model_selection.recommend.Choice
+        Recommended number of components, and the reason.
     n_reads_ : float
-        Reads of X for all models together, in units of the whole of it.
+        Number of reads of the whole X for all models together.
     """
 
     models_: Mapping[int, NMF]
@@ -87,7 +89,7 @@ class RankSweep:
         return self.choice_.reason
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but the models, in JSON types."""
+        """Return everything except the models as a dict of JSON types."""
         return {
             "best_n_components": self.best_n_components_,
             "clear": self.clear_,
@@ -123,55 +125,64 @@ def rank_sweep(
 ) -> RankSweep:
     """Fit models of several numbers of components in the same reads of X, and recommend one.
 
-    For each number, `n_init` models are fitted to all cells, from seeds of their own; and, to be
-    scored, as many to a bootstrap sample of the images with a share of the cells held out. All
-    advance together: a pass reads each block once for all of them. Models that have converged drop
-    out. The page "Choosing the number of components" has the method, its sources and its limits.
+    For each number of components, `n_init` models are fitted to all cells (entries of X), each from
+    its own seed. To score the number, `n_init` more models are fitted to bootstrap samples of the
+    images with a share of the cells held out. All models are fitted together: a pass reads each
+    block once for all of them. Models that have converged take part in no further pass.
+    The page "Choosing the number of components" describes the method, its sources and its limits.
 
     Parameters
     ----------
     X : Corpus, zarr.Array, dask.array.Array, array-like or sparse matrix, of shape (n, p)
-        As in `NMF.fit`.
+        One row per image, as in `NMF.fit`.
     n_components : iterable of int
-        Numbers to try, each once.
+        Numbers of components to try, without repeats.
     estimator : NMF, optional
-        Loss, penalties, tolerance, passes, missing pixels and the first seed of all models; by
-        default ``NMF(random_state=0)``. It is not changed, and its `n_components` does not count.
+        Has the loss, penalties, tolerance, number of passes, treatment of missing pixels and first
+        seed of all models. The default is ``NMF(random_state=0)``. It is not changed, and its
+        `n_components` is not used.
     n_init : int, default 3
-        Number of starts, and of held-out shares of the cells, for each number of components; their
-        seeds are that of the estimator and those that follow it.
+        Number of random starts, and of held-out sets of cells, for each number of components. Their
+        seeds are that of the estimator and the next ones.
     holdout : float, default 0.1
-        Share of the cells that is held out, up to a half, in steps of a twentieth; 0 holds out none
-        and leaves the choice to the stability of the components alone.
+        Share of the cells that is held out: 0, or from 0.05 to 0.5, rounded to a multiple of 0.05.
+        With 0, only the stability of the components decides.
     sample_weight, mask
         As in `NMF.fit`.
     checkpoint : str, path or None, default None
-        Folder that keeps all models between passes, for `load_sweep`. The same sweep again goes on
-        where it was, with the same bits; with other numbers of components it adds to those there.
+        Folder or URL that keeps all models after each pass; `load_sweep` opens it. The same call
+        again continues an unfinished sweep, with the same bits. A call with other numbers of
+        components adds them to the sweep.
     force : bool, default False
-        Replace a sweep that is kept there.
+        Whether to replace a sweep that is at `checkpoint`.
     storage_options : dict, optional
-        Options of the file system behind the URL of `checkpoint`, as of `dnmf.open_corpus`.
+        Options of the file system behind the URL of `checkpoint`, as in `dnmf.open_corpus`.
     on_pass : callable
-        Called after each pass with a `dnmf.solvers.multi_fit.Progress`, once the checkpoint has it.
+        Called after each pass with a `dnmf.solvers.multi_fit.Progress`, once the checkpoint has the
+        pass.
     **moved
-        Takes nothing: parameters of the estimator are refused here, with a word on where they go.
+        Parameters of `NMF` are refused here, with advice to pass them in `estimator`.
 
     Returns
     -------
     RankSweep
+        The models, their scores and the recommended number.
 
     Raises
     ------
     ParameterError (a ValueError and a TypeError)
-        A parameter is out of its range or belongs to the estimator; `n_components` is empty or
-        repeats itself.
+        If a parameter is out of its range or belongs to the estimator, or `n_components` is empty
+        or repeats a number.
     DataError (a ValueError)
-        A pixel cannot be factorised, or all pixels are the same.
+        If a pixel is negative or infinite, or all pixels are equal.
     CheckpointError
-        `checkpoint` holds something else, another sweep's models, or is damaged.
+        If `checkpoint` holds something else or the models of another sweep, or is damaged.
     CapacityError, SpaceError
-        As in `NMF.fit`. Where there is no memory for all models together, they run in groups.
+        As in `NMF.fit`. If memory is too small for all models together, they are fitted in groups.
+
+    See Also
+    --------
+    load_sweep : Open a sweep that was kept in a checkpoint.
 
     Examples
     --------
@@ -215,29 +226,37 @@ def rank_sweep(
 def load_sweep(
     path: str | os.PathLike[str], *, storage_options: StorageOptions = None
 ) -> RankSweep:
-    """Open a sweep that `rank_sweep` or `dnmf rank` has kept.
+    """Open a sweep that `rank_sweep` or `dnmf rank` has written.
 
     Parameters
     ----------
     path : str or path
+        Folder or URL of the sweep.
     storage_options : dict, optional
-        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
+        Options of the file systems behind URLs, as in `dnmf.open_corpus`.
 
     Returns
     -------
     RankSweep
+        The models, their scores and the recommended number.
 
     Raises
     ------
     CheckpointError
-        There is no sweep, it is damaged, or it has not come to its end.
+        If there is no sweep, it is damaged, or it is unfinished.
+
+    Examples
+    --------
+    >>> sweep = dnmf.load_sweep("faces.sweep")  # doctest: +SKIP
+    >>> sweep.best_n_components_, sweep.clear_  # doctest: +SKIP
+    (49, True)
     """
     remember_options(storage_options, path)
     return _result(*open_sweep(normalize_path(path)))
 
 
 def _refuse_moved(keywords: Mapping[str, Any]) -> None:
-    """Raise ParameterError for keywords that the estimator takes, or that are unknown."""
+    """Raise ParameterError if keywords belong to the estimator or are unknown."""
     known = sorted(keywords.keys() & NMF().get_params().keys())
     if known:
         example = ", ".join(f"{name}={keywords[name]!r}" for name in known)
@@ -252,12 +271,12 @@ def _refuse_moved(keywords: Mapping[str, Any]) -> None:
 def _model_of(
     estimator: NMF | None, n_components: int, checkpoint: str | os.PathLike[str] | None
 ) -> NMF:
-    """Return a copy of the estimator, for models that start at random.
+    """Return a copy of the estimator for models with random starts.
 
     Raises
     ------
     ParameterError
-        It is no NMF, or has a parameter that a sweep sets by itself.
+        If it is not an NMF, or has a parameter that a sweep sets by itself.
     """
     if estimator is None:
         estimator = NMF(random_state=0)
@@ -267,8 +286,8 @@ def _model_of(
         value = getattr(estimator, name)
         if value not in allowed:
             raise ParameterError(
-                f"the estimator has {name}={value!r}; in a sweep it must be {allowed[0]!r}: a "
-                "sweep starts at random, and has an n_init and a checkpoint of its own"
+                f"the estimator has {name}={value!r}; in a sweep it must be {allowed[0]!r}: starts "
+                "are random, and rank_sweep has parameters n_init and checkpoint of its own"
             )
     model: NMF = clone(estimator).set_params(n_components=n_components, checkpoint=checkpoint)
     model.check_parameters()
@@ -293,20 +312,20 @@ def _check(n_init: Any, holdout: Any) -> None:
     valid = is_real(holdout) and (holdout == 0 or 1 / GROUPS <= holdout <= MAX_HOLDOUT)
     if is_real(holdout) and holdout >= 1:
         raise ParameterError(
-            f"holdout is {holdout}: as many held-out cells as cells, or more; it must be 0, or a "
-            f"share from {1 / GROUPS} to {MAX_HOLDOUT}"
+            f"holdout is {holdout}, which leaves no cells to fit; it must be 0, or a share from "
+            f"{1 / GROUPS} to {MAX_HOLDOUT}"
         )
     require(valid, "holdout", holdout, f"0, or a share from {1 / GROUPS} to {MAX_HOLDOUT}")
     if n_init == 1 and holdout == 0:
         raise ParameterError(
-            "n_init is 1 and holdout is 0: there is nothing to choose by; hold out cells "
-            "(holdout=0.1), or take n_init=3 starts, which show whether components are stable"
+            "n_init is 1 and holdout is 0, which gives no score to choose by: hold out cells "
+            "(holdout=0.1), or use n_init=3, which shows whether components are stable"
         )
 
 
 @dataclass(frozen=True)
 class PixelRange:
-    """Least and greatest pixel; the sum of two ranges is their union."""
+    """Smallest and largest pixel; the sum of two ranges is their union."""
 
     low: float
     high: float
@@ -321,12 +340,12 @@ def _range_of(block: Block) -> PixelRange:
 
 
 def _require_variation(blocks: Blocks, holdout: float) -> float:
-    """Raise DataError for too few cells or equal pixels; return the reads of X that it took."""
+    """Raise DataError for too few cells or equal pixels; return the reads of X that this took."""
     (n, p), (start, stop) = blocks.shape, blocks.ranges[0]
     if holdout and (n < LEAST_IMAGES or p < 2):
         raise DataError(
-            f"X has {n} images of {p} pixels; to hold out cells and draw images again takes at "
-            f"least {LEAST_IMAGES} images of 2 pixels: holdout=0 holds out none"
+            f"X has {n} images of {p} pixels; holding out cells needs at least {LEAST_IMAGES} "
+            "images of 2 pixels: use holdout=0, which holds out none"
         )
     first = blocks.map_sum(_range_of, only=[0], check=False)
     if first.high > first.low or np.isnan(first.low):
@@ -334,13 +353,13 @@ def _require_variation(blocks: Blocks, holdout: float) -> float:
     whole = blocks.map_sum(_range_of, check=False)
     if whole.low > whole.high:
         raise DataError(
-            f"no pixel of the {n:,} images counts: mask or NaN hide all of them; pass a mask that "
-            "is true where a pixel is to be ignored"
+            f"mask or NaN hide every pixel of the {n:,} images; pass a mask that is true only "
+            "where a pixel is to be ignored"
         )
     if whole.low == whole.high:
         raise DataError(
             f"every pixel of the {n:,} images is {whole.low:g}: one component explains them all, "
-            "and there is nothing to choose a number by"
+            "so there is no number of components to choose"
         )
     return 1 + (stop - start) / n
 
@@ -388,7 +407,7 @@ def _fits(runs: Sequence[ModelRun | Checkpoint]) -> RankFits:
     full = {run.spec.seed: run.state for run in runs if _is_full(run)}
     with_holdout = {run.spec.seed: run.state for run in runs if not _is_full(run)}
     n, p = runs[0].spec.X["shape"]
-    # The number of observed cells, weights counted, follows from that of held-out ones.
+    # The number of held-out cells gives the number of observed cells, with weights counted.
     cells = [
         run.state.held_out[:, 1].sum() / _held_out_share(run.spec)
         for run in runs
@@ -398,7 +417,7 @@ def _fits(runs: Sequence[ModelRun | Checkpoint]) -> RankFits:
 
 
 def _held_out_share(spec: FitSpec) -> float:
-    """Return the share of the cells that a model was fitted without."""
+    """Return the share of the cells that was held out when a model was fitted."""
     return Holdout(spec.seed, spec.parameters["hidden"]).n_hidden_groups / GROUPS
 
 
@@ -411,7 +430,7 @@ COLUMNS = {
     "stability": ("stability", "9.2f"),
     "least_stable": ("least", "5.2f"),
 }
-"""Head and format of each column of the table as text."""
+"""Heading and format of each column of the table as text."""
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from dnmf.model_selection.scores import HeldOutErrors, Score
 
 STABLE, UNSTABLE = 0.8, 0.5
 """Silhouettes from which components count as the same in every fit, and below which they count as
-different: then they are a basis and not parts of the images."""
+different. Components that differ are a basis, not parts of the images."""
 
 SINGLE_RANK = "no other number was tried"
 
@@ -21,12 +21,13 @@ class Choice:
     Attributes
     ----------
     n_components : int
+        The recommended number.
     clear : bool
         Whether the data give a clear answer.
     reason : str
         Sentences that say why this number is recommended, and what speaks against it.
     lowest : int or None
-        Number of components with the lowest held-out error.
+        Number of components with the lowest held-out error; None if no cells were held out.
     """
 
     n_components: int
@@ -38,10 +39,10 @@ class Choice:
 def choose(scores: Sequence[Score], held_out: HeldOutErrors | None) -> Choice:
     """Recommend a number of components, with the reason.
 
-    With held-out cells, these are the fewest components whose held-out error is within one standard
-    error of the lowest (the one-standard-error rule of Breiman et al., *Classification and
-    Regression Trees*, 1984). Without held-out cells, they are the most components that are all
-    stable, as in NMFk.
+    With held-out cells, it is the smallest number whose held-out error is within one standard error
+    of the lowest (the one-standard-error rule of Breiman et al., *Classification and Regression
+    Trees*, 1984). Without held-out cells, it is the largest number whose components are all stable,
+    as in NMFk.
     """
     if held_out is None:
         return _by_stability(scores)
@@ -86,7 +87,7 @@ def _doubts_about_range(scores: Sequence[Score], held_out: HeldOutErrors) -> lis
     if held_out.chosen == len(scores) - 1:
         return [
             f"the error still falls at {largest:,}, the largest number tried: try larger ones; "
-            "where it falls on and on, the number is a trade-off between error and cost"
+            "if it never stops falling, the number is a trade-off between error and cost"
         ]
     if held_out.lowest == len(scores) - 1:
         return ["the lowest is that of the largest number tried: try larger ones"]
@@ -120,7 +121,7 @@ def _all_stable(scores: Sequence[Score]) -> list[Score]:
 
 
 def _describe_stability(score: Score) -> str:
-    """Describe how stable the recommended components are, where that is known."""
+    """Describe how stable the recommended components are, if that is known."""
     if score.stability is None or score.least_stable is None:
         return ""
     known = f"stability {score.stability:.2f}"
@@ -142,15 +143,15 @@ def _by_stability(scores: Sequence[Score]) -> Choice:
         why, doubts = f"stability {mean}, of the least stable {least}", [SINGLE_RANK]
     elif not stable:
         why = f"the highest mean stability, {mean}"
-        doubts = ["whatever the number, some components differ from start to start"]
+        doubts = ["with every number, some components differ from start to start"]
     else:
         why = (
-            "the most that all come out the same from every start (stability of the least stable "
-            f"{least})"
+            "the largest number whose components are all the same from every start (stability of "
+            f"the least stable {least})"
         )
         if chosen is scores[-1]:
             doubts = [f"{chosen.n_components:,} is the largest number tried: try larger ones"]
-    reason = f"{_components(chosen)}: {why}. No cells were held out to ask about."
+    reason = f"{_components(chosen)}: {why}. No cells were held out."
     return _choice(chosen, reason, doubts, None)
 
 

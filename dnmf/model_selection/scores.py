@@ -1,4 +1,4 @@
-"""Scores of each number of components: error, error on held-out cells, stability."""
+"""Scores of each number of components: error, error on held-out cells and stability."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ class Score:
     Attributes
     ----------
     n_components : int
+        Number of components.
     error : float
-        ``sqrt(2 D)`` of the best fit to all cells; ``||X - W H||`` for squared error. It falls with
-        the number of components for any data.
+        ``sqrt(2 D)`` of the best fit to all cells, with D the loss; ``||X - W H||`` for squared
+        error. It falls with the number of components for any data.
     error_per_cell : float
-        Root mean square, ``sqrt(2 D / (n p))``, comparable with `held_out_error`.
+        Root mean square error per cell, ``sqrt(2 D / (n p))``; to compare with `held_out_error`.
     held_out_error : float or None
-        Root mean square on the cells that were held out; None if none were.
+        Root mean square error on the held-out cells; None if no cells were held out.
     standard_error : float or None
-        Standard error of the difference between this held-out error and the lowest of all ranks.
+        Standard error of the difference between this held-out error and the lowest of the sweep.
     stability, least_stable : float or None
-        Mean and least silhouette of the components over all fits, see
-        `dnmf.model_selection.stability`; None with a single fit.
+        Mean and least silhouette of the components over all fits, from -1 to 1; see
+        `dnmf.model_selection.stability`. None with a single fit.
     passes : int
         Number of passes of the best fit.
     seed : int
@@ -55,12 +56,12 @@ class Score:
 
 @dataclass(frozen=True)
 class HeldOutErrors:
-    """Errors on held-out cells of all ranks.
+    """Errors on held-out cells of all ranks (numbers of components).
 
-    The standard error is that of the difference to the lowest, which is far smaller than that of
-    the error itself, because the held-out cells are the same for all ranks. It adds up two
-    variances: that over images (estimated from buckets of images), and that over folds, which
-    differ in their held-out cells, starts and bootstrap samples.
+    The standard error is that of the difference to the lowest error. It is far smaller than that of
+    the error itself, because the held-out cells are the same for all ranks. It adds two variances:
+    the variance over images (estimated from groups of images, called buckets), and the variance
+    over folds, which differ in their held-out cells, starts and bootstrap samples.
 
     Attributes
     ----------
@@ -107,7 +108,7 @@ class HeldOutErrors:
 
 @dataclass(frozen=True)
 class RankFits:
-    """Fits of one rank.
+    """Fits of one rank (number of components).
 
     Attributes
     ----------
@@ -116,7 +117,7 @@ class RankFits:
     with_holdout : dict of int to State
         Last states of the fits without the held-out cells, by their seeds.
     n_cells : float
-        Number of observed cells of X, those of each image multiplied by its weight.
+        Number of observed cells of X; the cells of an image count as its weight says.
     """
 
     full: Mapping[int, State]
@@ -130,7 +131,7 @@ class RankFits:
 
 
 def held_out_errors(fits: Sequence[RankFits]) -> HeldOutErrors | None:
-    """Estimate the errors on the held-out cells that all ranks have in common.
+    """Estimate the errors on the held-out cells that all ranks share.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def held_out_errors(fits: Sequence[RankFits]) -> HeldOutErrors | None:
     Returns
     -------
     HeldOutErrors or None
-        None if the ranks have no held-out cells in common.
+        None if the ranks share no held-out cells.
     """
     folds = sorted(set.intersection(*(set(rank_fits.with_holdout) for rank_fits in fits)))
     if not folds:
@@ -161,7 +162,7 @@ def score_ranks(
         hidden: tuple[float | None, float | None] = (None, None)
         if held_out is not None:
             rms = float(np.sqrt(2 * held_out.means[i]))
-            # rms = sqrt(2 m), so an error of m by e is one of rms by e / rms.
+            # rms = sqrt(2 m), so a change of m by e changes rms by e / rms.
             hidden = rms, float(held_out.standard_errors[i] / rms) if rms else 0.0
         others = [state.H for seed, state in rank_fits.full.items() if seed != best_seed]
         all_fits = [best.H, *others, *(state.H for state in rank_fits.with_holdout.values())]

@@ -1,10 +1,11 @@
 """Stability of components: how similar they are in fits from other starts and other samples.
 
 Components of several fits are grouped into clusters, with one component of each fit in every
-cluster. Silhouettes (Rousseeuw, J. Comput. Appl. Math. 20, 1987) measure how much closer they are
-to their own cluster than to the next: Alexandrov, Nik-Zainal, Wedge, Campbell and Stratton, Cell
-Reports 3(1), 2013, on bootstrap samples; NMFk (Alexandrov and Vesselinov, Water Resources Research
-50(9), 2014). Only components are used, d x p numbers for each fit, and no matrix over images.
+cluster. A silhouette (Rousseeuw, J. Comput. Appl. Math. 20, 1987) measures how much closer a
+component is to its own cluster than to the next. Alexandrov, Nik-Zainal, Wedge, Campbell and
+Stratton (Cell Reports 3(1), 2013) do this on bootstrap samples; see also NMFk (Alexandrov and
+Vesselinov, Water Resources Research 50(9), 2014). Only components are needed, d x p numbers for
+each fit, and no matrix over images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from dnmf._typing import Array
 
 ROUNDS = 3
-"""Number of times that components are matched to the means of their clusters."""
+"""Number of times that components are assigned to the means of their clusters."""
 
 NEAR = 1e-12
 """Distance below which differences are due to rounding."""
@@ -29,15 +30,16 @@ def silhouettes(fits: Sequence[Array]) -> Array:
     Parameters
     ----------
     fits : sequence of ndarray of shape (d, p)
-        Two or more H; the order of the result is that of the first.
+        Two or more H. The result has the order of the first.
 
     Returns
     -------
     ndarray of shape (d,)
-        Silhouette of each cluster, the mean over its members of ``(b - a) / max(a, b)``: a is the
-        mean distance (one minus the cosine) to the other members of the cluster, b that to the
-        members of the nearest other cluster. It is 1 for a component that is the same in every fit
-        and 0 for one that is as close to another cluster. For a single component, ``1 - a``.
+        Silhouette of each cluster: the mean over its members of ``(b - a) / max(a, b)``. Distances
+        are one minus the cosine; a is the mean distance to the other members of the cluster, b the
+        mean distance to the members of the nearest other cluster. The silhouette is 1 for a
+        component that is the same in every fit, and 0 for one that is equally close to another
+        cluster. With one component it is ``1 - a``.
     """
     unit = [_unit(H) for H in fits]
     means = unit[0]
@@ -53,7 +55,7 @@ def matching(A: Array, B: Array) -> Array:
     Returns
     -------
     ndarray of shape (d,), int
-        For each row of A the index of its row of B.
+        For each row of A the index of its row in B.
     """
     return np.asarray(linear_sum_assignment(A @ B.T, maximize=True)[1])
 

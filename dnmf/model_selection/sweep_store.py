@@ -1,11 +1,11 @@
-"""A sweep on disk: a folder of models of several ranks, seeds and held-out cells.
+"""A sweep on disk: a folder of models with several ranks, seeds and held-out cells.
 
     zarr.json            format and version; the number of reads, once all models are finished
     k0009-whole-0/       model of 9 components, from seed 0
     k0009-part-0/        model of 9 components, without the cells that seed 0 holds out
 
-Each is a model as `dnmf fit` writes it, without weights, committed after each pass. Everything that
-a sweep reports is computed from their records.
+Each is a model as `dnmf fit` writes it, but without weights, committed after each pass. Everything
+that a sweep reports is computed from the records of the models.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ _NAME = re.compile(r"k\d{4,}-(whole|part)-\d+")
 
 
 def refuse_other_content(path: str, *, force: bool) -> None:
-    """Raise for what is at a path and is no sweep, or not to be replaced by one.
+    """Raise an error if something is at a path that is not a sweep, or must not be replaced.
 
     Raises
     ------
     CheckpointError, OutputExistsError
+        If the path is not free for this sweep.
     """
     if force or is_free(path, FORMAT, error=CheckpointError):
         check_free(path, FORMAT, force=force)
@@ -54,7 +55,7 @@ def prepare_sweep(path: str) -> None:
     Raises
     ------
     CheckpointError
-        The path holds something else.
+        If the path holds something else.
     """
     if is_free(path, FORMAT, error=CheckpointError):
         remove_partial_stores(path, FORMAT)
@@ -64,7 +65,7 @@ def prepare_sweep(path: str) -> None:
 
 
 def finish_sweep(path: str, n_reads: float) -> None:
-    """Record that all models are finished, and how often X was read for that."""
+    """Record that all models are finished, and how often X was read for them."""
     _write_record(path, n_reads)
 
 
@@ -79,7 +80,7 @@ def _write_record(path: str, n_reads: float | None) -> None:
 
 
 def require_sweep(path: str) -> float | None:
-    """Raise CheckpointError unless there is a sweep of this format.
+    """Raise CheckpointError if there is no sweep of this format.
 
     Returns
     -------
@@ -119,20 +120,21 @@ def open_sweep(path: str) -> tuple[list[Checkpoint], float]:
     Returns
     -------
     models : list of Checkpoint
+        The models.
     n_reads : float
         Number of reads of X that the sweep took.
 
     Raises
     ------
     CheckpointError
-        There is no sweep, it is damaged, or it is unfinished.
+        If there is no sweep, it is damaged, or it is unfinished.
     """
     n_reads = require_sweep(path)
     opened = [open_checkpoint(model) for model in list_models(path)]
     unfinished = [checkpoint for checkpoint in opened if checkpoint.stop_reason is None]
     if n_reads is None or unfinished or not opened:
         raise CheckpointError(
-            f"{path}: {len(unfinished)} of {len(opened)} models have not come to their end; run "
-            "its `dnmf rank` again to go on"
+            f"{path}: {len(unfinished)} of {len(opened)} models are unfinished; run its `dnmf "
+            "rank` again to continue"
         )
     return opened, n_reads

@@ -46,30 +46,42 @@ def open_corpus(path: str | os.PathLike[str], *, storage_options: StorageOptions
     Parameters
     ----------
     path : str or path
-        A folder, or a URL for fsspec (``s3://bucket/faces.zarr``).
+        A folder, or a URL that fsspec knows (``s3://bucket/faces.zarr``).
     storage_options : dict, optional
-        Options of the file system behind a URL, as of fsspec; this process keeps them for all that
-        it does in that bucket.
+        Options of fsspec for the file system behind a URL. This process uses them for all later
+        access to that bucket.
 
     Returns
     -------
     Corpus
+        Images, which are read and checked when they are asked for.
 
     Raises
     ------
     CorpusError
-        There is no corpus, it is unfinished, or its format is newer than this dnmf.
+        If there is no corpus, it is unfinished, or its format is newer than this dnmf.
+
+    See Also
+    --------
+    ingest : Make a corpus.
+
+    Examples
+    --------
+    >>> X = dnmf.open_corpus("digits.zarr")  # doctest: +SKIP
+    >>> X.shape, X.image_shape  # doctest: +SKIP
+    ((10000, 784), (28, 28))
     """
     remember_options(storage_options, path)
     return Corpus._open(normalize_path(path))
 
 
 class Corpus(VerifiedMatrix):
-    """Images in a Zarr store, as a matrix of one row per image; opened by `open_corpus`.
+    """Images in a Zarr store, as a matrix with one row per image; opened by `open_corpus`.
 
     Attributes
     ----------
     path : str
+        Folder or URL of the corpus.
     shape : tuple of int
         (n images, p pixels); p counts channels.
     image_shape : tuple of int
@@ -85,32 +97,32 @@ class Corpus(VerifiedMatrix):
     n_rejects : int
         Number of images that the ingest has left out; ``rejects.jsonl`` in the corpus lists them.
     order : str or None
-        ``"natural"`` where files of a folder are in the order f2, f10; None in corpora of dnmf 0.1,
-        which have f10 before f2, and in those that are not of image files.
+        ``"natural"`` if files of a folder are in the order f2, f10. None in corpora of dnmf 0.1,
+        where f10 is before f2, and in corpora that are not made from image files.
     skipped : dict of str to str
         Names of image files that the ingest has left out, with the reason for each.
     names : dict of str to str
-        Names of the columns of metadata in the source, each with that in the corpus.
+        Names of the columns of metadata: name in the source to name in the corpus.
     axes : tuple of str
         Names of the axes of an image.
     choices : dict
         What was done to the pixels when they were ingested.
     facts : dict
-        What else the ingest says of the source.
+        Other facts about the source that the ingest has recorded.
     rows : dict or None
-        How rows fold into maps, where each row is a pixel of one: ``{"axes": ["y", "x"], "shape":
-        [512, 512]}``, say.
+        Axes and shape of the maps if each row is a pixel of a map (a spectrum, say), such as
+        ``{"axes": ["y", "x"], "shape": [512, 512]}``.
     generations : list of (int, int)
         Number of images and fingerprint of the corpus when it was ingested, and after each append.
     fingerprint : int
-        crc32c of the manifest, which changes with any pixel, any id and any metadata.
+        Checksum (crc32c) of the manifest. It changes with any pixel, id or metadata.
 
     Examples
     --------
-    >>> X = dnmf.open_corpus("digits.zarr")
-    >>> X.shape, X.image_shape
+    >>> X = dnmf.open_corpus("digits.zarr")  # doctest: +SKIP
+    >>> X.shape, X.image_shape  # doctest: +SKIP
     ((10000, 784), (28, 28))
-    >>> X[0:3].shape
+    >>> X[0:3].shape  # doctest: +SKIP
     (3, 28, 28)
     """
 
@@ -156,13 +168,13 @@ class Corpus(VerifiedMatrix):
 
     @property
     def facts_of_images(self) -> dict[str, Any]:
-        """What the record says of the images, and so of what is made of them row by row."""
+        """What the record says of the images; the results for each row need it, too."""
         facts = {"order": self.order, "choices": self.choices, "rows": self.rows}
         return {name: fact for name, fact in facts.items() if fact}
 
     @property
     def coords(self) -> dict[str, Array]:
-        """Numbers or names along axes of the images, such as wavelengths, by the axes' names."""
+        """Numbers or names along axes of the images, such as wavelengths, by names of axes."""
         return {name: read_coord(self._table, name) for name in self._table.coords}
 
     def check_rest(self) -> list[str]:
@@ -198,8 +210,8 @@ class Corpus(VerifiedMatrix):
         -------
         xarray.Dataset
             ``pixels`` of shape (n,) + image_shape, with the ids and the metadata as coordinates of
-            the axis ``image``. Where the rows of the corpus are the pixels of maps, the axis
-            ``image`` is folded into the axes of the maps.
+            the axis ``image``. If the rows of the corpus are the pixels of maps, the axis ``image``
+            is split into the axes of the maps.
         """
         pixels = self.to_dask().reshape((len(self), *self.image_shape))
         return self._to_dataset("pixels", pixels, self.axes, self.coords)
@@ -210,11 +222,12 @@ class Corpus(VerifiedMatrix):
         Parameters
         ----------
         rows : int, slice or sequence of int
-            As in NumPy indexing; a slice or a sequence keeps its axis.
+            Numbers of images, as in NumPy indexing. A slice or a sequence keeps the axis of images.
 
         Returns
         -------
         ndarray of shape (rows,) + image_shape
+            Pixels in the dtype of the corpus.
         """
         wanted = _row_numbers(rows, len(self))
         flat = np.atleast_1d(wanted)
@@ -255,7 +268,7 @@ class Corpus(VerifiedMatrix):
 
 
 def check_record(record: Any, path: str) -> dict[str, Any]:
-    """Return the record of a corpus, or raise if no corpus can have it."""
+    """Return the record of a corpus; raise CorpusError if it is not valid."""
 
     def missing() -> str:
         what = record.get("format") if isinstance(record, dict) else "a group without a record"
@@ -295,8 +308,8 @@ def check_record(record: Any, path: str) -> dict[str, Any]:
         wrong = ["axes"]
     if wrong:
         raise CorpusError(
-            f"{path}: {wrong[0]} of the record is {str(checked.get(wrong[0]))[:80]}, which no "
-            f"corpus has; {restore}"
+            f"{path}: {wrong[0]} in the record is {str(checked.get(wrong[0]))[:80]}, which is not "
+            f"valid; {restore}"
         )
     return checked
 
@@ -312,7 +325,7 @@ def _are_names(value: Any) -> bool:
 
 
 def _are_rows(value: Any) -> bool:
-    """Check whether a JSON value says how rows fold into maps, or is missing."""
+    """Check whether a JSON value is missing, or has the axes and the shape of maps."""
     if value is None:
         return True
     if not isinstance(value, dict):
@@ -323,7 +336,7 @@ def _are_rows(value: Any) -> bool:
 
 
 def _row_numbers(rows: Any, n: int) -> Array:
-    """Return the row numbers that an index of NumPy selects of many millions."""
+    """Return the row numbers that a NumPy index selects, without a list of all rows if possible."""
     if isinstance(rows, (int, np.integer)) and not isinstance(rows, (bool, np.bool_)):
         return np.array(range(n)[rows])
     if isinstance(rows, slice):
@@ -333,7 +346,7 @@ def _row_numbers(rows: Any, n: int) -> Array:
 
 
 def _check_images(table: Table, path: str) -> None:
-    """Raise unless the pixels of version 2 are those of the record."""
+    """Raise CorpusError if the pixels of version 2 are not those of the record."""
     record, pixels = table.record, table.matrix
     found = [list(pixels.shape[1:]), str(pixels.dtype)]
     if found != [record["image_shape"], record["dtype"]]:
@@ -344,8 +357,8 @@ def _check_images(table: Table, path: str) -> None:
     rows = record.get("rows")
     if rows is not None and math.prod(rows["shape"]) != table.generations[-1][0]:
         raise CorpusError(
-            f"{path}: the record has {table.generations[-1][0]} rows, which do not fold into "
-            f"{rows['shape']}; restore zarr.json from a copy, or {ADVICE}"
+            f"{path}: the record has {table.generations[-1][0]} rows, which do not fill maps of "
+            f"shape {rows['shape']}; restore zarr.json from a copy, or {ADVICE}"
         )
 
 
@@ -366,7 +379,7 @@ def _read_version_1(store: ObjectStore, record: dict[str, Any]) -> Table:
 
 
 def _check_grid(pixels: VerifiedArray, ids: VerifiedArray) -> None:
-    """Raise unless both arrays are cut into blocks of whole images, at the same rows."""
+    """Raise CorpusError if the arrays are not both divided into blocks of the same whole images."""
     grids = ((pixels, pixels.shape[1]), (ids, ids.shape[1]))
     whole = all(array.chunks == (pixels.chunks[0], width) for array, width in grids)
     if not whole or ids.shape[0] != pixels.shape[0] or ids.dtype != np.uint8:

@@ -1,12 +1,13 @@
 """Weights of a corpus on disk, with the ids and the metadata of its images.
 
-They are a matrix with ids and metadata, as `verified_matrix` describes it; the matrix is
+They are a matrix with ids and metadata, as `verified_matrix` describes it. The matrix is
 
     weights    (n, d)           one chunk per block of the corpus
     component  (d,) string      names of the components
 
-The record also has the fingerprint of the corpus, and how its rows fold into maps. Without the
-manifest a lost block would read as NaN, and two swapped blocks would go unnoticed.
+The record also has the fingerprint of the corpus, and the shape of maps if its rows are pixels of
+maps. Without the manifest, a lost block would be read as NaN, and nobody would notice two swapped
+blocks.
 """
 
 from __future__ import annotations
@@ -56,17 +57,24 @@ def open_weights(
     Parameters
     ----------
     path : str or path
+        Folder or URL of the weights.
     storage_options : dict, optional
-        Options of the file systems behind URLs, as of `dnmf.open_corpus`.
+        Options of the file systems behind URLs, as in `dnmf.open_corpus`.
 
     Returns
     -------
-    Weights
+    dnmf.storage.weights.Weights
+        A matrix of shape (n, d) with the ids of the images, read and checked block by block.
 
     Raises
     ------
     CorpusError
-        There are no weights, or their record or metadata is damaged.
+        If there are no weights, or their record or metadata is damaged.
+
+    Examples
+    --------
+    >>> W = dnmf.open_weights("weights.zarr")  # doctest: +SKIP
+    >>> W.to_pandas().loc["faces/anna.png"]  # doctest: +SKIP
     """
     remember_options(storage_options, path)
     return Weights._open(normalize_path(path))
@@ -78,23 +86,25 @@ class Weights(VerifiedMatrix):
     Attributes
     ----------
     path : str
+        Folder or URL of the weights.
     shape : tuple of int
         (n images, d components).
     dtype : numpy.dtype
+        Type of the stored weights.
     block_rows : int
         Number of images per block; the last block may be shorter.
     codec : str
         How the weights are compressed, as in `dnmf.ingest`.
     fingerprint : int
-        crc32c of the manifest, which changes with any weight.
+        Checksum (crc32c) of the manifest. It changes with any weight.
     corpus_fingerprint : int
         Fingerprint of the corpus that the weights belong to.
 
     Examples
     --------
-    >>> W = dnmf.open_weights("weights.zarr")
-    >>> Y = model.inverse_transform(W.to_dask())
-    >>> W.to_pandas().loc["faces/anna.png"]
+    >>> W = dnmf.open_weights("weights.zarr")  # doctest: +SKIP
+    >>> Y = model.inverse_transform(W.to_dask())  # doctest: +SKIP
+    >>> W.to_pandas().loc["faces/anna.png"]  # doctest: +SKIP
     """
 
     def __init__(self, table: Table) -> None:
@@ -116,7 +126,8 @@ class Weights(VerifiedMatrix):
         Returns
         -------
         pandas.DataFrame
-            A column for each component; the index is the ids of the images.
+            A row for each image, a column for each component, and the metadata of the images. The
+            index is the ids of the images.
         """
         W = np.concatenate([self.read_block(index) for index in range(self.n_blocks)])
         return self._to_frame(dict(zip(self.component_names, W.T, strict=True)))
@@ -128,8 +139,8 @@ class Weights(VerifiedMatrix):
         -------
         xarray.Dataset
             ``weights`` of shape (n, d), with the ids and the metadata of the images as coordinates
-            of the axis ``image``. Where the rows of the corpus are the pixels of maps, the axis
-            ``image`` is folded into the axes of the maps: one map for each component.
+            of the axis ``image``. If the rows of the corpus are the pixels of maps, the axis
+            ``image`` is split into the axes of the maps: one map for each component.
         """
         names = {COMPONENT: np.array(self.component_names)}
         return self._to_dataset("weights", self.to_dask(), (COMPONENT,), names)
@@ -249,14 +260,18 @@ def create_weights(
     columns: Mapping[str, str],
     components: Sequence[str],
 ) -> None:
-    """Create the empty arrays of weights; without `commit_weights` they are unfinished.
+    """Create the empty arrays of weights. They are unfinished until `commit_weights`.
 
     Parameters
     ----------
     path : str
+        Folder or URL.
     shape : (n, d)
+        Numbers of images and components.
     block_rows : int
+        Number of images per block.
     dtype : numpy.dtype
+        Type of the weights.
     columns : mapping of str to str
         Columns of metadata of the corpus, and their types.
     components : sequence of str
@@ -269,7 +284,7 @@ def create_weights(
         str(np.dtype(dtype)),
         ("image", COMPONENT),
         WEIGHTS_CODEC,
-        np.nan,  # a reader without the manifest must not take a lost block for zeros
+        np.nan,  # a reader that does not use the manifest must not read a lost block as zeros
     )
     create_table(path, FORMAT, weights, columns, {COMPONENT: np.array(components)})
 
@@ -285,10 +300,13 @@ def commit_weights(
     Parameters
     ----------
     path : str
+        Folder or URL.
     corpus_fingerprint : int
+        Fingerprint of the corpus.
     lines : sequence of Line
+        A line of the manifest for each block.
     rows : mapping, optional
-        How the rows of the corpus fold into maps, as in the corpus's record.
+        Axes and shape of maps, as in the record of the corpus.
     """
     record: dict[str, Any] = {
         "format": FORMAT,

@@ -97,7 +97,7 @@ BAD_FITS = {
     "n_init with custom": ({"init": "custom", "n_init": 2}, {"H": np.ones((3, P))}, "n_init is 2"),
     "nndsvd of too many": ({"init": "nndsvd", "n_components": 50}, {}, "init = 'nndsvd' can only"),
     "cd for another loss": ({"solver": "cd", "beta_loss": 1}, {}, "solver 'cd' does not handle"),
-    "resume from nothing": ({"resume_from": 3}, {}, "there is no checkpoint to resume"),
+    "resume from nothing": ({"resume_from": 3}, {}, "checkpoint is None"),
 }
 
 
@@ -223,7 +223,7 @@ def test_uneven_chunks_are_refused_with_a_checkpoint_before_the_old_one_is_remov
     NMF(3, **options).fit(images)
     uneven = Lazy(images)
     uneven.array = uneven.array[5:]
-    with pytest.raises(ValueError, match="need even ones"):
+    with pytest.raises(ValueError, match="chunks of equal size"):
         NMF(3, **options).fit(uneven.array, overwrite=True)
     assert uneven.reads() == 0
     assert dnmf.load(tmp_path / "m").n_components_ == 3

@@ -82,7 +82,7 @@ class TestArrayJobs:
             lambda: ingest_part(tmp_path / "c", 1, 2),
             lambda: finish_parts(tmp_path / "c"),
         ):
-            with pytest.raises(IngestError, match=r"no ingest is planned there.*--plan"):
+            with pytest.raises(IngestError, match=r"there is no plan of an ingest.*--plan"):
                 act()
 
     @pytest.mark.parametrize("part", [(0, 2), (3, 2)])

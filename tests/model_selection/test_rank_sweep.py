@@ -118,7 +118,7 @@ class TestChoice:
         sweep = rough_sweep(X, n_init=3, holdout=0)
         assert sweep.best_n_components_ == 4
         assert {row["held_out_error"] for row in sweep.table} == {None}
-        assert "come out the same from every start" in sweep.reason_
+        assert "are all the same from every start" in sweep.reason_
 
     def test_one_start(self, X):
         sweep = rough_sweep(X, n_init=1)
@@ -257,7 +257,7 @@ class TestCheckpoints:
         for after in (1, 1):
             with pytest.raises(StopError):
                 rough_sweep(X, n_init=2, checkpoint=path, on_pass=stopping(after))
-            with pytest.raises(CheckpointError, match="have not come to their end"):
+            with pytest.raises(CheckpointError, match="models are unfinished"):
                 dnmf.load_sweep(path)
         assert_same(sweep, rough_sweep(X, n_init=2, checkpoint=path))
         assert_same(sweep, dnmf.load_sweep(path))
@@ -405,11 +405,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("parameters", "words"),
         [
-            ({"holdout": 1.5}, "holdout is 1.5: as many held-out cells as cells, or more"),
+            ({"holdout": 1.5}, "holdout is 1.5, which leaves no cells to fit"),
             ({"holdout": 0.7}, "holdout is 0.7; it must be 0, or a share from 0.05 to 0.5"),
             ({"holdout": -0.1}, "holdout is -0.1"),
             ({"n_init": 0}, "n_init is 0; it must be an int >= 1"),
-            ({"n_init": 1, "holdout": 0}, "there is nothing to choose by"),
+            ({"n_init": 1, "holdout": 0}, "which gives no score to choose by"),
             ({"estimator": nmf(tol=-1)}, "tol is -1"),
             ({"estimator": nmf(solver="pg")}, "solver is 'pg'"),
             ({"estimator": nmf(random_state=-1)}, "random_state is -1"),
@@ -442,7 +442,7 @@ class TestRefusals:
                 dnmf.rank_sweep(X, [2, 3])
 
     def test_all_pixels_masked(self, X):
-        with pytest.raises(DataError, match="no pixel of the 240 images counts"):
+        with pytest.raises(DataError, match="hide every pixel of the 240 images"):
             dnmf.rank_sweep(X, [2, 3], mask=np.ones(X.shape, bool))
         seen = np.zeros(X.shape, bool)
         seen[:60] = True  # nothing of the first block

@@ -219,7 +219,7 @@ class TestChoice:
             False,
             "No clear answer. 5 components: their error on held-out cells is the lowest; that of 4 "
             "is 2.0 standard errors above it. But the error still falls at 5, the largest number "
-            "tried: try larger ones; where it falls on and on, the number is a trade-off between "
+            "tried: try larger ones; if it never stops falling, the number is a trade-off between "
             "error and cost.",
         )
 
@@ -292,8 +292,8 @@ class TestChoiceByStability:
             4,
             None,
             True,
-            "4 components: the most that all come out the same from every start (stability of the "
-            "least stable 0.90). No cells were held out to ask about.",
+            "4 components: the largest number whose components are all the same from every start "
+            "(stability of the least stable 0.90). No cells were held out.",
         )
 
     def test_the_largest_tried(self):
@@ -302,10 +302,9 @@ class TestChoiceByStability:
             5,
             None,
             False,
-            "No clear answer. 5 components: the most that all come out the same from every start "
-            "(stability of the least stable 0.90). No cells were held out to ask about. But "
-            "5 is the "
-            "largest number tried: try larger ones.",
+            "No clear answer. 5 components: the largest number whose components are all the same "
+            "from every start (stability of the least stable 0.90). No cells were held out. But 5 "
+            "is the largest number tried: try larger ones.",
         )
 
     def test_none_is_stable(self):
@@ -315,8 +314,7 @@ class TestChoiceByStability:
             None,
             False,
             "No clear answer. 3 components: the highest mean stability, 0.61. No cells were "
-            "held out "
-            "to ask about. But whatever the number, some components differ from start to start.",
+            "held out. But with every number, some components differ from start to start.",
         )
 
     @pytest.mark.parametrize("least", [0.9, 0.0])
@@ -327,5 +325,5 @@ class TestChoiceByStability:
             None,
             False,
             f"No clear answer. 4 components: stability 0.95, of the least stable {least:.2f}. No "
-            "cells were held out to ask about. But no other number was tried.",
+            "cells were held out. But no other number was tried.",
         )
