@@ -37,8 +37,8 @@ def require_range(which: str, weight: float, allowed: tuple[float, float]) -> No
     low, high = allowed
     if not low <= weight <= high:
         raise DataError(
-            f"sample_weight: {which} is {weight:g}, but must be from {low:g} to {high:g}; multiply "
-            "all weights by one number, which changes only the scale of the loss"
+            f"sample_weight: {which} is {weight:g}, outside {low:g} to {high:g}; multiply all "
+            "weights by one number, which changes only the scale of the loss"
         )
 
 

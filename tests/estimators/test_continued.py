@@ -53,6 +53,6 @@ def test_a_model_of_other_images_is_refused(grown):
     model, corpus = grown
     corpus.generations = corpus.generations[1:]
     before = model.components_.copy()
-    with pytest.raises(DataError, match="nothing says which images are new"):
+    with pytest.raises(DataError, match="unknown which images are new"):
         learn_new_images(model, corpus)
     assert (model.components_ == before).all()

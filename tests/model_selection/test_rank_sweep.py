@@ -502,7 +502,7 @@ class TestStartsOfOneFit:
 
     @pytest.mark.parametrize("init", ["nndsvd", "custom"])
     def test_starts_that_would_be_the_same(self, X, init):
-        with pytest.raises(ParameterError, match=f"n_init is 2 and init is '{init}'"):
+        with pytest.raises(ParameterError, match=f"n_init is 2, but all starts with init='{init}'"):
             dnmf.NMF(2, n_init=2, init=init).fit(X)
 
     def test_no_starts_at_all(self, X):

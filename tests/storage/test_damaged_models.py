@@ -181,5 +181,5 @@ def test_a_damaged_older_pass_is_found_and_no_obstacle(model):
 
 
 def test_a_resumed_pass_needs_a_checkpoint():
-    with pytest.raises(ValueError, match="resume_from is 3, and there is no checkpoint"):
+    with pytest.raises(ValueError, match="resume_from is 3, but checkpoint is None"):
         dnmf.NMF(2, resume_from=3).fit(np.ones((4, 4)))
