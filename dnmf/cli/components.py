@@ -19,21 +19,21 @@ from dnmf.cli.progress import print_line
     "--corpus",
     type=PATH,
     metavar="CORPUS",
-    help="Corpus of the model: write spectra over the wavelengths that it has.",
+    help="Corpus of the model, for the wavelengths of spectra.",
 )
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["png", "tiff", "ome-zarr", "npy", "csv"]),
-    help="PNG of 8 bits, TIFF or OME-Zarr of float32, one .npy, or CSV of spectra.  [default: png, "
-    "and csv for flat images]",
+    help="PNG with 8 bits, TIFF or OME-Zarr with float32, one .npy file, or CSV for spectra.  "
+    "[default: png, but csv for images without height and width]",
 )
 @click.option(
     "--scale",
     type=click.Choice(["each", "common"]),
     default="each",
     show_default=True,
-    help="White in PNG files is the maximum of each component, or of all.",
+    help="Whether white in PNG files is the maximum of each component, or of all components.",
 )
 @force_option
 @json_option
@@ -46,9 +46,13 @@ def components(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the components of MODEL into a new folder: component-000.png and so on.
+    """Write the components of MODEL as images into a new folder: component-000.png and so on.
 
     With --format ome-zarr the folder is an OME-Zarr image with a channel for each component.
+
+    \b
+    Example:
+      dnmf components faces.model --out parts --format tiff
     """
     named = [] if corpus is None else [Argument("--corpus", corpus, ("corpus",))]
     check_arguments(Argument("MODEL", model, ("model",)), *named)

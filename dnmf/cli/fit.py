@@ -48,14 +48,18 @@ INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
 )
 @fit_options
 @click.option(
-    "--init", type=click.Choice(INITS), default="random", show_default=True, help="Start of H."
+    "--init",
+    type=click.Choice(INITS),
+    default="random",
+    show_default=True,
+    help="Components that the warm start begins with.",
 )
 @click.option(
     "--n-init",
     type=AT_LEAST_1,
     default=1,
     show_default=True,
-    help="Random starts; the best is kept.",
+    help="Number of random starts; the best fit is kept.",
 )
 @mask_option
 @array_options
@@ -69,27 +73,27 @@ INITS = ("random", "nndsvd", "nndsvda", "nndsvdar")
 @click.option(
     "--new-images",
     is_flag=True,
-    help="With --continue: learn from images appended since, in one read of them.",
+    help="With --continue: read only the images that were appended since, once.",
 )
 @click.option(
     "--checkpoint-every",
     type=AT_LEAST_1,
     default=1,
     show_default=True,
-    help="Passes between those that keep their weights.",
+    help="Write the weights W after every so many passes.",
 )
 @click.option(
     "--checkpoint-keep",
     type=AT_LEAST_1,
     default=2,
     show_default=True,
-    help="Passes to keep on disk.",
+    help="Number of passes to keep in MODEL.",
 )
 @click.option(
     "--resume-from",
     type=AT_LEAST_1,
     metavar="PASS",
-    help="Go on from this pass, if the last is damaged; those after it are removed.",
+    help="Continue from this pass, if the last is damaged; later passes are removed.",
 )
 @watch_options
 @grace_option
@@ -111,17 +115,22 @@ def fit(
     where: dict[str, Any],
     **parameters: Any,
 ) -> None:
-    """Factorise CORPUS into MODEL, with a checkpoint after each pass.
+    """Fit a model to CORPUS: factorise it, and write MODEL after each pass.
 
-    CORPUS may also be an array of Zarr, HDF5 (file.h5::/path) or NumPy, of images along its first
-    axis or along --axis; it is read where it is.
+    CORPUS may also be an array in Zarr, HDF5 (file.h5::/path) or NumPy format whose first axis (or
+    --axis) counts the images. It is not copied.
 
-    A rerun of the same line continues an interrupted fit and ends with the same bits; with a
-    smaller --tol or a larger --max-iter it continues a finished one. SIGTERM or SIGUSR1 end it with
-    the pass that runs, or without that after --grace or a second signal, and with exit status 75.
+    The same line again continues an interrupted fit, and ends with the same bits. With a smaller
+    --tol or a larger --max-iter it continues a finished fit. SIGTERM and SIGUSR1 stop a fit after
+    the current pass, or at once after --grace seconds or a second signal. The exit status is then
+    75.
 
-    After `dnmf ingest --append`, --continue OLD.model starts from the components of that model, and
-    leaves it as it is.
+    After `dnmf ingest --append`, --continue OLD.model starts from the components of that model,
+    which stays as it is.
+
+    \b
+    Example:
+      dnmf fit faces.zarr faces.model -k 49
     """
     began = time.monotonic()
     given = _given(parameters, earlier, new_images)
@@ -163,7 +172,7 @@ def fit(
 
 
 def _given(parameters: dict[str, Any], earlier: str | None, new_images: bool) -> dict[str, Any]:
-    """Return the parameters that were typed; raise UsageError where they do not go together."""
+    """Return the parameters that were typed; raise UsageError if they contradict each other."""
     ctx = click.get_current_context()
     typed = [n for n in parameters if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
     if earlier is None:
@@ -175,8 +184,8 @@ def _given(parameters: dict[str, Any], earlier: str | None, new_images: bool) ->
         flags = {"n_components": "-k", "random_state": "--seed", "n_init": "--n-init"}
         name = min(wrong)
         raise click.UsageError(
-            f"{flags.get(name, f'--{name}')} is of a fit from the beginning; with --continue, "
-            "components and seed are those of the earlier model"
+            f"{flags.get(name, f'--{name}')} is for a new fit; with --continue, components and "
+            "seed are those of the earlier model"
         )
     return {name: parameters[name] for name in typed}
 

@@ -1,4 +1,4 @@
-"""Images that a model is fitted to, or applied to: a corpus, or an array that stays where it is."""
+"""Images that a model is fitted or applied to: a corpus, or an array that is not copied."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def open_images(
     path, mask : str
         Paths, as the command got them.
     part : dict
-        What `array_options` gave.
+        Options of `array_options` that were given.
 
     Raises
     ------
     click.UsageError
-        `part` says where images lie in what is a corpus.
+        If `part` is not empty, but `path` is a corpus.
     """
     from dnmf.storage.atomic import format_at, is_absent
     from dnmf.storage.corpus import open_corpus
@@ -60,7 +60,7 @@ def open_images(
     )
     if part and not is_array:
         raise click.UsageError(
-            f"--{next(iter(part))} says where images lie in an array, and {path} is a corpus"
+            f"--{next(iter(part))} is for arrays, but {path} is a corpus; leave it out"
         )
     images: Corpus | ImagesInPlace
     if is_array:

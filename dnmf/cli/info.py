@@ -1,4 +1,4 @@
-"""The commands about what is at a path: ``dnmf info`` and ``dnmf verify``."""
+"""The commands that describe and check a path: ``dnmf info`` and ``dnmf verify``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ from dnmf.cli.progress import BlockProgress, print_line
     type=Number(min=0.1),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks of --watch.",
+    help="Seconds between two reads with --watch.",
 )
 @json_option
 def info(path: str, is_watched: bool, every: float, as_json: bool) -> None:
     """Describe a corpus, weights, a model or a sweep.
 
-    --watch reads a model again and again while a fit writes it, on a disk or at a URL, and prints a
-    line for each new pass, with --json a JSON line. It ends with the fit, or with Ctrl-C.
+    --watch reads a model every few seconds while a fit writes it, and prints a line (with --json a
+    JSON line) for each new pass. It ends with the fit, or with Ctrl-C.
+
+    \b
+    Example:
+      dnmf info faces.model
     """
     if is_watched:
         check_arguments(Argument("PATH", path, ("model",)))
@@ -54,15 +58,19 @@ def info(path: str, is_watched: bool, every: float, as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' '):{width}}  {text}")
 
 
-@click.command(short_help="Check every block of what dnmf has written.")
+@click.command(short_help="Check a corpus, weights, a model or a sweep for damage.")
 @click.argument("path", type=PATH)
 @json_option
 @cluster_options
 def verify(path: str, as_json: bool, where: dict[str, Any]) -> None:
-    """Check every block of a corpus, of weights, of a model or of a sweep.
+    """Check every block of a corpus, of weights, of a model or of a sweep for damage.
 
-    Exit status 0 means intact, 1 damaged: a line for each finding names the block, its images and
-    the file to restore.
+    Exit status 0 means that nothing is damaged, 1 that something is. A line for each damage names
+    the block, its images and the file to restore.
+
+    \b
+    Example:
+      dnmf verify faces.zarr
     """
     check_arguments(Argument("PATH", path, tuple(MADE_BY)))
     print_line(f"reading {path}")

@@ -56,22 +56,28 @@ class Share(click.ParamType[float]):
 @click.argument("source", nargs=-1, type=PATH, metavar="SOURCE...")
 @click.argument("corpus", type=PATH)
 @choice_options
-@click.option("--strict", is_flag=True, help="Make no corpus if a single file cannot be used.")
+@click.option("--strict", is_flag=True, help="Make no corpus if any file cannot be used.")
 @click.option(
     "--max-rejects",
     type=Share(),
-    help="Stop if more images than this are left out  [a tenth, and none of another size].",
+    help="Fail if more images than this cannot be used, like 5 or 0.1%  [10%, and no image that "
+    "differs in size or dtype].",
 )
-@click.option("--block-rows", type=AT_LEAST_1, help="Images per block [about 16 MiB].")
+@click.option("--block-rows", type=AT_LEAST_1, help="Images per block  [about 16 MiB].")
 @click.option(
     "--codec",
     type=click.Choice(list(CODECS)),
-    help="Compress pixels so [by a trial: what is soonest read and decoded].",
+    help="Compression of the pixels  [the one that a trial finds fastest to read].",
 )
-@click.option("--plan", "mode", flag_value="plan", help="Only list the images and plan the parts.")
-@click.option("--part", type=Part(), help="Only read and write one part of a planned ingest.")
-@click.option("--finish", "mode", flag_value="finish", help="Only finish, when all parts are done.")
-@click.option("--append", is_flag=True, help="Add images to a corpus, those that it does not have.")
+@click.option("--plan", "mode", flag_value="plan", help="Only list the images and write the plan.")
+@click.option("--part", type=Part(), help="Only write part I of N of a planned ingest.")
+@click.option(
+    "--finish",
+    "mode",
+    flag_value="finish",
+    help="Only finish a corpus whose parts are all written.",
+)
+@click.option("--append", is_flag=True, help="Add to a corpus the images that it does not have.")
 @force_option
 @json_option
 @cluster_options
@@ -88,14 +94,19 @@ def ingest(
 ) -> None:
     """Turn images into a corpus.
 
-    SOURCE is image files, folders of them with their subfolders, patterns like 'run*/*.tif', zip
-    and tar archives, tables of files (CSV, text, Parquet), array files (file.h5::/name) and URLs of
-    these; CORPUS is a new Zarr store. Images must be alike in size and colour unless options make
-    them so.
+    SOURCE is one or more of: image files, folders with their subfolders, patterns like
+    'run*/*.tif', zip and tar archives, tables of files (CSV, text, Parquet), array files
+    (file.h5::/name), and URLs of all these. CORPUS is the path or URL of a new Zarr store. All
+    images must have the same size and colours, unless options such as --size and --color convert
+    them.
 
-    Files in a folder are taken in the natural order of their names, f2 before f10; those given by
-    name in the order in which they are given. Files that cannot be used are left out, and
-    CORPUS/rejects.jsonl says why. The same line again goes on after a kill.
+    Files in a folder are taken in the natural order of their names: f2 before f10. Files that are
+    given by name keep the order in which they are given. Files that cannot be used are left out,
+    and CORPUS/rejects.jsonl says why. If an ingest was killed, the same line again continues it.
+
+    \b
+    Example:
+      dnmf ingest faces/ faces.zarr --size 64x64 --color gray
 
     \b
     As jobs of an array, without a cluster:
@@ -140,7 +151,7 @@ def _check_use(
     if part is not None or mode == "finish":
         if source:
             raise click.UsageError(
-                "--part and --finish take the corpus alone: the plan has the rest"
+                "--part and --finish take only the path of the corpus: the plan has the sources"
             )
         return
     if not source:

@@ -1,4 +1,4 @@
-"""Options and parameter types that several commands share, and what they stand for."""
+"""Options and parameter types that several commands share."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MAX_PIXELS = 2**26
 """Largest number of pixels that images are resized to: as many as an image file may have."""
 
 MAX_RANKS = 1000
-"""Most numbers of components in one range: more of them are a slip."""
+"""Largest count of numbers in one range: more of them are a typing error."""
 
 LEAST_MEMORY = 10**8
-"""Least memory of a worker in bytes: with less it does not even start."""
+"""Smallest memory of a worker in bytes: with less it does not start."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -207,7 +207,7 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         where = {name: arguments.pop(name) for name in CLUSTER_PARAMETERS}
         source = click.get_current_context().get_parameter_source("scheduler")
         if source is ParameterSource.ENVIRONMENT and (where["workers"] or where["scheduler_file"]):
-            where["scheduler"] = None  # what is typed wins
+            where["scheduler"] = None  # an option has precedence over the environment
         if sum(where[name] is not None for name in ("workers", "scheduler", "scheduler_file")) > 1:
             raise click.UsageError(
                 "--workers, --scheduler and --scheduler-file exclude each other; give one of them"
@@ -223,31 +223,31 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--workers",
             type=Workers(min=1),
-            help="Number of local worker processes to start, at most two for each core.",
+            help="Start this many worker processes on this machine, at most two per core.",
         ),
         click.option(
             "--memory-limit",
             type=MemorySize(),
-            help="Memory of each worker of --workers, like 2GB.",
+            help="Memory of each of these workers, with a unit, like 2GB.",
         ),
         click.option(
             "--scheduler",
             metavar="ADDRESS",
             envvar="DASK_SCHEDULER_ADDRESS",
             show_envvar=True,
-            help="Address of a running Dask scheduler.",
+            help="Use a running Dask cluster, by the address of its scheduler.",
         ),
         click.option(
             "--scheduler-file",
             type=PATH,
             metavar="F",
-            help="File with a running scheduler's address.",
+            help="The same, by the file into which the scheduler has written its address.",
         ),
     )(call)
 
 
 force_option = click.option(
-    "--force", is_flag=True, help="Replace an earlier output of the same kind."
+    "--force", is_flag=True, help="Replace an earlier result that dnmf wrote at the same path."
 )
 
 
@@ -267,7 +267,7 @@ def _as_options(
 
 
 def take_storage_options(command: click.Command) -> None:
-    """Let a command take options of the file systems behind the URLs that it is given."""
+    """Add the option --storage-option, which is for the URLs among the arguments."""
     run: Callable[..., Any] = command.callback or (lambda **arguments: None)
     names = [str(param.name) for param in command.params if isinstance(param.type, click.Path)]
 
@@ -286,7 +286,7 @@ def take_storage_options(command: click.Command) -> None:
             multiple=True,
             callback=_as_options,
             metavar="NAME=VALUE",
-            help="Option of the file systems behind URLs, like anon=true; may be repeated.",
+            help="Option of fsspec for the URLs given here, like anon=true; may be repeated.",
         )
     )
 
@@ -296,23 +296,23 @@ watch_options = add_options(
         "--log",
         type=PATH,
         metavar="FILE",
-        help="Append a JSON line after each pass, and at the start and the end.",
+        help="Append a JSON line to this file at the start, after each pass and at the end.",
     ),
     click.option(
         "--metrics",
         type=PATH,
         metavar="FILE.prom",
-        help="Write gauges for Prometheus' node_exporter after each pass.",
+        help="After each pass, write gauges to this file for Prometheus' node_exporter.",
     ),
 )
-"""Options of commands that run passes: where to write what they come to."""
+"""Options of commands that run passes: files for their results so far."""
 
 grace_option = click.option(
     "--grace",
     type=Number(min=0),
     default=20.0,
     show_default=True,
-    help="Seconds that a pass may still take after SIGTERM or SIGUSR1.",
+    help="Seconds after SIGTERM or SIGUSR1 in which the current pass may still finish.",
 )
 
 
@@ -326,11 +326,11 @@ quiet_option = click.Option(
     is_flag=True,
     expose_value=False,
     callback=_be_quiet,
-    help="Print no progress, only warnings, errors and the result.",
+    help="Print only warnings, errors and the result, no progress.",
 )
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result, or the error, as JSON on stdout."
+    "--json", "as_json", is_flag=True, help="Print the result or the error as JSON on stdout."
 )
 
 components_option = click.option(
@@ -347,7 +347,7 @@ tol_option = click.option(
     type=Number(min=0),
     default=1e-4,
     show_default=True,
-    help="Stop when a pass lowers the loss by less than this share; 0 runs all passes.",
+    help="Stop when a pass lowers the loss by less than this share of it; 0 runs all passes.",
 )
 
 loss_option = click.option(
@@ -356,7 +356,8 @@ loss_option = click.option(
     type=Loss(),
     default=LOSSES[0],
     show_default=True,
-    help=f"{', '.join(LOSSES)}, the beginning of one of these, or a beta.",
+    help=f"Loss to minimise: {', '.join(LOSSES)}, the beginning of one of these names, or the "
+    "beta of a beta divergence.",
 )
 
 missing_option = click.option(
@@ -364,7 +365,7 @@ missing_option = click.option(
     type=click.Choice(["error", "ignore"]),
     default="error",
     show_default=True,
-    help="What NaN pixels are: an error, or missing, and ignored.",
+    help="Whether NaN pixels are an error, or are missing and ignored.",
 )
 
 fit_options = add_options(
@@ -373,7 +374,7 @@ fit_options = add_options(
         type=AT_LEAST_1,
         default=200,
         show_default=True,
-        help="Maximum number of passes.",
+        help="Largest number of passes.",
     ),
     tol_option,
     click.option(
@@ -390,20 +391,20 @@ fit_options = add_options(
         "alpha_W",
         type=Number(min=0),
         default=0.0,
-        help="Penalty on the weights.  [default: 0]",
+        help="Weight of the penalty on W.  [default: 0]",
     ),
     click.option(
         "--alpha-h",
         "alpha_H",
         type=Penalty(),
         default="same",
-        help="Penalty on the components.  [default: as --alpha-w]",
+        help="Weight of the penalty on H.  [default: that of --alpha-w]",
     ),
     click.option(
         "--l1-ratio",
         type=Number(0, 1),
         default=0.0,
-        help="Share of the l1 norm in penalties.  [default: 0]",
+        help="Share of the l1 norm in both penalties.  [default: 0]",
     ),
     missing_option,
 )
@@ -421,5 +422,5 @@ mask_option = click.option(
     type=PATH,
     callback=_check_mask,
     metavar="ZARR",
-    help="Boolean Zarr array (images, pixels), true where a pixel is to be ignored.",
+    help="Boolean Zarr array of shape (images, pixels), true where a pixel is to be ignored.",
 )

@@ -1,4 +1,4 @@
-"""Options that choose the images in a file, and what is done to their pixels."""
+"""Options that choose the images in a file, and options that change their pixels."""
 
 from __future__ import annotations
 
@@ -65,40 +65,67 @@ class Patches(click.ParamType[tuple[int, int, int]]):
 
 
 part_options = add_options(
-    click.option("--array", metavar="NAME", help="Array of a group, as after :: in a path."),
     click.option(
-        "--level", type=click.IntRange(min=0), help="Level of a pyramid of resolutions  [0]."
+        "--array",
+        metavar="NAME",
+        help="Array in a file or group that holds several (or PATH::NAME).",
     ),
-    click.option("--axis", type=Axes(), help="Axes of an array along which images lie."),
-    click.option("--channel", metavar="C", help="Take one channel, by its name or number."),
+    click.option(
+        "--level",
+        type=click.IntRange(min=0),
+        help="Level of a pyramid of resolutions, 0 for the largest images  [0].",
+    ),
+    click.option(
+        "--axis", type=Axes(), help="Axes that count the images of an array, by name or number."
+    ),
+    click.option("--channel", metavar="C", help="Take only this channel, by name or number."),
 )
 """Options that find images in an array."""
 
 pixel_options = add_options(
-    click.option("--crop", type=Crop(), help="Take a part of every image, or its middle."),
-    click.option("--patches", type=Patches(), help="Cut every image into patches."),
+    click.option(
+        "--crop", type=Crop(), help="Take a part of every image, by default its middle (pixels)."
+    ),
+    click.option(
+        "--patches", type=Patches(), help="Cut every image into patches, one each STRIDE pixels."
+    ),
     click.option(
         "--alpha",
         type=click.Choice(ALPHAS),
         help="Put transparent pixels on a background, or drop their transparency  [refuse].",
     ),
-    click.option("--color", type=click.Choice(COLORS), help="Convert every image."),
-    click.option("--size", type=Size(), help="Resize every image, averaging over areas."),
-    click.option("--pad", type=Size(), help="Extend smaller images with zeros on all sides."),
-    click.option("--scale", type=Number(min=0, min_open=True), help="Multiply pixels by this."),
     click.option(
-        "--clip", is_flag=True, default=None, help="Make negative pixels 0, and too large ones fit."
+        "--color", type=click.Choice(COLORS), help="Convert every image to grey or to colour."
     ),
-    click.option("--dtype", type=click.Choice(DTYPES), help="Store pixels so  [as in the file]."),
     click.option(
-        "--nan", type=click.Choice(NANS), help="Keep NaN, for fits that ignore it  [refuse]."
+        "--size", type=Size(), help="Resize every image to HEIGHTxWIDTH pixels, by averaging."
+    ),
+    click.option(
+        "--pad", type=Size(), help="Extend smaller images to HEIGHTxWIDTH pixels with zeros."
+    ),
+    click.option(
+        "--scale", type=Number(min=0, min_open=True), help="Multiply every pixel by this number."
+    ),
+    click.option(
+        "--clip",
+        is_flag=True,
+        default=None,
+        help="Set negative pixels to 0, and too large ones to the largest number that fits.",
+    ),
+    click.option(
+        "--dtype", type=click.Choice(DTYPES), help="Type of the stored pixels  [as in the file]."
+    ),
+    click.option(
+        "--nan",
+        type=click.Choice(NANS),
+        help="Whether NaN is refused, or kept for a fit with --missing ignore  [refuse].",
     ),
 )
-"""Options that say what is done to images."""
+"""Options that change images."""
 
 
 def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that are the fields of `Choices`; the command gets those that are given."""
+    """Add an option for each field of `Choices`; the command gets the options that are given."""
 
     @wraps(command)
     def call(**arguments: Any) -> Any:

@@ -24,7 +24,7 @@ from dnmf.cli.paths import IMAGES, Argument, check_arguments
 from dnmf.cli.progress import print_line
 
 
-@click.command(short_help="Estimate what a fit takes: memory, reads and time.")
+@click.command(short_help="Predict the memory and the time of a fit.")
 @click.argument("corpus", type=PATH)
 @components_option
 @tol_option
@@ -32,7 +32,11 @@ from dnmf.cli.progress import print_line
 @mask_option
 @missing_option
 @array_options
-@click.option("--trial/--no-trial", default=True, help="Run parts of it, to predict its time.")
+@click.option(
+    "--trial/--no-trial",
+    default=True,
+    help="Whether to run parts of the fit for about ten seconds, to predict its time.",
+)
 @json_option
 @cluster_options
 def plan(
@@ -44,10 +48,14 @@ def plan(
     where: dict[str, Any],
     **parameters: Any,
 ) -> None:
-    """Estimate what a fit of CORPUS takes: memory, tasks, reads and, after ten seconds, time.
+    """Predict the memory, disk space, tasks, reads and time of a fit of CORPUS.
 
-    Options for the cluster are those of fit. Exit status 1 means that memory is too small: fit
-    would refuse.
+    Give the options for a cluster that you would give to fit. Exit status 1 means that memory is
+    too small, and that fit would refuse.
+
+    \b
+    Example:
+      dnmf plan faces.zarr -k 49 --workers 4
     """
     check_arguments(Argument("CORPUS", corpus, IMAGES))
     print_line(f"opening {corpus}")
@@ -58,7 +66,7 @@ def plan(
     model.check_parameters()
     with cluster(**where) as place:
         if trial:
-            print_line(f"running parts of a fit on {place}: some ten seconds")
+            print_line(f"running parts of a fit on {place}: about ten seconds")
         result = model.plan(images, pixel_mask, trial=trial)
     click.echo(json.dumps(result.as_dict()) if as_json else str(result))
     sys.exit(result.lack is not None)

@@ -18,16 +18,20 @@ from dnmf.cli.progress import print_line
     "--corpus",
     type=PATH,
     metavar="CORPUS",
-    help="Draw originals over reconstructions from it.",
+    help="Draw images of this corpus, their reconstructions and the residuals, too.",
 )
-@click.option("--rows", type=Rows(), help="Images of it to draw.  [default: 12 of them]")
+@click.option("--rows", type=Rows(), help="Images A to B - 1 of the corpus.  [default: 12]")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the PNG files.")
 @json_option
 def plot(model: str, corpus: str | None, rows: slice | None, out: str, as_json: bool) -> None:
-    """Draw components, loss and, with --corpus, originals, reconstructions and residuals.
+    """Draw the components and the loss of MODEL and, with --corpus, reconstructions of images.
 
-    MODEL may also be what `dnmf rank` made: then errors and stability by number of components, and
-    all that for each.
+    MODEL may also be a sweep that `dnmf rank` made. Then errors and stability are drawn against the
+    number of components, and components and reconstructions for each number.
+
+    \b
+    Example:
+      dnmf plot faces.model --corpus faces.zarr --out pictures
     """
     if rows is not None and corpus is None:
         raise click.UsageError("--rows are images of --corpus CORPUS; give both")

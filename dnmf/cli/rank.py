@@ -37,7 +37,7 @@ from dnmf.cli.signals import StopRequest
     "n_components",
     type=Ranks(),
     required=True,
-    help="Numbers of components to try: 9,25,49 or 4-12.",
+    help="Numbers of components to try, like 9,25,49 or 4-12.",
 )
 @click.option(
     "--seeds",
@@ -45,14 +45,14 @@ from dnmf.cli.signals import StopRequest
     type=AT_LEAST_1,
     default=3,
     show_default=True,
-    help="Starts, and held-out shares of the cells, for each number.",
+    help="Number of random starts, and of held-out sets of cells, for each number.",
 )
 @click.option(
     "--holdout",
     type=Number(0, 1, max_open=True),
     default=0.1,
     show_default=True,
-    help="Share of the cells to hold out from half of the models; 0 holds out none.",
+    help="Share of the cells (entries of X) that half of the models do not see; 0: none.",
 )
 @fit_options
 @mask_option
@@ -78,12 +78,16 @@ def rank(
     where: dict[str, Any],
     **parameters: Any,
 ) -> None:
-    """Compare numbers of components for CORPUS, in the reads of one fit, and recommend one.
+    """Compare numbers of components for CORPUS in the reads of one fit, and recommend one.
 
-    OUT is a folder for the models; `dnmf plot OUT --corpus CORPUS` draws them, and each in it, like
-    OUT/k0025-whole-0, is a model for the other commands. A rerun of the same line continues an
-    interrupted sweep and ends with the same bits; with other numbers it adds to those there.
-    SIGTERM and SIGUSR1 end it as they end a fit.
+    OUT is a folder for the models. `dnmf plot OUT --corpus CORPUS` draws them. Each model in it,
+    such as OUT/k0025-whole-0, can be given to the other commands. The same line again continues an
+    interrupted sweep, and ends with the same bits; with other numbers it adds them to OUT. SIGTERM
+    and SIGUSR1 stop it as they stop a fit.
+
+    \b
+    Example:
+      dnmf rank faces.zarr faces.sweep -k 9,25,49
     """
     began = time.monotonic()
     check_arguments(

@@ -14,18 +14,23 @@ from dnmf.cli.progress import print_line
 
 @click.command(short_help="Draw images of a corpus with their names.")
 @click.argument("corpus", type=PATH)
-@click.option("--rows", type=Rows(), help="Images to draw.  [default: 60 at even distances]")
+@click.option("--rows", type=Rows(), help="Images A to B - 1.  [default: 60 at even distances]")
 @click.option(
     "--out",
     type=PATH,
     metavar="PNG",
-    help="The picture.  [default: NAME-sheet.png beside the corpus]",
+    help="PNG file to write.  [default: NAME-sheet.png beside the corpus]",
 )
-@click.option("--columns", type=AT_LEAST_1, help="Images side by side.  [default: a square sheet]")
+@click.option(
+    "--columns",
+    type=AT_LEAST_1,
+    help="Number of images side by side.  [default: as for a square sheet]",
+)
 @click.option(
     "--channel",
     metavar="C",
-    help="Name or number of a channel.  [default: three as red, green and blue, else their mean]",
+    help="Channel to draw, by name or number.  [default: three channels as red, green and blue, "
+    "else the mean of all]",
 )
 @json_option
 def show(
@@ -36,7 +41,12 @@ def show(
     channel: str | None,
     as_json: bool,
 ) -> None:
-    """Draw images of CORPUS in small into one picture, a contact sheet, over their names."""
+    """Draw small copies of images of CORPUS, with their names, in one PNG file.
+
+    \b
+    Example:
+      dnmf show faces.zarr --rows 0:100 --out faces.png
+    """
     check_arguments(Argument("CORPUS", corpus, ("corpus",)))
     if out is not None:
         require_folder_of(out)

@@ -25,8 +25,8 @@ from dnmf.cli.progress import print_line
 @click.argument("model", type=PATH)
 @click.argument("corpus", type=PATH)
 @click.argument("weights", type=PATH, required=False)
-@click.option("--csv", type=PATH, metavar="FILE", help="Write them as a table, FILE.csv.")
-@click.option("--parquet", type=PATH, metavar="FILE", help="Write them as FILE.parquet.")
+@click.option("--csv", type=PATH, metavar="FILE", help="Write the weights as a CSV table.")
+@click.option("--parquet", type=PATH, metavar="FILE", help="Write the weights as a Parquet table.")
 @mask_option
 @array_options
 @force_option
@@ -44,12 +44,17 @@ def transform(
     as_json: bool,
     where: dict[str, Any],
 ) -> None:
-    """Compute the weights of CORPUS into Zarr arrays WEIGHTS, with the ids of the images.
+    """Compute the weights W of the images of CORPUS, and write them to WEIGHTS.
 
-    Tables, CSV and Parquet, have a row for each image: its id, the columns of metadata that the
-    corpus has, and a column for each component. With a table, WEIGHTS may be left out.
+    WEIGHTS is a new Zarr store with the weights and the ids of the images. A table (CSV or Parquet)
+    has a row for each image: its id, the columns of metadata that the corpus has, and a column for
+    each component. With a table, WEIGHTS may be left out.
 
-    CORPUS may also be an array of Zarr, HDF5 (file.h5::/path) or NumPy, as of `dnmf fit`.
+    CORPUS may also be an array in Zarr, HDF5 (file.h5::/path) or NumPy format, as for `dnmf fit`.
+
+    \b
+    Example:
+      dnmf transform faces.model faces.zarr weights.zarr --csv weights.csv
     """
     if weights is None and csv is None and parquet is None:
         raise click.UsageError("give WEIGHTS, or a table with --csv FILE or --parquet FILE")
@@ -89,8 +94,8 @@ def transform(
 @click.argument("model", type=PATH)
 @click.argument("corpus", type=PATH)
 @click.argument("out", type=PATH, required=False)
-@click.option("--png", type=PATH, metavar="DIR", help="Write PNG files into a folder instead.")
-@click.option("--rows", type=Rows(), help="Images for --png.  [default: 0:25]")
+@click.option("--png", type=PATH, metavar="DIR", help="Write PNG files into this folder instead.")
+@click.option("--rows", type=Rows(), help="Images A to B - 1 for --png.  [default: 0:25]")
 @mask_option
 @force_option
 @json_option
@@ -106,7 +111,12 @@ def reconstruct(
     as_json: bool,
     where: dict[str, Any],
 ) -> None:
-    """Reconstruct CORPUS from MODEL: into the corpus OUT, or some of it as PNG files."""
+    """Reconstruct the images of CORPUS from MODEL: all into the corpus OUT, or some as PNG files.
+
+    \b
+    Example:
+      dnmf reconstruct faces.model faces.zarr --png again --rows 0:10
+    """
     if (out is None) == (png is None):
         raise click.UsageError("give either OUT, a new corpus, or --png DIR")
     if rows is not None and png is None:

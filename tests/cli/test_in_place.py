@@ -158,7 +158,7 @@ def test_chunks_of_many_images_are_to_be_copied(tmp_path):
 def test_a_corpus_has_no_axes(corpus, tmp_path):
     for option in (["--axis", "0"], ["--array", "x"], ["--level", 1], ["--channel", "0"]):
         message = run("fit", corpus.path, tmp_path / "m", *FIT, *option, status=2).stderr
-        assert f"{option[0]} says where images lie in an array, and {corpus.path}" in message
+        assert f"{option[0]} is for arrays, but {corpus.path}" in message
 
 
 def test_what_is_no_array(corpus, tmp_path):
