@@ -1,4 +1,4 @@
-"""``dnmf`` and ``python -m dnmf``: the command line, which hears signals from its first line on."""
+"""``dnmf`` and ``python -m dnmf``: the command line, which handles signals from the start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dnmf.cli.signals import leave_on_signals
 def main() -> None:
     """Run the command line."""
     leave_on_signals()
-    from dnmf.cli.main import main as run  # takes a second or more, in which a signal may come
+    from dnmf.cli.main import main as run  # a signal may come during this second or more
 
     run(prog_name="dnmf")
 

@@ -1,9 +1,9 @@
-"""Access to what lies behind URLs: options of file systems, which a process keeps by place.
+"""Access to URLs: options of file systems, which a process keeps by the root of the URL.
 
-Options may hold secrets. So no object, record, task or message holds them: a public function that
-is given `storage_options` remembers them for the root of each of its URLs (``s3://bucket``), and
-whoever opens a URL looks them up by its root. Where there are none, fsspec's own configuration and
-the environment hold. Workers of a cluster get them from `dnmf.engine.shared_options`.
+Options may hold secrets, so no object, record, task or message holds them. A public function with
+`storage_options` remembers them for the root of each of its URLs (``s3://bucket``). The code that
+opens a URL looks them up by its root. Without options, the configuration of fsspec and the
+environment are used. Workers of a cluster get options from `dnmf.engine.shared_options`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Places = dict[str, dict[str, Any]]
 """Options by the root of URLs."""
 
 PROCESS = uuid4().hex
-"""Name of this process, by which workers that are threads of it are known."""
+"""Name of this process, which its own worker threads compare with."""
 
 EXTRAS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
@@ -31,10 +31,10 @@ EXTRAS = {
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
     **dict.fromkeys(("http", "https"), "http"),
 }
-"""Extras of dnmf that bring the file systems of protocols."""
+"""Extra of dnmf that installs the file system of each protocol."""
 
 ABSENT = (FileNotFoundError, NotADirectoryError, FileExistsError, IsADirectoryError)
-"""Errors that say what is at a place, and not that it cannot be reached."""
+"""Errors which mean that a place was reached, and say what is or is not there."""
 
 CREDENTIALS = (
     "give them in the environment of each process, such as AWS_ACCESS_KEY_ID, or as "
@@ -54,10 +54,10 @@ def remember_options(options: StorageOptions, *paths: str | os.PathLike[str] | N
     Parameters
     ----------
     options : mapping of str to object, or None
-        Options of fsspec; a mapping under the name of a protocol, as ``{"s3": {...}}``, holds for
-        its URLs alone. None changes nothing.
+        Options of fsspec. A mapping under the name of a protocol, as in ``{"s3": {...}}``, is used
+        only for URLs of that protocol. None changes nothing.
     *paths : str, path or None
-        URLs. Of a path of this machine, such as that of a table of URLs, they are kept for itself.
+        URLs. A local path, such as that of a table of URLs, may be given, too.
     """
     if options is not None:
         roots = (_root(os.fsdecode(path)) for path in paths if path is not None)
@@ -65,7 +65,7 @@ def remember_options(options: StorageOptions, *paths: str | os.PathLike[str] | N
 
 
 def inherit_options(path: str, url: str) -> None:
-    """Let the options of a path hold for a URL that it names, unless that has its own."""
+    """Use the options of a path for a URL that it names, unless the URL has its own."""
     for places in (_own, *_of_others.values()):
         if _root(path) in places:
             places.setdefault(_root(url), places[_root(path)])
@@ -92,13 +92,12 @@ def drop_options(owner: str) -> None:
 def options_at(url: str) -> dict[str, Any]:
     """Return the options for a URL.
 
-    File systems that would keep lists of what is there, which other processes make untrue, are told
-    not to.
+    File systems are told not to cache listings, which other processes make outdated.
 
     Raises
     ------
     AccessError
-        There is no library for it.
+        If there is no library for it.
     """
     from fsspec import available_protocols
     from fsspec.asyn import AsyncFileSystem
@@ -138,7 +137,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
     Raises
     ------
     AccessError
-        There is no library for it, or its options are wrong.
+        If there is no library for it, or its options are wrong.
     """
     from fsspec.core import url_to_fs
 
@@ -152,7 +151,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def readable_errors(prefix: str = "") -> Iterator[None]:
-    """Turn what the library of a file system raises into an OSError that a person can read."""
+    """Turn errors of the library of a file system into an OSError with a readable message."""
     try:
         yield
     except (AccessError, *ABSENT):
@@ -168,7 +167,7 @@ def readable_errors(prefix: str = "") -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return in one line why a file system failed, and what to do where that is known."""
+    """Return in one line why a file system failed, and what to do if that is known."""
     text = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
     for value in _secrets(list(_own.values())):
         text = text.replace(value, "...")
@@ -182,7 +181,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _secrets(values: Any) -> Iterator[str]:
-    """Yield the texts among options that may be secrets: all but short ones and URLs."""
+    """Yield texts in options that may be secrets: all except short ones and URLs."""
     if isinstance(values, Mapping):
         values = list(values.values())
     if isinstance(values, (list, tuple)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LIVE = {"live": True}
-"""Mark of a record of the log that the next one may replace on a terminal."""
+"""Mark of a log record whose line on a terminal the next record may replace."""
 
 
 def format_bytes(n_bytes: float) -> str:
@@ -25,12 +25,12 @@ def shorten(text: str, width: int) -> str:
     """Shorten text to a number of characters, if need be with ``…`` in its middle."""
     if len(text) <= width:
         return text
-    head = (width - 1) // 3  # of paths, the ends differ more than the beginnings
+    head = (width - 1) // 3  # ends of paths differ more than beginnings
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
 def name_components(n: int) -> list[str]:
-    """Return names of components for files and tables, of one length up to a thousand."""
+    """Return names of components for files and tables, padded to three digits or more."""
     return [f"component-{j:03d}" for j in range(n)]
 
 

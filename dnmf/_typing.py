@@ -1,4 +1,4 @@
-"""Types that every wing uses."""
+"""Types that all folders of dnmf use."""
 
 from __future__ import annotations
 

@@ -1,21 +1,21 @@
-"""Every error dnmf raises on purpose, in one tree.
+"""All errors that dnmf raises on purpose, in one tree.
 
     DnmfError
     ├── ParameterError (ValueError, TypeError)  a parameter out of its range
     ├── DtypeError (TypeError)            W or H of another dtype than X
     ├── DataError (ValueError)            pixels that cannot be factorised: negative, NaN ...
     ├── IngestError (ValueError)          image files that cannot become a corpus
-    │   └── BadImagesError                some of them, each with its reason
+    │   └── BadImagesError                too many of them, each with its reason
     ├── CorpusError (OSError)             a path that holds no readable corpus
     │   └── BlockError                    one block of it is missing or damaged
-    ├── CheckpointError (OSError)         a path that holds no usable model, or another fit's
+    ├── CheckpointError (OSError)         a path that holds no usable model, or that of another fit
     │   └── ClaimError                    a model that another fit is writing to
     ├── AccessError (OSError)             a URL that cannot be opened, or a bucket that is not there
     ├── OutputExistsError (FileExistsError)  something is already where a result should go
-    ├── SpaceError (OSError)              a disk has not the room for what is to be written
-    ├── CapacityError (MemoryError)       a fit that is too large for where it would run
-    └── ClusterError (ConnectionError)       no cluster answers, or not any more
-        └── TaskError                     workers die of a task, of too little memory mostly
+    ├── SpaceError (OSError)              a disk with too little space for a result
+    ├── CapacityError (MemoryError)       a fit that needs more memory than there is
+    └── ClusterError (ConnectionError)    a cluster that does not answer, or not any more
+        └── TaskError                     a task that kills workers, mostly by too little memory
 
 A message says what was found, what is allowed, and what to do.
 """
@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SHOWN = 20
-"""Image files that one error names."""
+"""Largest number of image files that one error names."""
 
 
 class DnmfError(Exception):
@@ -33,7 +33,7 @@ class DnmfError(Exception):
 
 
 class ParameterError(DnmfError, ValueError, TypeError):
-    """A parameter is out of its range; both kinds of error, as scikit-learn's is."""
+    """A parameter is out of its range; a ValueError and a TypeError, as in scikit-learn."""
 
 
 class DtypeError(DnmfError, TypeError):
@@ -41,7 +41,7 @@ class DtypeError(DnmfError, TypeError):
 
 
 class DataError(DnmfError, ValueError):
-    """The pixels cannot be factorised."""
+    """Pixels cannot be factorised: they are negative, NaN or infinite, or X is not a matrix."""
 
 
 class IngestError(DnmfError, ValueError):
@@ -54,11 +54,11 @@ class BadImagesError(IngestError):
     Attributes
     ----------
     errors : sequence of str
-        Why each cannot be used.
+        The reason why each image cannot be used.
     names : sequence of str
-        Path of each.
+        The path of each image.
     allowed, n_images : int or None
-        How many of how many images might be bad.
+        Number of images that may be bad, and number of all images.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ClaimError(CheckpointError):
 
 
 class AccessError(DnmfError, OSError):
-    """What is behind a URL cannot be opened, or its bucket is not there."""
+    """A URL cannot be opened, or its bucket does not exist."""
 
 
 class OutputExistsError(DnmfError, FileExistsError):
@@ -116,16 +116,16 @@ class OutputExistsError(DnmfError, FileExistsError):
 
 
 class SpaceError(DnmfError, OSError):
-    """A disk has not the room for what is to be written."""
+    """A disk has too little space for a result."""
 
 
 class CapacityError(DnmfError, MemoryError):
-    """A fit is too large for the memory of where it would run."""
+    """A fit needs more memory than this machine or a worker has."""
 
 
 class ClusterError(DnmfError, ConnectionError):
-    """No cluster answers, or not any more."""
+    """The cluster does not answer, or not any more."""
 
 
 class TaskError(ClusterError):
-    """Workers die of a task, again and again."""
+    """Workers that got a certain task died, several times."""

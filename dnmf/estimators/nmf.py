@@ -25,12 +25,11 @@ from dnmf.estimators.inputs import (
     validate_images,
 )
 from dnmf.estimators.parameters import as_json, check_start, is_int, require, require_even_blocks
-from dnmf.estimators.weights import LAZY_WEIGHTS, require_range
-from dnmf.numerics.block import Block, compute_dtype
-from dnmf.numerics.objective import Objective
+from dnmf.estimators.stream import begin_stream, unit_of_stream
+from dnmf.numerics.block import compute_dtype
 from dnmf.numerics.online import OnlineState, update_on_block
 from dnmf.numerics.state import MAX_ITER, State
-from dnmf.solvers.loop import ModelRun, measure, solve
+from dnmf.solvers.loop import ModelRun, solve
 from dnmf.solvers.memory_model import checkpoint_bytes, require_memory
 from dnmf.solvers.multi_fit import (
     Progress,
@@ -42,9 +41,8 @@ from dnmf.solvers.multi_fit import (
     starts_of,
 )
 from dnmf.solvers.plan import Plan, plan_fit
-from dnmf.solvers.sample import first_block
 from dnmf.solvers.small import is_small
-from dnmf.solvers.warm_start import custom_H, initial_H, random_H, start
+from dnmf.solvers.warm_start import custom_H, start
 from dnmf.storage.atomic import bytes_at, check_free, remove_store, require_space
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, create_checkpoint
 from dnmf.storage.checkpoint.commit import FORMAT, KEEP
@@ -391,9 +389,9 @@ class NMF(FittedNMF):
         X = validate_images(self, X, reset=not hasattr(self, "components_"))
         blocks = blocks_of(X, sample_weight, mask, self._rules())
         objective = self._objective(mask)
-        unit = self._unit_of_stream(blocks.rules.weight_unit)
+        unit = unit_of_stream(self, blocks.rules.weight_unit)
         blocks.rules = replace(blocks.rules, weight_unit=unit)
-        spec, running = self._begin_stream(X, blocks, objective, H, W)
+        spec, running = begin_stream(self, X, blocks, objective, H, W)
         n_updates = running.n_updates
         for i in range(len(blocks.ranges)):
             task = partial(
@@ -561,62 +559,6 @@ class NMF(FittedNMF):
         best = min(runs, key=lambda run: run.state.losses[-1])
         run.stop_reason = best.stop_reason if run.in_memory else None
         return replace(best.state, n_reads=n_reads)
-
-    def _unit_of_stream(self, unit: float) -> float:
-        """Return the unit of the weights in the running sums, which is that of the first call.
-
-        Raises
-        ------
-        DataError
-            If the weights of this call are too small or too large to be added to earlier ones.
-        """
-        first = getattr(self, "_weight_unit", 1.0) if hasattr(self, "components_") else unit
-        low, high = LAZY_WEIGHTS
-        require_range("the largest, to a factor of 4,", unit, (low * first, high * first))
-        return first
-
-    def _begin_stream(
-        self, X: Any, blocks: Blocks, objective: Objective, H: Any, W: Any
-    ) -> tuple[FitSpec, OnlineState]:
-        """Return the spec and the sums that `partial_fit` continues or begins with."""
-        if hasattr(self, "components_"):
-            return self._spec_in_hand(X, blocks), self._resume_stream(blocks, objective)
-        spec = self._describe(X, blocks, H)
-        k, p = spec.n_components, blocks.shape[1]
-        if self.init == "custom":
-            H = check_start(H, W, blocks, k)
-            return spec, OnlineState(custom_H(blocks, objective, H, W, spec.seed)[0])
-        first_blocks, sample = first_block(blocks)
-        first, _ = initial_H(first_blocks, sample, k, spec.seed, self.init or "random")
-        if not first.any():  # all pixels of the block are 0: the scale comes from a later block
-            first = random_H(Block(np.ones((1, p))), k, spec.seed)
-        return spec, OnlineState(first)
-
-    def _spec_in_hand(self, X: Any, blocks: Blocks) -> FitSpec:
-        """Return the spec of the fit that set `components_`, or a new one if a user set them."""
-        known = hasattr(self, "_spec")
-        spec = self._spec if known else self._describe(X, blocks, None)
-        return replace(spec, n_components=len(self.components_))
-
-    def _resume_stream(self, blocks: Blocks, objective: Objective) -> OnlineState:
-        """Return the sums of earlier calls; after a fit, the sums of images that equal W H."""
-        H = self._known_components().astype(np.float64)
-        if self.n_components not in ("auto", None, len(H)):
-            raise ParameterError(
-                f"n_components is {self.n_components!r}, but partial_fit continues from {len(H)} "
-                "components; set n_components to that, or clone the model to start afresh"
-            )
-        running: OnlineState | None = getattr(self, "_running", None)
-        known = None if running is None else running.objective
-        if running is not None and known is not None and known.has_same_sums(objective):
-            return running
-        stats = measure(blocks, objective, H, only=[0])
-        if not stats.total_weight:
-            return OnlineState(H, settled=True)
-        n_before = self._spec.X["shape"][0] if hasattr(self, "_spec") else 0
-        images = n_before or blocks.shape[0]  # components that a user set have no known images
-        before = objective.stats_of_exact_fit(H, stats.scaled(images / stats.total_weight))
-        return OnlineState(H, before, settled=True, objective=objective)
 
     def _report(self, state: State) -> None:
         if self.verbose:

@@ -1,4 +1,4 @@
-"""A contact sheet: many images of a corpus in small, each over its name."""
+"""A contact sheet: small copies of many images of a corpus, each with its name below."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dnmf.storage.pictures import picture_folder, require_own_pictures, save_pic
 from dnmf.storage.thumbnails import draw_thumbnails
 
 SIDE = 112
-"""Largest height and width of an image on a sheet, in pixels: four times that of MNIST's."""
+"""Largest height and width of an image on a sheet, in pixels: four times those of MNIST."""
 
 GAP = 12
 """Pixels between images."""
@@ -39,7 +39,7 @@ N_IMAGES = 60
 """Number of images on a sheet of a larger corpus."""
 
 MOST_IMAGES = 2000
-"""Largest number of images on a sheet, so that it can still be looked at."""
+"""Largest number of images on a sheet; a larger sheet could not be looked at."""
 
 
 def contact_sheet(
@@ -49,30 +49,32 @@ def contact_sheet(
     columns: int | None = None,
     channel: str | int | None = None,
 ) -> Image.Image:
-    """Draw images of a corpus in small, each over its number, its name and its label.
+    """Draw small copies of images of a corpus, each with its number, name and label below.
 
-    All are on one scale from black at zero to white. Names that are too long are shortened in the
-    middle.
+    All have one scale of grey, from black at zero to white. Names that are too long are shortened
+    in the middle.
 
     Parameters
     ----------
     corpus : Corpus
+        The images.
     rows : slice, optional
-        Which images; by default all of up to 60, else 60 at even distances.
+        Numbers of the images. By default all of up to 60, else 60 at even distances.
     columns : int, optional
-        Number of images side by side; by default the sheet is nearly square.
+        Number of images side by side. By default the sheet is nearly square.
     channel : str or int, optional
-        Name or number of the channel to draw. Without it, three channels are red, green and blue,
-        and of any other number their mean is drawn.
+        Name or number of the channel to draw. By default three channels are drawn as red, green and
+        blue, and the mean of any other number of channels in grey.
 
     Returns
     -------
     PIL.Image.Image
+        The sheet.
 
     Raises
     ------
     ParameterError
-        `rows` selects no image or too many, or `columns` or `channel` is out of its range.
+        If `rows` selects no image or too many, or `columns` or `channel` is out of its range.
     """
     n = len(corpus)
     numbers = np.arange(n)[rows] if rows else np.linspace(0, n - 1, min(n, N_IMAGES)).astype(int)
@@ -104,13 +106,14 @@ def write_contact_sheet(
     Parameters
     ----------
     corpus : Corpus
+        The images.
     path : str or path, optional
-        The file, or its URL; by default ``NAME-sheet.png`` beside the corpus, or in the working
-        folder if the corpus is behind a URL.
+        The file, or its URL. By default ``NAME-sheet.png`` beside the corpus, or in the working
+        folder if the corpus is at a URL.
     rows, columns, channel
-        As of `contact_sheet`.
+        As in `contact_sheet`.
     storage_options : dict, optional
-        Options of the file system behind a URL, as of `dnmf.open_corpus`.
+        Options of the file system behind a URL, as in `dnmf.open_corpus`.
 
     Returns
     -------
@@ -120,9 +123,9 @@ def write_contact_sheet(
     Raises
     ------
     OutputExistsError
-        The file exists, and dnmf did not write it.
+        If the file exists, and dnmf did not write it.
     ParameterError
-        Its name does not end with ``.png``, or another parameter is out of its range.
+        If its name does not end with ``.png``, or another parameter is out of its range.
     """
     remember_options(storage_options, path)
     if path is None:

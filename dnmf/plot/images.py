@@ -19,7 +19,7 @@ N_EXAMPLES = 12
 """Number of images that are drawn of many."""
 
 MOST_IMAGES = 24
-"""Largest number of images of an array that are all drawn."""
+"""Largest array, in images, of which all images are drawn."""
 
 MOST_COLUMNS = 100
 """Largest number of images side by side."""
@@ -60,7 +60,7 @@ def image_rows(
     Raises
     ------
     ParameterError
-        `scale` is something else.
+        If `scale` is something else.
     """
     if scale not in ("image", "common"):
         raise ParameterError(f"scale is {scale!r}; it must be 'image' or 'common'")
@@ -100,8 +100,8 @@ def _draw_row(
 def _draw_residuals(row: Sequence[Axes], residuals: Array) -> None:
     """Draw signed residuals, given as shares of the maximum of their originals.
 
-    Red is too little of the image in its reconstruction and blue too much, on a scale that the
-    name of the row says; colour images are drawn around grey.
+    Red means that the reconstruction is too dark, blue that it is too bright; the label of the row
+    says the scale. Residuals of colour images are drawn around grey.
     """
     most = _round_up(float(np.abs(np.nan_to_num(residuals)).max()))
     name = f"residual\n±{100 * most:.3g} %"
@@ -176,7 +176,7 @@ def choose_images(
     Raises
     ------
     ParameterError
-        No image is chosen, or one that is not there.
+        If no image is chosen, or one that does not exist.
     """
     images = images.to_numpy() if hasattr(images, "iloc") else images
     n = images.shape[0] if hasattr(images, "shape") else len(images)

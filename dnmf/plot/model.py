@@ -51,26 +51,27 @@ MAX_COMPONENTS = 100
 """Largest number of components that are drawn."""
 
 LEAST_RANGE = 0.02
-"""Least range of a loss curve, as a share of its end: smaller changes look as small as they are."""
+"""Smallest range of a loss curve, as a share of its end, so that small changes look small."""
 
 
 def components(model: NMF, *, columns: int | None = None) -> Figure:
     """Draw the components as images, each on a scale from zero to its own maximum.
 
-    Under each image are its number j, by which its weights are found in column j of W, and its
-    share of the reconstruction, by which the images are sorted, in descending order. Without
-    shares, after `partial_fit` alone, they keep their order.
+    Images are sorted by their share of the reconstruction, the largest first. Below each are its
+    number j (its weights are column j of W) and its share. After `partial_fit` alone there are no
+    shares, and the images keep their order.
 
     Parameters
     ----------
     model : NMF
-        Fitted model, of which at most 100 components are drawn.
+        Fitted model. At most 100 components are drawn.
     columns : int, optional
         Number of columns of the grid; by default the grid is square.
 
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
     """
     shown = min(model.n_components_, MAX_COMPONENTS)
     columns = columns or math.ceil(math.sqrt(shown))
@@ -116,27 +117,27 @@ def reconstructions(
     model : NMF
         Fitted model.
     images : Corpus or array-like of shape (m, ...)
-        Images, flat or in the model's image shape.
+        Images, flat or in the image shape of the model.
     rows : slice or sequence of int, optional
-        Which of them to draw; by default all of an array of up to 24 images, else 12 at even
-        distances.
+        Numbers of the images to draw. By default all of an array of up to 24 images, else 12 at
+        even distances.
     labels : sequence of str, optional
-        Labels under the columns, instead of the rows and the ids of a corpus. The relative error of
-        each image is added.
+        Labels under the columns. By default the numbers of the images and the ids of a corpus. The
+        relative error of each image is added.
     scale : "image" or "common", default "image"
-        Whether each original and its reconstruction are drawn on a grey scale from zero to the
-        maximum of the original, or all on that of the brightest.
+        Whether white is the maximum of each original, or the maximum of all originals.
 
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
 
     Raises
     ------
     ParameterError
-        `rows` or `scale` is out of its range.
+        If `rows` or `scale` is out of its range.
     DataError (a ValueError)
-        The images have another number of pixels than the model, or cannot be drawn.
+        If the images have another number of pixels than the model, or cannot be drawn.
     """
     flat, names = choose_images(images, rows)
     reconstructed = model.inverse_transform(model.transform(flat))
@@ -158,8 +159,8 @@ def reconstructions(
 def loss_curve(model: NMF) -> Figure:
     """Draw the error after each pass: the square root of twice the loss, penalties included.
 
-    Errors are drawn over the reads of X that they took. A band shows the reads of the warm start,
-    whose error is not known. The axis of errors spans at least 2 % of the last.
+    The horizontal axis counts reads of X. A band shows the reads of the warm start, whose error is
+    not known. The axis of errors spans at least 2 % of the last error.
 
     Parameters
     ----------
@@ -169,11 +170,13 @@ def loss_curve(model: NMF) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
 
     Raises
     ------
     ParameterError
-        The model has no losses: it is from `partial_fit` alone, or its components were edited.
+        If the model has no losses, because it is from `partial_fit` alone or its components were
+        edited.
     """
     if not hasattr(model, "loss_history_"):
         raise ParameterError(
@@ -228,29 +231,29 @@ def write_plots(
     model : NMF
         Fitted model.
     folder : str or path
-        Folder for the files, created where it is missing, or a URL.
+        Folder or URL for the files; it is created if it is missing.
     corpus : Corpus, optional
-        Source of the images that are drawn over their reconstructions. Without it that figure is
-        left out.
+        Source of the images that are drawn over their reconstructions. Without it there is no such
+        figure.
     n_images : int, default 12
         Number of images to draw, at even distances in the corpus.
     rows : slice or sequence of int, optional
         Rows of the images to draw instead.
     storage_options : dict, optional
-        Options of the file system behind a URL, as of `dnmf.open_corpus`.
+        Options of the file system behind a URL, as in `dnmf.open_corpus`.
 
     Returns
     -------
     list of Path, or of str for URLs
-        Paths of ``components.png``, ``loss.png``, unless the model is from `partial_fit` alone, and
-        ``reconstructions.png``.
+        Paths of ``components.png``, ``loss.png`` (unless the model is from `partial_fit` alone) and
+        ``reconstructions.png`` (with a corpus).
 
     Raises
     ------
     OutputExistsError
-        One of the files exists, and dnmf did not write it.
+        If one of the files exists, and dnmf did not write it.
     DataError (a ValueError)
-        The corpus has images of another number of pixels, or the images cannot be drawn.
+        If the corpus has images of another number of pixels, or the images cannot be drawn.
     """
     remember_options(storage_options, folder)
     if corpus is not None:

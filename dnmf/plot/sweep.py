@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAIN_CURVE: dict[str, Any] = {"color": BLUE, "markersize": 3.5}
 SECOND_CURVE: dict[str, Any] = {"color": GREY, "markersize": 3.5, "linestyle": "--"}
-"""Style of the curve that the recommendation follows from, and of the other one in its diagram."""
+"""Styles of the curve that decides the recommendation, and of the other curve."""
 
 WIDTH = 6.5
 """Width of the figure of `selection`, in inches."""
@@ -52,18 +52,20 @@ LOG_SCALE_RATIO = 10
 def selection(sweep: RankSweep) -> Figure:
     """Draw errors and stability against the number of components, and mark the recommended one.
 
-    The upper diagram shows the error per cell of the best fit to all cells, and that of held-out
-    cells with the standard error of its difference to the lowest: a bar that reaches the dotted
-    line is within one standard error. The lower one shows the stability of the components over all
-    fits. Curves that the sweep has no scores for are left out.
+    The upper diagram shows the error per cell of the best fit to all cells, and the error on
+    held-out cells. Its bars are the standard error of the difference to the lowest: a bar that
+    reaches the dotted line is within one standard error. The lower diagram shows the stability of
+    the components over all fits. A curve is left out if the sweep has no scores for it.
 
     Parameters
     ----------
     sweep : RankSweep
+        Result of `dnmf.rank_sweep`.
 
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
     """
     best = sweep.best_n_components_
     heights = [3.0]
@@ -99,17 +101,20 @@ def reconstruction_sheet(
 ) -> Figure:
     """Draw originals over their reconstructions for each number of components.
 
-    Each row is labelled with the relative error of these images, the recommended one in bold.
+    Each row is labelled with the relative error of these images. The label of the recommended
+    number is bold.
 
     Parameters
     ----------
     sweep : RankSweep
+        Result of `dnmf.rank_sweep`.
     images, labels, rows, scale
         As in `dnmf.plot.reconstructions`.
 
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
     """
     flat, names = choose_images(images, rows)
     drawn, bold = {"original": flat}, 0
@@ -140,8 +145,9 @@ def write_sweep_plots(
     Parameters
     ----------
     sweep : RankSweep
+        Result of `dnmf.rank_sweep`.
     folder, corpus, n_images, rows, storage_options
-        As in `dnmf.plot.write_plots`; errors, too.
+        As in `dnmf.plot.write_plots`, whose errors are raised, too.
 
     Returns
     -------

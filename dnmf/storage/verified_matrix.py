@@ -1,4 +1,4 @@
-"""A matrix in a store with a manifest, and what its rows are: ids and columns of metadata.
+"""A matrix in a store with a manifest, and the ids and columns of metadata of its rows.
 
 This is the base of `Corpus` and `Weights`. Both are Zarr v3 groups that xarray opens, too:
 
@@ -10,9 +10,9 @@ This is the base of `Corpus` and `Weights`. Both are Zarr v3 groups that xarray 
                                        matrix, of the ids and of each column
     attributes                         the record, written last
 
-The root's ``zarr.json`` holds the metadata of all these arrays beside the record, as consolidated
-metadata: so it is replaced in one step together with them, and one read opens all.
-`table_writer` writes such a group.
+The ``zarr.json`` of the root holds the record and the metadata of all these arrays (consolidated
+metadata). One write therefore replaces all of it, and one read opens the group. `table_writer`
+writes such a group.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def import_extra(name: str, what: str) -> Any:
 class VerifiedMatrix(ABC):
     """A matrix in a store, in blocks of rows that are checked against a manifest when read.
 
-    A pickle of it holds its address alone. Each process opens the matrix once, however many of its
-    blocks are read there.
+    A pickle holds only its path. Each process opens the matrix once, however many of its blocks it
+    reads.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class VerifiedMatrix(ABC):
     @classmethod
     @abstractmethod
     def _open(cls, path: str, fingerprint: int | None = None) -> Self:
-        """Open the matrix at a path; if it has grown, as it was when it had a fingerprint."""
+        """Open the matrix at a path; if it has grown, with the rows of an earlier fingerprint."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -147,7 +147,7 @@ class VerifiedMatrix(ABC):
         return f"{self.n_blocks} of up to {self.block_rows:,} images"
 
     def block_range(self, index: int) -> tuple[int, int]:
-        """Return which images a block holds.
+        """Return the numbers of the images of a block.
 
         Parameters
         ----------
@@ -156,8 +156,8 @@ class VerifiedMatrix(ABC):
 
         Returns
         -------
-        first, stop : int
-            Number of its first image, and of the one after its last.
+        tuple of int
+            Number of the first image, and number of the last image plus one.
         """
         return self._array.block_range(index)
 
@@ -172,15 +172,15 @@ class VerifiedMatrix(ABC):
         Returns
         -------
         ndarray of shape (rows, columns)
-            In the stored dtype.
+            The rows of the block, in the stored dtype.
 
         Raises
         ------
         BlockError
-            The block is missing, truncated, altered or swapped with another.
+            If the block is missing, truncated, altered or swapped with another.
         """
         rows, stored_bytes, checksum = map(int, self._manifest[index, :3])
-        # Images that were appended since may have filled up the last block.
+        # Images that were appended later may have been added to the last block.
         expected = stored_bytes if rows == self.block_rows else None
         return self._array.read_block(index, checksum, expected).reshape(rows, -1)
 
@@ -229,12 +229,13 @@ class VerifiedMatrix(ABC):
         Returns
         -------
         str
+            The id, such as ``"anna/1.png"``.
         """
         row = range(len(self))[row]
         return self.block_ids(row // self.block_rows)[row % self.block_rows]
 
     def block_ids(self, index: int) -> list[str]:
-        """Read the ids of a block's images.
+        """Read the ids of the images of a block.
 
         Parameters
         ----------
@@ -244,11 +245,12 @@ class VerifiedMatrix(ABC):
         Returns
         -------
         list of str
+            One id for each image.
         """
         found = self.read_column_block(ID, index)
         if self._columns[ID].is_text:
             return list(found)
-        # Of version 1, padded with zeros.
+        # Ids of format version 1 are padded with zero bytes.
         return [bytes(line).rstrip(b"\0").decode(errors="surrogateescape") for line in found]
 
     def column(self, name: str) -> Array:
@@ -262,7 +264,7 @@ class VerifiedMatrix(ABC):
         Returns
         -------
         ndarray of shape (n,)
-            Of numbers, truth values, or strings (dtype object).
+            Numbers, booleans, or strings (dtype object).
         """
         return np.concatenate(
             [self.read_column_block(name, index) for index in range(self.n_blocks)]
