@@ -1,7 +1,7 @@
 """Questions to the workers of a cluster, each with a time limit, and the versions that they have.
 
-A worker may be dead, stopped, busy, or have no dnmf. So what it is asked travels as a function of
-the standard library, or of Dask, or by value; and what it does not answer in time is an answer too.
+A worker may be dead, stopped or busy, or have no dnmf. Therefore it is sent functions of the
+standard library or of Dask, or functions by value. No answer in time counts as an answer, too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ OWN = "dnmf:__version__"
 """Name by which the version of dnmf is asked for, which needs no function of dnmf."""
 
 REQUIRED = ("dnmf", "python")
-"""What must have the same version on a worker as here: otherwise tasks fail, or mean another thing.
-Other libraries change the last bits of results at most."""
+"""Names whose version must be the same on a worker as here: otherwise tasks fail or do something
+else. Other libraries change at most the last bits of results."""
 
 
 def ask(

@@ -1,11 +1,11 @@
-"""Chunks of Dask arrays: how a task makes those of its block, and what they really are.
+"""Chunks of Dask arrays: how a task makes the chunks of its block, and checks them.
 
-A reader of image folders makes one chunk per image, and a graph in which each takes a task or more.
-`cut` cuts such a graph into a recipe for each block of images, which the task for the block
-follows: a scheduler sees one task per block.
+A reader of image folders makes one chunk per image, with at least one task for each. `cut` divides
+such a graph into a recipe for each block of images. The task for the block follows its recipe, so
+the scheduler sees one task per block.
 
-The type, shape and dtype of a Dask array are a promise that nothing in Dask checks. `as_array`
-checks it where a chunk is used.
+Dask does not check that chunks have the type, shape and dtype that their array says. `as_array`
+checks this when a chunk is used.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
 CLOSE_TIMEOUT = 10.0
-"""Seconds that workers started here get to close: one that is stopped or stuck may never do."""
+"""Seconds that workers started here have to close; one that is stopped or stuck never closes."""
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**26}
 """Bytes up to which glibc keeps freed memory in workers started here. Dask's own setting gives it
@@ -143,8 +143,8 @@ def freed_memory_kept() -> Iterator[None]:
 def _ctrl_c_ignored() -> Iterator[None]:
     """Ignore Ctrl-C, and let processes that are started meanwhile ignore it for ever.
 
-    A terminal sends it to all of them. They end with the process that has started them, and would
-    only print where they were; while they start, Dask cannot end them.
+    A terminal sends Ctrl-C to all processes. Workers end with the process that has started them, so
+    they need not react, and would only print tracebacks. Dask cannot end them while they start.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -6,10 +6,10 @@
                   |
               `_finish`                       H from the sums, where these are
 
-What all tasks need (the function with its H, how to read a block) is scattered once per pass. A
-task says no more than which blocks it is for, so a scheduler holds a hundred thousand of them
-easily, and needs no access to the images. Blocks of Dask arrays are made in the task, too (see
-`chunks`). What data their graphs hold is scattered once for all passes.
+The objects that all tasks need (the function with its H, and how to read a block) are scattered
+once per pass. A task holds only the numbers of its blocks, so a scheduler can hold a hundred
+thousand tasks, and needs no access to the images. Blocks of Dask arrays are made in the task, too
+(see `chunks`). Data in their graphs are scattered once for all passes.
 """
 
 from __future__ import annotations
@@ -277,9 +277,10 @@ def _finish(outcome: Outcome[Any], finish: Finish[Any]) -> Outcome[Any]:
 class Graph:
     """A Dask graph under construction.
 
-    A key is what the task does, such as ``tree-sum``, under which Dask's dashboard shows it; what
-    it is part of, such as ``pass-12``, with a unique number; and its place in the graph. What it
-    does is the same in all graphs, because scheduler and workers keep a record of each name.
+    A key has three parts: the name of what the task does, such as ``tree-sum``, which Dask's
+    dashboard shows; the name of the pass, such as ``pass-12``, with a unique number; and the place
+    in the graph. The first is the same in all graphs, because scheduler and workers keep a record
+    of each name.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dnmf")
 
 ATTEMPTS = 5
-"""Number of times that a computation is begun before the cluster counts as lost."""
+"""Number of times that a computation is tried before the cluster counts as lost."""
 
 SUSPICIONS = 2
 """Number of times that Dask gives up a task before the task counts as the cause of its workers'
@@ -34,12 +34,12 @@ WAIT_UNNOTICED = 5.0
 """Seconds without any worker after which a warning says so."""
 
 ADVICE = (
-    "mostly memory is short: give workers more (--memory-limit), or fewer threads, or take fewer "
+    "mostly memory is short: give workers more (--memory-limit) or fewer threads, or take fewer "
     "components or blocks of fewer images (--block-rows of dnmf ingest)"
 )
 
 SPAN = "dnmf"
-"""Name and id of what Dask keeps statistics of: with one for each graph they would never end."""
+"""Name and id under which Dask keeps statistics. One for each graph would fill its memory."""
 
 
 class Kept:
@@ -88,11 +88,11 @@ def compute_with(
 ) -> list[Any]:
     """Compute a graph whose tasks need some objects, of which each worker gets one copy.
 
-    The objects are scattered and not part of the graph, so that the scheduler forgets the graph
-    when they go. It cannot make them again: when all workers that hold one are lost, the whole
-    graph is computed anew, which is safe because its tasks may be repeated. It is also computed
-    anew when Dask gives up a task because workers died that had it. The task may not have been the
-    cause, unless that happens to it again.
+    The objects are scattered and not part of the graph, so the scheduler cannot make them again.
+    When all workers that hold an object are lost, the whole graph is computed again, which is safe
+    because its tasks may be repeated. The graph is also computed again when Dask gives up a task
+    because workers that had it died. Only if that happens several times to one task, the task
+    counts as the cause.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def wait_for_workers(client: Client) -> None:
 def wait_for_a_worker(client: Client) -> None:
     """Wait until there is a worker, and log a warning if that takes long.
 
-    A cluster that adapts to its work may have none, and starts one for a task, which is submitted.
+    An adaptive cluster may have no worker, and starts one for a task. So a task is submitted.
     Dask's ``distributed.scheduler.no-workers-timeout`` limits the time; by default nothing does.
 
     Raises
@@ -264,7 +264,7 @@ def wait_for_a_worker(client: Client) -> None:
             break
     if warned:
         seconds = time.monotonic() - began
-        log.warning("a worker is there after %s: going on", format_duration(seconds))
+        log.warning("a worker came after %s: continuing", format_duration(seconds))
 
 
 def _require_scheduler(client: Client, error: BaseException) -> None:
@@ -277,5 +277,5 @@ def _require_scheduler(client: Client, error: BaseException) -> None:
     if client.status != "running":
         raise ClusterError(
             f"the Dask scheduler was lost ({error}); start it again, or another, then run the same "
-            "again: a fit with a checkpoint goes on from its last commit"
+            "again: a fit with a checkpoint continues from its last commit"
         ) from error

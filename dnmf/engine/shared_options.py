@@ -1,7 +1,7 @@
 """Options of file systems for the workers of a cluster, for as long as a computation runs.
 
-They go to the scheduler and to the workers as a plugin, on which Dask passes them to workers that
-come later, too. So they are in no task, no graph and no result. On their way TLS protects them.
+They are sent as a plugin, which Dask also gives to workers that come later. No task, graph or
+result holds them. On the network they are protected by TLS if the cluster uses it.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def one_blas_thread() -> Iterator[None]:
     threads rounds differently from one that does not. With one thread the bits do not depend on
     the number of cores.
 
-    The limit belongs to the process, so the first to enter sets it and the last to leave restores
-    it: restoring it earlier would change the bits of those who are still inside.
+    The limit holds for the whole process. The first thread that enters sets it, and the last that
+    leaves restores it: restoring it earlier would change the bits of threads that are still inside.
     """
     global _depth, _limiter, _threads_before
     with _lock:

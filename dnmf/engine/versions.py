@@ -1,8 +1,8 @@
-"""Versions of what computes, which must be the same on the driver, the scheduler and all workers.
+"""Versions of libraries, which must be the same on the driver, the scheduler and all workers.
 
-The scheduler and the workers unpickle what dnmf sends, so they need the same dnmf, on the same
-Python. Another version of a library that computes changes no meaning, but may change last bits:
-then results depend on which worker gets which block.
+The scheduler and the workers unpickle objects of dnmf, so they need the same version of dnmf and of
+Python. Another version of a numerical library may change last bits: then results depend on which
+worker gets which block.
 """
 
 from __future__ import annotations

@@ -89,7 +89,13 @@ class RankSweep:
         return self.choice_.reason
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything except the models as a dict of JSON types."""
+        """Return everything except the models.
+
+        Returns
+        -------
+        dict
+            Recommended number, reason, number of reads and scores, in JSON types.
+        """
         return {
             "best_n_components": self.best_n_components_,
             "clear": self.clear_,

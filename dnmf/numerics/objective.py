@@ -248,7 +248,7 @@ class Objective(ABC):
         return max(wanted, n_components // 2)
 
     def warm_up_batch_size(self, n_components: int) -> int:
-        """Choose the number of images of a batch in the warm-up, which repeats a sample."""
+        """Choose the number of images of a batch in the warm start, which repeats a sample."""
         return self.batch_size(n_components)
 
     def raise_zeros(self, H: Array) -> Array:

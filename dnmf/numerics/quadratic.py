@@ -30,7 +30,7 @@ CONVERTED = 1024
 """Number of columns of two matrices that are converted to float64 at a time for their product."""
 
 WARM_UP_BATCH_SIZE = 192
-"""Images of a batch in the warm-up of a fit: the fewest for which matrix products are fast."""
+"""Images of a batch in the warm start of a fit: the fewest for which matrix products are fast."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Quadratic(Objective):
         return not self.in_float64 and error >= RESOLVED * float(strip.pixel_norms.sum())
 
     def warm_up_batch_size(self, n_components: int) -> int:
-        """Choose the number of images of a batch in the warm-up: more than in a stream."""
+        """Choose the number of images of a batch in the warm start: more than in a stream."""
         return max(WARM_UP_BATCH_SIZE, n_components)
 
     def running_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:

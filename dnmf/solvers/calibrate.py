@@ -29,11 +29,11 @@ from dnmf.solvers.warm_start import (
 )
 
 SECONDS = 2.5
-"""Seconds that the trial of the warm-up runs. Products, reads and passes over a part of the blocks
+"""Seconds that the trial of the warm start runs. Products, reads and passes over a part of the blocks
 each run half as long, once what they need is loaded."""
 
 UPDATES = 20
-"""Number of updates of H between two looks at the clock."""
+"""Number of updates of H between two readings of the clock."""
 
 SIDE = 1024
 """Number of rows and columns of the matrices whose product measures the speed of products."""
@@ -125,7 +125,7 @@ def _try_warm_up(
     H : ndarray of shape (d, p), float64
         Components such as passes begin with.
     least, most : float
-        Bounds of the seconds that the warm-up of a fit takes.
+        Bounds of the seconds that the warm start of a fit takes.
     """
     _, sample = first_block(blocks)
     H, rng = random_H(sample, d, 0), np.random.default_rng(0)

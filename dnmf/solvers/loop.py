@@ -5,14 +5,13 @@ A pass evaluates W at a point Y and returns sums; the H update on these sums giv
     W, sums = pass over X at Y;   Z = update(Y, sums);   Y' = Z + beta (Z - Z_before), kept >= 0
 
 For squared error the loss of (W, Z) is known exactly, and Z is the next H. For other objectives the
-pass knows the loss of (W, Y), and Y is the next H. Either way beta grows while the loss falls. When
-it rises, the pass is thrown away: the next starts from the best Z without extrapolation and with a
-smaller beta (Ang and Gillis, Neural Computation 2019, algorithm 3, with rejection). So the loss of
+pass knows the loss of (W, Y), and Y is the next H. In both cases beta grows while the loss falls.
+If the loss rises, the pass is rejected: the next starts from the best Z without extrapolation and
+with a smaller beta (Ang and Gillis, Neural Computation 2019, algorithm 3). Therefore the loss of
 successive states never rises.
 
-A pass evaluates any number of models in one read of X: those of other ranks, seeds or
-held-out cells.
-A single fit is a list of one.
+A pass evaluates any number of models in one read of X, with different ranks, seeds or held-out
+cells. A single fit is a list of one model.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ COLUMNS = 2**16
 side, so that the bits of a column do not depend on where blocks of columns end."""
 
 LEAST_SQUARE = 1e-38
-"""Mean square of the pixels, computed in float64, below which float32 has no digits for it."""
+"""Smallest mean square of the pixels that float32 can hold with all its digits."""
 
 
 class Recorder(Protocol):
@@ -105,7 +104,7 @@ class ModelRun:
     in_memory : bool
         Whether `dnmf.solvers.small` fits the model: X is small, and no state is recorded.
     stop_reason : str or None
-        Why no further pass follows; None while the model goes on.
+        Why no further pass follows; None while the model needs more passes.
     moment : float
         When the last pass ended, or the start began, on the clock of `time.monotonic`.
     state : State
@@ -124,14 +123,14 @@ class ModelRun:
     state: State = field(init=False, repr=False)
 
     def become(self, state: State) -> None:
-        """Take on a state, and note in it the time since the last one."""
+        """Set the state, and note in it the time since the last one."""
         now, memory = time.monotonic(), psutil.Process().memory_info().rss
         seconds = (*self.state.seconds, round(now - self.moment, 4))
         memory = max(self.state.memory, memory)
         self.state, self.moment = replace(state, seconds=seconds, memory=memory), now
 
     def begin(self) -> None:
-        """Note how long the start took, or that a fit goes on now."""
+        """Note how long the start took, or that a fit is continued now."""
         if not (self.state.losses or self.state.seconds):
             self.become(self.state)
         self.moment = time.monotonic()
@@ -144,7 +143,7 @@ class ModelRun:
         """Return a sink for the weights of the next pass, or None if they are not to be kept."""
         if self.recorder is None or not self.weights_every:
             return None
-        # A rejected pass has no weights to keep: then the next pass is due.
+        # A rejected pass has no weights to keep, so those of the next pass are kept.
         passes = self.state.n_iter + 1 - self.recorder.weights_pass
         return self.recorder.weight_sink() if passes >= self.weights_every else None
 
@@ -161,7 +160,7 @@ class ModelRun:
         if recorder is None:
             return
         if self.weights_every and not recorder.has_weights:
-            # The last pass was not due to keep its weights: one more read of X for those of H.
+            # The weights of the last pass were not kept: read X once more to compute them.
             sink = recorder.weight_sink()
             written = measure(blocks, self.objective, self.state.H, sink).written
             self.state = replace(self.state, n_reads=self.state.n_reads + 1)
@@ -180,7 +179,7 @@ def solve(
 ) -> None:
     """Run passes for several models, each a read of X for all of them, until all have stopped.
 
-    The result for a model does not depend on how long the others go on.
+    The result for a model does not depend on the other models.
 
     Parameters
     ----------
@@ -190,16 +189,16 @@ def solve(
     tol : float
         A model stops when a pass lowers its loss by less than this share of it.
     max_iter : int
-        A model stops when its state has this many passes behind it.
+        A model stops after this many passes.
     on_pass : callable
         Called after each pass.
     task_blocks : int, optional
-        Number of blocks per task; by default what suits these models.
+        Number of blocks per task; the default depends on these models.
 
     Raises
     ------
     DataError
-        A pixel is negative, NaN or infinite; names the first.
+        If a pixel is negative, NaN or infinite; the message names the first.
     """
     task_blocks = task_blocks or blocks_per_task(blocks, *(len(run.state.H) for run in runs))
     runs = [run for run in runs if run.stop_reason is None]
@@ -222,7 +221,7 @@ def solve(
 def _fit_in_memory(
     blocks: Blocks, run: ModelRun, tol: float, max_iter: int, on_pass: Callable[[], None]
 ) -> None:
-    """Fit a model on an array that is small, and measure the loss of its H, with exact weights."""
+    """Fit a model to a small array, and measure the loss of its H with exact weights."""
     objective, state = run.objective, run.state
     assert isinstance(blocks, LocalBlocks)  # as `is_small` has found
     for following in iterate(blocks, objective, state, tol, max_iter):
@@ -263,7 +262,7 @@ def run_pass(
     sinks: Sequence[WeightSink | None],
     task_blocks: int,
 ) -> list[HUpdate]:
-    """Read X once, evaluate all models at their Y, and update their H where the sums are.
+    """Read X once, evaluate all models at their Y, and update their H in the tasks with the sums.
 
     Parameters
     ----------
@@ -370,9 +369,9 @@ def solve_sum(block: Block, *, models: Sequence[Evaluation]) -> StatsPerModel:
 class UpdateColumns:
     """Updates a block of columns of the H of one model; see `dnmf.engine.blocks.Finish`.
 
-    Each pixel's column of H is a problem of its own, given the sums. So for images of a hundred
-    thousand pixels and more the H update runs where the sums are, on the cluster, and no place
-    needs the sums of all pixels.
+    Given the sums, the column of H for each pixel is a problem of its own. For images of a hundred
+    thousand pixels and more the H update therefore runs in the tasks of the cluster that hold the
+    sums, and no process needs the sums of all pixels.
 
     Attributes
     ----------
@@ -390,7 +389,7 @@ class UpdateColumns:
     columns: slice
 
     def select(self, sums: StatsPerModel) -> StatsPerModel:
-        """Return a copy of the sums of this model and these columns, so that the others can go."""
+        """Return a copy of the sums of this model and these columns, so that the rest is freed."""
         stats = sums.each[self.index]
         part = self.objective.columns(stats, self.columns)
         return StatsPerModel((part if part.T.shape == stats.T.shape else part.scaled(1),))
@@ -401,7 +400,7 @@ class UpdateColumns:
 
 
 def _require_scale(update: HUpdate, run: ModelRun) -> None:
-    """Raise DataError for pixels whose squares are next to nothing in float32."""
+    """Raise DataError for pixels whose squares are too small for float32."""
     least = LEAST_SQUARE * update.total_weight * update.H.shape[1]
     if run.spec.X["compute_dtype"] == "float32" and 0 < update.xx < least:
         raise DataError(OVERFLOW)

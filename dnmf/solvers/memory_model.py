@@ -38,10 +38,10 @@ from dnmf.solvers.warm_start import PROBE_ROWS
 log = logging.getLogger("dnmf")
 
 UNLOADED_BYTES = 85e6
-"""Bytes that a process will still load after its memory is measured: compiled kernels."""
+"""Bytes that a process loads after its memory was measured: compiled kernels."""
 
 SMALL_FIT_BYTES = 2**30
-"""Bytes that every machine is taken to have: for a smaller fit in memory nothing is measured."""
+"""Bytes that every machine has: for a smaller fit of an array in memory nothing is measured."""
 
 KEPT_BYTES = 2**26
 """Bytes that BLAS and the allocator keep of a sketch, besides its arrays."""
@@ -71,9 +71,9 @@ class FitMemory:
     stats_arrays : int
         Number of arrays of the size of H among the sums of a pass.
     batch_rows, probe_rows : int
-        Numbers of images in a batch of the warm-up, and of those that its loss is computed on.
+        Numbers of images in a batch of the warm start, and of those that its loss is computed on.
     sketch_width : int
-        Number of directions of the sketch that the warm-up runs on; 0 if it runs on pixels.
+        Number of directions of the sketch that the warm start runs on; 0 if it runs on pixels.
     copies : int
         Number of times that a task holds its block in the stored dtype.
     masked : bool
@@ -209,12 +209,12 @@ class FitMemory:
 
     @property
     def warm_up(self) -> int:
-        """Bytes of the warm-up, besides the sample."""
+        """Bytes of the warm start, besides the sample."""
         return self.sketch if self.sketch_width else self.online
 
     @property
     def sketch(self) -> int:
-        """Bytes of a warm-up on a sketch: directions while they are made, the images, steps."""
+        """Bytes of a warm start on a sketch: directions while they are made, the images, steps."""
         number, at_once = self.float_bytes, min(thread_count(), PARTS)
         directions = (8 + 5 * number) * self.p * self.sketch_width
         images = 3 * number * self.sample_rows * self.sketch_width
@@ -224,7 +224,7 @@ class FitMemory:
 
     @property
     def online(self) -> int:
-        """Bytes of a warm-up by online updates."""
+        """Bytes of a warm start by online updates."""
         image = self.p * (self.pixel_bytes + self.masked)
         updates = (12 * self.float_bytes + 16) * self.d * self.p
         updates += 2 * self.batch_rows * image + self.strip(self.batch_rows)
@@ -428,7 +428,7 @@ def _worker_resident_bytes(client: Any, address: str) -> float:
 
 
 def require_memory(blocks: Blocks, objective: Objective, n_components: int) -> None:
-    """Raise CapacityError for a fit that needs more memory than there is where it would run."""
+    """Raise CapacityError if a fit needs more memory than this machine or the workers have."""
 
     def shortage(d: int) -> str | None:
         return available.shortage(FitMemory.from_blocks(blocks, objective, d))

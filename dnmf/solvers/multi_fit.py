@@ -65,7 +65,7 @@ def fit_together(
     keep: int = KEEP,
     on_pass: Callable[[Progress], None] = lambda progress: None,
 ) -> float:
-    """Fit models, in as few groups as there is memory for, and return the reads of X it took.
+    """Fit models, in as few groups as memory allows, and return the number of reads of X.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def fit_together(
     tol, max_iter
         As in `dnmf.solvers.loop.solve`.
     folder : str, optional
-        Folder for a checkpoint of each model, which no other process writes to. Models whose
-        checkpoint is there already go on from it.
+        Folder for a checkpoint of each model, which no other process writes to. A model continues
+        from its checkpoint if there is one.
     keep : int
         Number of passes that a checkpoint keeps.
     on_pass : callable
@@ -151,14 +151,14 @@ def starts_of(checkpoint: str | os.PathLike[str]) -> str:
 
 
 def require_starts(checkpoint: str | os.PathLike[str]) -> None:
-    """Raise OutputExistsError if anything but fits of `n_init` is where they belong."""
+    """Raise OutputExistsError if the folder for fits of `n_init` holds something else."""
     folder = starts_of(checkpoint)
     names = ObjectStore(folder).list_dir()
     others = [name for name in names if not _is_start(name)]
     if others or not (names or is_absent(folder)):
         raise OutputExistsError(
-            f"{folder} is for the fits of n_init, and holds {', '.join(others[:3]) or 'a file'}, "
-            "which is none: move that elsewhere, or choose another path for the model"
+            f"{folder} is for the fits of n_init, but holds {', '.join(others[:3]) or 'a file'}: "
+            "move that elsewhere, or choose another path for the model"
         )
 
 
@@ -184,28 +184,28 @@ def resume_checkpoint(
     *,
     any_seed: bool = False,
 ) -> Checkpoint | None:
-    """Open the checkpoint of a fit in order to go on from it, if there is one.
+    """Open the checkpoint of a fit to continue from it, if there is one.
 
     Parameters
     ----------
     path : str
     spec : FitSpec
-        Specification of the fit, which the checkpoint must have.
+        Spec of the fit, which the checkpoint must have, too.
     keep, resume_from
         As in `dnmf.storage.checkpoint.checkpoint.open_checkpoint`.
     any_seed : bool
-        Whether the checkpoint may have any seed, which the fit then goes on with.
+        Whether the checkpoint may have any seed; the fit then continues with that seed.
 
     Returns
     -------
     Checkpoint or None
-        None if nothing is there, or if another fit began it and never finished a pass, because of
-        bad data, say: then it has been removed.
+        None if there is none. Also None if another fit began it and never finished a pass (because
+        of bad data, for example); then it has been removed.
 
     Raises
     ------
     CheckpointError
-        It is damaged, cannot be read, or belongs to another fit.
+        If it is damaged, cannot be read, or belongs to another fit.
     """
     if resume_from is None and is_free(path, FORMAT, error=CheckpointError):
         return None
@@ -220,14 +220,14 @@ def resume_checkpoint(
 def refuse_other_fit(
     path: str, spec: FitSpec, resume_from: int | None = None, *, any_seed: bool = False
 ) -> None:
-    """Raise for what is at a path and `resume_checkpoint` would refuse, as far as X is not read.
+    """Raise an error if `resume_checkpoint` would refuse a path, as far as is known without X.
 
     Parameters
     ----------
     path, resume_from, any_seed
         As in `resume_checkpoint`.
     spec : FitSpec
-        Specification of the fit, without the checksums of X.
+        Spec of the fit, without the checksums of X.
     """
     if resume_from is None and is_free(path, FORMAT, error=CheckpointError):
         check_free(path, FORMAT, force=False)
@@ -249,7 +249,7 @@ def _is_of_fit(checkpoint: Checkpoint, spec: FitSpec, *, any_seed: bool) -> bool
         raise CheckpointError(
             f"{checkpoint.path} belongs to another fit: {'; '.join(differences)}; choose another "
             "path, or replace it (--force on the command line, overwrite=True in Python)"
-            + f"; to go on from it with more images, add --continue {checkpoint.path}"
+            + f"; to continue from it with more images, add --continue {checkpoint.path}"
             * grown
         )
     return not differences

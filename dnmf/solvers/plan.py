@@ -1,4 +1,4 @@
-"""Prediction of what a fit takes: memory computed from sizes, time from a short trial."""
+"""Prediction of the memory of a fit, from sizes, and of its time, from a short trial."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ READS = 8
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """Memory, time and work that a fit takes.
+    """Memory, time and work that a fit takes, as `NMF.plan` predicts them.
 
     Attributes
     ----------
     images, pixels, components : int
         Shape of the problem.
     blocks, block_bytes : int
-        Number of blocks, and bytes of the pixels of the largest.
+        Number of blocks, and bytes of the pixels of the largest block.
     tasks, blocks_per_task : int
-        Number of tasks of a pass, without those that add up sums, and number of blocks of each.
+        Number of tasks of a pass that read blocks, and number of blocks of each.
     reads : float
-        Reads of X before the first pass, in units of the whole of it.
+        Number of reads of the whole X before the first pass.
     bytes_per_pass : int
         Bytes of all pixels, as they are in memory.
     flops_per_pass : int
         Floating point operations of the two products of a pass, ``4 n p d``.
     workers, threads : int
-        Number of worker processes, 0 if the fit runs in this one; number of all their threads.
+        Number of worker processes (0 if the fit runs in this process), and of all threads.
     task_memory, worker_memory, driver_memory : int
-        Peaks in bytes; those of a worker and of the driver include interpreter and libraries.
+        Peak memory in bytes. That of a worker and of the driver includes interpreter and libraries.
     worker_limit, driver_limit : float
-        Bytes that a worker and the driver may hold; infinite without a limit.
+        Largest number of bytes that a worker and the driver may hold; infinite without a limit.
     checkpoint_bytes : int
         Upper bound of the bytes of a checkpoint on disk while the fit runs.
     lack : str or None

@@ -1,4 +1,4 @@
-"""A random sample of the images, held in memory, on which the warm-up runs."""
+"""A random sample of the images, held in memory, on which the warm start runs."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from dnmf.engine.tree_reduce import groups_of
 from dnmf.numerics.block import Block, find_invalid, valid_pixels
 
 SAMPLE_BYTES = 2**27
-"""Upper bound of the bytes of the sample's pixels, as stored: 128 MiB fit anywhere."""
+"""Upper bound of the bytes of the sample's pixels, as stored; every machine has 128 MiB."""
 
 SAMPLE_ROWS = 100_000
 """Upper bound of the number of images of the sample: enough for hundreds of components."""
 
 SAMPLE_AT_ONCE = 8
-"""Number of blocks whose rows are on their way to the driver at a time, to bound its memory."""
+"""Number of blocks whose rows are sent to the driver at a time, to bound its memory."""
 
 SAMPLE_BLOCKS = 32
-"""Least number of blocks that a sample is drawn from, so that a corpus in some order is not
-represented by one corner of it."""
+"""Smallest number of blocks that a sample is drawn from. If images are in some order, few blocks
+would not represent them."""
 
 
 def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     """Read a random sample of the images into memory.
 
-    The sample holds all images where they fit, else the same share of random images from each of
-    several random blocks.
+    The sample holds all images if there is space, else the same share of random images from each
+    of several random blocks.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def take_sample(blocks: Blocks, seed: int) -> tuple[Block, float]:
     Returns
     -------
     sample : Block
-        Without images of weight 0, and without those whose weight or pixels cannot be factorised,
-        which the first full pass reports.
+        Without images of weight 0, and without images whose weight or pixels cannot be factorised;
+        the first full pass reports these.
     reads : float
         Reads of X that this took, in units of the whole of it.
     """
@@ -97,7 +97,7 @@ def _count_rows(blocks: Blocks, chosen: Sequence[int]) -> int:
 
 
 def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Block:
-    """Draw a share of a block's rows, which depends on the seed and the block alone."""
+    """Draw a share of the rows of a block; the draw depends only on the seed and the block."""
     rng = np.random.default_rng([seed, 1, block.start])
     count = max(1, int(share * len(block)))
     rows = np.sort(rng.permutation(len(block))[:count])
@@ -105,7 +105,7 @@ def _pick_rows(block: Block, *, share: float, seed: int, positive: bool) -> Bloc
 
 
 def _join(parts: Iterable[Block], max_rows: int, p: int) -> Block:
-    """Join parts as they arrive, so that no second copy of all of them is held."""
+    """Join parts as they arrive, so that memory never holds all of them twice."""
     X = observed = None
     weights, numbers, n = [], [], 0
     for part in parts:
@@ -124,7 +124,7 @@ def _join(parts: Iterable[Block], max_rows: int, p: int) -> Block:
 
 
 def _usable(block: Block, positive: bool) -> Block:
-    """Return the images of a block that can be factorised and count."""
+    """Return the images of a block that can be factorised and have a weight above 0."""
     if block.weights is not None:
         valid = (block.weights > 0) & np.isfinite(block.weights)
         block = block if valid.all() else block.take(valid)

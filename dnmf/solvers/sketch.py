@@ -1,4 +1,4 @@
-"""The warm-up for images of many pixels, on a sketch: the images in terms of a few directions.
+"""The warm start for images of many pixels, on a sketch: the images in terms of a few directions.
 
 With V an orthonormal basis of the leading right singular directions of the sample X, all that the
 steps need of X is in the small Z = X V: the linear terms of W are ``Z (H V)^T``, and ``W^T X`` is
@@ -42,7 +42,7 @@ POWER_STEPS = 2
 2011): after one alone the loss of the components ends up to a percent higher."""
 
 PARTS = 8
-"""Number of parts of the images and of the pixels, one for a thread: the bits depend on it."""
+"""Number of parts of the images and of the pixels, one per thread. The bits depend on it."""
 
 SWEEPS = 3
 """Number of sweeps over H in a step: one gains less for the time of a step, ten gain no more."""
@@ -159,7 +159,7 @@ def _gains_little(losses: tuple[float, ...], tol: float) -> bool:
 
 
 def is_sketched(objective: Objective, d: int, rows: int, p: int) -> bool:
-    """Check whether a sample is warmed up on a sketch: where that is far cheaper than its pixels.
+    """Check whether the warm start uses a sketch: if it is far cheaper than the pixels.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Fits of small arrays: sweeps over W and H in turn on the whole of X, with W kept in memory.
 
-That nothing is kept between passes over blocks costs time where all of X, W and H fits in memory. A
-few sweeps over W, as many over H, and extrapolation of both (E-A-HALS: Ang and Gillis, Neural
-Computation 2019, algorithms 2 and 3) lower the loss by as much in a tenth of the time.
+Passes over blocks do not keep W. If X, W and H fit in memory, keeping W saves time: a few sweeps
+over W, as many over H, and extrapolation of both (E-A-HALS: Ang and Gillis, Neural Computation
+2019, algorithms 2 and 3) lower the loss by as much in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ and the gain of a single one varies with the extrapolation."""
 def is_small(blocks: Blocks, objective: Objective, tol: float) -> bool:
     """Check whether `iterate` is to fit an array: small, in memory, without mask and penalties.
 
-    With ``tol=0``, and for losses other than squared error below 1e-4, the last digits are asked
-    for, which exact weights find.
+    With ``tol=0``, and with a `tol` below 1e-4 for losses other than squared error, the user asks
+    for the last digits, which need exact weights.
     """
     if not tol or (tol < FINE_TOL and not isinstance(objective, Quadratic)):
         return False
@@ -74,7 +74,7 @@ def iterate(
     objective : Objective
         Of those that `is_small` takes.
     state : State
-        With the first H.
+        State with the first H.
     tol : float
         Iterations end with the first `WINDOW` in a row that have lowered the loss by less than this
         share of it. For losses other than squared error an iteration is ten multiplicative steps;
@@ -85,7 +85,7 @@ def iterate(
     Yields
     ------
     State
-        Its losses are those of H and of the W that is kept, which is not quite the best for H.
+        Its losses are of H and the W that is kept, which is nearly the best for H.
 
     Raises
     ------
@@ -194,7 +194,7 @@ class _Factors:
         H = self.objective.update_H(self.H_next, stats, SWEEPS)
         loss = quadratic_loss(stats, H)
         if self.X.dtype == np.float32 and not 2 * loss >= RESOLVED * self.xx:
-            # Too small, or too large, for float32.
+            # The numbers are too small or too large for float32.
             self._set(self.X.astype(np.float64), self.W_next, self.H_next)
             self.loss = np.inf
             self.improve()
@@ -209,7 +209,7 @@ class _Factors:
 
     def _sweep_W(self) -> Array:
         A, W = _product(self.H_next, self.X.T), self.W_next.copy()
-        # The first H may be that of a fit before, from which no sweep must lead away.
+        # The first H may be the result of an earlier fit, and no sweep must make it worse.
         objective = self.first if self.loss == np.inf else self.objective
         objective.descend(A, gram(self.H_next), self.norms, W)
         return W

@@ -1,8 +1,8 @@
-"""The first H: drawn, or from singular vectors, then warmed up on a sample of images in memory.
+"""The first H: drawn or from singular vectors, then improved on a sample of images in memory.
 
-A full pass updates H once. The warm-up updates it hundreds of times on the same pixels, and after
-one read of X or less H is at a loss that takes dozens of full passes from a random start. It needs
-few images and runs in one place, so it costs a cluster next to nothing.
+A full pass updates H once. The warm start updates H hundreds of times on the same images. After one
+read of X or less, H has a loss that dozens of full passes from a random start would reach. The warm
+start needs few images and runs in the driver, so it takes hardly any time of a cluster.
 """
 
 from __future__ import annotations
@@ -41,36 +41,37 @@ from dnmf.solvers.small import SMALL
 log = logging.getLogger("dnmf")
 
 ROUND, ROUGH = 360, (240, 500)
-"""Number of H updates in a round, which matters more than the number of images behind each, and
-bounds of that in the only round for a rough answer, 2.2 per component."""
+"""Number of H updates in a round, which matters more than the number of images in each update, and
+bounds of that number in the only round for a rough answer, where it is 2.2 per component."""
 
 ROUGH_TOL, FINE_TOL = 1e-2, 1e-3
 """Values of `tol` from which on one short round is enough, and up to which rounds are `ROUND` long;
 in between the length is interpolated."""
 
 MAX_ROUNDS, LEAST_TOL = 12, 5e-5
-"""Largest number of rounds, and least value of `tol` for them: passes gain the last digits."""
+"""Largest number of rounds, and the smallest `tol` that adds rounds: passes gain the last digits."""
 
 WORTH, MOST_COST, USUAL_RATIO = 3, 4, 0.25
 """A further round must be expected to lower the loss by three times `tol`, and by up to four times
 as much if it costs more than a pass. Gains of rounds shrink: the first by that ratio, as a rule."""
 
 SURE_ROUNDS = 3
-"""Number of rounds before a warm-up may end, as the first gains vary; 2 for ``tol >= 1e-3``."""
+"""Number of rounds before a warm start may end, because first gains vary; 2 for ``tol >= 1e-3``."""
 
 EPOCHS = 40
-"""Number of times that a round takes an image at most: of few images passes learn as fast."""
+"""Largest number of times that a round uses an image: on few images passes learn as fast."""
 
 MAX_FLOPS, SOLVE_FLOPS = 2e12, 20
 """Bound of the flops of all rounds, if a single one does not take more: a minute on a few cores.
-More is left to the passes, which have a cluster. Ten sweeps over d weights take 20 d^2 flops."""
+Further work is left to the passes, which run on a cluster. Ten sweeps over d weights take 20 d^2
+flops."""
 
 PROBE_ROWS = 8192
 """Number of images of the sample on which the loss after a round is computed."""
 
 LIKE_MEAN = 1e-2
 """Share of ``||X||^2`` that the squared differences of images from the mean image must have for the
-warm-up to compute in float32: fits get down to a hundredth of it, `objective.RESOLVED`."""
+warm start to compute in float32: fits get down to a hundredth of it, `objective.RESOLVED`."""
 
 DEAD, REVIVAL_ROWS = 1e-12, 1024
 """Length of a component, relative to the longest, up to which it is taken to be zero, and number of
@@ -88,7 +89,7 @@ between them: so many on squared error, then on the loss itself. These updates a
 FORGET = (0.2, 0.99)
 """Forgetting factor of the running sums at the first and the last update of a round. The first sums
 come from a poor H and should fade fast; the last should average over many images, or H jitters. To
-start again with each round moves H further than to go on averaging."""
+start again with each round moves H further than continued averaging."""
 
 
 def start(
@@ -103,7 +104,7 @@ def start(
     sample_seed : int
         Seed that chooses the images of the sample.
     tol : float
-        Tolerance of the passes to follow: where they may end early, the warm-up may too.
+        Tolerance of the passes that follow. If they may end early, the warm start may, too.
     """
     log.info("warm start: reading a sample of %s images", f"{blocks.shape[0]:,}", extra=LIVE)
     for run in runs:
@@ -123,7 +124,7 @@ def start(
 
 
 def _all_drawn(runs: Sequence[ModelRun]) -> bool:
-    """Check whether models need no more of X for their start than its mean."""
+    """Check whether models need only the mean of X for their start."""
     return all(run.in_memory and run.spec.parameters["init"] == "random" for run in runs)
 
 
@@ -140,7 +141,7 @@ def _first_state(blocks: Blocks, sample: Block, reads: float, tol: float, run: M
 
 
 def sketches(objective: Objective, d: int, blocks: Blocks) -> bool:
-    """Check whether the warm-up of a fit to blocks without a mask is one on a sketch."""
+    """Check whether the warm start of a fit to blocks without a mask is one on a sketch."""
     n, p = blocks.shape
     return is_sketched(objective, d, sample_rows(n, p, blocks.dtype.itemsize), p)
 
@@ -155,7 +156,7 @@ def _warm_up_on_sketch(
 
 
 def is_one_batch(objective: Objective, d: int, n: int) -> bool:
-    """Check whether n images are one batch: then passes do as much as updates, and extrapolate."""
+    """Check whether n images are one batch: then passes are better, because they extrapolate."""
     small = n <= objective.warm_up_batch_size(d)
     return small and objective.exact and not objective.has_penalties
 
@@ -189,8 +190,8 @@ def custom_H(
 ) -> tuple[Array, float]:
     """Return a given H with other components for those that are zero although they are in use.
 
-    A component is in use if an image of the given W has a weight for it, or, where there is no W,
-    if no penalty may have made it zero.
+    A component is in use if the given W has a weight above 0 for it. Without W, it is in use unless
+    a penalty may have made it zero.
 
     Parameters
     ----------
@@ -225,8 +226,8 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     sample : Block
     seed : int
     tol : float
-        Tolerance of the passes that follow. Rounds go on while the next is worth its cost beside a
-        pass, as far as its gain can be expected; see `WORTH`.
+        Tolerance of the passes that follow. Rounds are added while the expected gain of the next is
+        worth its cost; see `WORTH`.
     n : int
         Number of images of X, of which the sample is a part.
 
@@ -306,7 +307,7 @@ def _dtype_for(probe: Block) -> np.dtype[Any]:
 
 
 def revive(objective: Objective, H: Array, sample: Block, rng: np.random.Generator) -> Array:
-    """Replace components that are zero by what the others do not reproduce of random images.
+    """Replace components that are zero by residuals of random images.
 
     Neither the weights of such a component nor its pixels would change again. Images are drawn in
     proportion to their squared errors, as k-means++ draws its centers (Arthur and Vassilvitskii,
@@ -322,7 +323,7 @@ def revive(objective: Objective, H: Array, sample: Block, rng: np.random.Generat
     Returns
     -------
     ndarray of shape (d, p), float64
-        H itself where no component is zero, or all are.
+        H itself if no component is zero, or all are.
     """
     sizes = np.sqrt(np.einsum("jp,jp->j", H, H))
     dead = np.flatnonzero(sizes <= DEAD * sizes.max())
@@ -348,7 +349,7 @@ def revive(objective: Objective, H: Array, sample: Block, rng: np.random.Generat
 
 
 def warm_up_updates(objective: Objective, d: int, blocks: Blocks, tol: float) -> tuple[int, int]:
-    """Return the least and the greatest number of updates of H that a warm-up makes."""
+    """Return the least and the greatest number of updates of H that a warm start makes."""
     n, p = blocks.shape
     if is_one_batch(objective, d, n):
         return 0, 0

@@ -197,6 +197,7 @@ class VerifiedMatrix(ABC):
         Returns
         -------
         ndarray of shape (rows,)
+            One value per image of the block.
         """
         if name not in self._columns:
             known = ", ".join(self._columns) or "none"
@@ -314,6 +315,7 @@ class VerifiedMatrix(ABC):
         Returns
         -------
         dask.array.Array of shape (n, columns)
+            One row per image.
         """
         return self._lazy(_read_block, "", self.dtype, (self.shape[1],))
 
@@ -325,7 +327,8 @@ class VerifiedMatrix(ABC):
         rows = tuple(b - a for a, b in map(self.block_range, range(self.n_blocks)))
         lazy: da.Array = da.map_blocks(
             _read_dask_block,
-            # The address, not the matrix: a scheduler unpacks graphs and may not see the store.
+            # Send the address, not the matrix: a scheduler unpickles graphs, and may have no access
+            # to the store.
             read=partial(read, self.address, name),
             chunks=(rows, *widths),
             dtype=dtype,

@@ -122,4 +122,4 @@ def test_a_corpus_that_has_grown(images):
     run("fit", corpus, f"{new}3", "--continue", new, "-q")
     assert len(dnmf.load(f"{new}3").transform(dnmf.open_corpus(corpus))) == 100
     message = run("fit", corpus, old, *FIT, status=1).stderr
-    assert f"to go on from it with more images, add --continue {old}" in message
+    assert f"to continue from it with more images, add --continue {old}" in message

@@ -115,7 +115,7 @@ class TestWorkersDie:
             fit.wait_for("the cluster has no workers: waiting for one to come")
             with worker(address):
                 assert fit.end() == 0, fit.log
-        assert "a worker is there after" in fit.log
+        assert "a worker came after" in fit.log
         assert same(dnmf.load(model), whole(corpus, 60))
 
     def test_all_of_them_and_no_other_comes(self, corpus, tmp_path):
