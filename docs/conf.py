@@ -53,10 +53,13 @@ sphinx_gallery_conf = {
 smartquotes = False  # "auto" is a word of Python
 html_theme = "pydata_sphinx_theme"
 html_title = "dnmf"
+html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_sidebars = {"index": []}
 html_theme_options = {
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "dnmf"},
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_toc_level": 2,
