@@ -29,8 +29,8 @@ from dnmf.solvers.warm_start import (
 )
 
 SECONDS = 2.5
-"""Seconds that the trial of the warm start runs. Products, reads and passes over a part of the blocks
-each run half as long, once what they need is loaded."""
+"""Seconds that the trial of the warm start runs. The trials of products, of reads and of passes
+over a part of the blocks each run half as long, once their code is loaded."""
 
 UPDATES = 20
 """Number of updates of H between two readings of the clock."""

@@ -49,7 +49,7 @@ ROUGH_TOL, FINE_TOL = 1e-2, 1e-3
 in between the length is interpolated."""
 
 MAX_ROUNDS, LEAST_TOL = 12, 5e-5
-"""Largest number of rounds, and the smallest `tol` that adds rounds: passes gain the last digits."""
+"""Largest number of rounds, and smallest `tol` that adds rounds: passes gain the last digits."""
 
 WORTH, MOST_COST, USUAL_RATIO = 3, 4, 0.25
 """A further round must be expected to lower the loss by three times `tol`, and by up to four times
