@@ -29,6 +29,11 @@ def shorten(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
+def visible(text: str) -> str:
+    """Write characters that are not seen, or that reorder text around them, as in Python's code."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def name_components(n: int) -> list[str]:
     """Return names of components for files and tables, padded to three digits or more."""
     return [f"component-{j:03d}" for j in range(n)]

@@ -23,6 +23,7 @@ from dnmf.cli.plan import plan
 from dnmf.cli.plot import plot
 from dnmf.cli.progress import LogPrinter
 from dnmf.cli.rank import rank
+from dnmf.cli.report import report
 from dnmf.cli.show import show
 from dnmf.cli.signals import EXIT_STATUS, StoppedBySignal
 from dnmf.cli.transform import reconstruct, transform
@@ -187,7 +188,7 @@ def main(verbose: bool, as_json: bool) -> None:
 
 for command in (
     *(demo, ingest, info, show, verify),
-    *(doctor, plan, fit, transform, reconstruct, components, rank, plot),
+    *(doctor, plan, fit, transform, reconstruct, components, rank, plot, report),
 ):
     command.params.append(quiet_option)
     if command is not demo:

@@ -7,6 +7,7 @@ images, and `style` holds colours, titles and the writing of files. Public names
 
 from dnmf.plot.contact_sheet import contact_sheet
 from dnmf.plot.model import components, loss_curve, reconstructions, write_plots
+from dnmf.plot.page.report import report, write_report
 from dnmf.plot.sweep import reconstruction_sheet, selection, write_sweep_plots
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "loss_curve",
     "reconstruction_sheet",
     "reconstructions",
+    "report",
     "selection",
     "write_plots",
+    "write_report",
     "write_sweep_plots",
 ]

@@ -77,7 +77,7 @@ def components(model: NMF, *, columns: int | None = None) -> Figure:
     columns = columns or math.ceil(math.sqrt(shown))
     rows = math.ceil(shown / columns)
     shape = drawable_shape(model.image_shape_)
-    order, shares = _order_by_share(model)
+    order, shares = order_by_share(model)
     width = max(0.9, 3.6 / columns)  # of an image, in inches
     height = rows * (width * shape[0] / shape[1] + LABEL_HEIGHT) + 3 * LABEL_HEIGHT + 0.4
     figure = Figure(figsize=(columns * width, height))
@@ -190,7 +190,7 @@ def loss_curve(model: NMF) -> Figure:
     axes.axvspan(0, start, color=GREY, alpha=0.25, linewidth=0, label="warm start, on a sample")
     reads = start + np.arange(1, len(errors) + 1)
     axes.plot(reads, errors, marker="o", markersize=3.5, color=BLUE, label="after each pass")
-    axes.set(xlabel="reads of the corpus", ylabel=_error_label(model), xlim=(0, reads[-1] + 0.5))
+    axes.set(xlabel="reads of the corpus", ylabel=error_label(model), xlim=(0, reads[-1] + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _set_error_range(axes, errors)
     axes.legend(fontsize=8, frameon=False)
@@ -270,7 +270,7 @@ def write_plots(
     return write_figures(figures, folder)
 
 
-def _order_by_share(model: NMF) -> tuple[Array, Array | None]:
+def order_by_share(model: NMF) -> tuple[Array, Array | None]:
     """Return the order in which components are drawn, and their shares or None."""
     shares = getattr(model, "energy_shares_", None)
     if shares is None or len(shares) != len(model.components_):  # a user has set components_
@@ -283,7 +283,7 @@ def is_squared_error(model: NMF) -> bool:
     return model.beta_loss in ("frobenius", 2)
 
 
-def _error_label(model: NMF) -> str:
+def error_label(model: NMF) -> str:
     """Name the square root of twice the loss."""
     if model.alpha_W or model.alpha_H not in ("same", 0):
         return f"√(2 ({model.beta_loss} loss + penalties))"

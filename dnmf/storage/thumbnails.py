@@ -75,7 +75,7 @@ def draw_thumbnails(
         here = numbers // corpus.block_rows == block
         images = corpus.images(numbers[here])
         is_spectrum = images.ndim == 2 and corpus.rows is not None
-        part = _shrink(images if is_spectrum else _as_pictures(images, chosen), side)
+        part = shrink(images if is_spectrum else _as_pictures(images, chosen), side)
         small = np.empty((len(numbers), *part.shape[1:]), np.float32) if small is None else small
         small[here] = part
     if small is None:
@@ -127,7 +127,7 @@ def draw_each(images: Array, names: Sequence[str]) -> str:
     images : ndarray of shape (n, h, w), (n, h, w, channels) or (n, p)
     names : sequence of str
     """
-    small = _shrink(_as_pictures(images, None), HTML_SIDE)
+    small = shrink(_as_pictures(images, None), HTML_SIDE)
     if small.ndim == 2:
         return as_html([_draw_curve(_to_share(each), HTML_SIDE) for each in small], names)
     times = max(1, HTML_SIDE // max(small.shape[1:3]))
@@ -192,7 +192,7 @@ def _as_pictures(images: Array, channel: int | None) -> Array:
     return images.reshape(-1, side, side) if is_square else images
 
 
-def _shrink(images: Array, side: int) -> Array:
+def shrink(images: Array, side: int) -> Array:
     """Reduce images to a height and width of at most `side`, by means over the pixels observed."""
     if images.ndim == 2:
         edges = np.linspace(0, images.shape[1], min(side, images.shape[1]) + 1).astype(int)[:-1]
