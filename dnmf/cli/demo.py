@@ -18,7 +18,7 @@ from dnmf.errors import OutputExistsError, ParameterError
 N_COMPONENTS = 49
 RESULTS = (
     *("digits.zarr", "digits.model", "weights.zarr", "reconstructed.zarr"),
-    *("components.png", "loss.png", "reconstructions.png"),
+    *("components.png", "loss.png", "reconstructions.png", "report.html"),
 )
 """Names of all that the demo writes into its folder."""
 
@@ -71,9 +71,10 @@ def _tell(folder: Path, force: bool, began: float) -> None:
         model = _fit(corpus, folder)
         _apply(model, corpus, folder, force)
     _draw(model, corpus, folder)
+    _report(model, corpus, folder, force)
     click.echo(
-        f"\nDone in {time.monotonic() - began:.0f} s. Look at the pictures, then try your own "
-        "images:\n\n"
+        f"\nDone in {time.monotonic() - began:.0f} s. Open {folder}/report.html in a browser, "
+        "then try your own images:\n\n"
         "  dnmf ingest FOLDER images.zarr --size 64x64 --color gray\n"
         "  dnmf fit images.zarr images.model -k 64\n"
         "  dnmf plot images.model --corpus images.zarr --out pictures"
@@ -114,6 +115,11 @@ def _draw(model: dnmf.NMF, corpus: dnmf.Corpus, folder: Path) -> None:
     click.echo(f"5 plot         dnmf plot {model.checkpoint} --corpus {corpus.path} --out {folder}")
     for path in paths:
         click.echo(f"               {path}")
+
+
+def _report(model: dnmf.NMF, corpus: dnmf.Corpus, folder: Path, force: bool) -> None:
+    path = dnmf.plot.write_report(model, folder / "report.html", corpus, force=force)
+    click.echo(f"6 report       dnmf report {model.checkpoint} --corpus {corpus.path} --out {path}")
 
 
 def _require_free(folder: Path, force: bool) -> None:

@@ -213,6 +213,7 @@ def test_demo(tmp_path):
         "components.png",
         "loss.png",
         "reconstructions.png",
+        "report.html",
     }
     assert all(name in output for name in names)
     assert "try your own" in output

@@ -319,6 +319,8 @@ def _code(where: str | None, corpus: Corpus | None) -> list[str]:
     """Write the lines that load the model and use it, for Python."""
     model = '"MODEL"' if where is None else ascii(where)
     images = '"CORPUS"' if corpus is None else ascii(corpus.path)
-    return (
-        f"import dnmf\nmodel = dnmf.load({model})\nW = model.transform(dnmf.open_corpus({images}))"
-    )
+    return [
+        "import dnmf",
+        f"model = dnmf.load({model})",
+        f"W = model.transform(dnmf.open_corpus({images}))",
+    ]

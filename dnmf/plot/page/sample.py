@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,9 @@ def look_at(model: NMF, corpus: Corpus) -> Sample:
     """Read images at even distances, of a few blocks, and reconstruct them."""
     rows = _choose_rows(corpus)
     images = _read(corpus, rows)
-    W = model.transform(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a corpus has no names of pixels to compare
+        W = model.transform(images)
     errors = relative_errors(images, model.inverse_transform(W))
     return Sample(rows, W, np.array(errors), ~np.nan_to_num(images).any(axis=1))
 
