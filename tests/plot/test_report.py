@@ -147,6 +147,7 @@ def test_a_sweep_is_of_its_recommended_model(tmp_path, digits):
     assert " ".join(sweep.reason_.split()) in " ".join(page.text.split())
     best = sweep.best_n_components_
     assert f"{best} are recommended" in page.text
+    assert f"dnmf.load_sweep({str(tmp_path / 's')!r}).best_model_" in page.text
     run("report", tmp_path / "s", "--sweep", tmp_path / "s", "--out", tmp_path / "t.html", status=2)
 
 

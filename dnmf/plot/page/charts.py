@@ -78,6 +78,7 @@ def histogram(values: Array, bins: Array, name: str, labels: tuple[str, str], te
     counts, _ = np.histogram(values, bins)
     axes.stairs(counts, bins, fill=True, color=COLORS["accent"])
     axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(bins[0], bins[-1]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=bins[-1] > 1))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     return _to_svg(figure, name, text)
@@ -109,7 +110,7 @@ def sweep_stability(sweep: RankSweep) -> Markup | None:
     ranks = _column(sweep, "n_components")
     axes.plot(ranks, mean, "o-", color=COLORS["accent"], markersize=3.5, label="mean")
     axes.plot(ranks, least, "v--", color=COLORS["ink"], markersize=3.5, label="least stable")
-    axes.axhline(STABLE, color=COLORS["rule"], linestyle=":", label=f"stable from {STABLE}")
+    axes.axhline(STABLE, color=COLORS["ink"], linestyle=":", label=f"stable from {STABLE}")
     axes.set(ylabel="stability", ylim=(min(0.0, float(np.nanmin(least))) - 0.05, 1.05))
     _mark_best(axes, sweep)
     text = f"Stability of the components of several starts, for {_listed(ranks)} components."

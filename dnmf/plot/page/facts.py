@@ -161,7 +161,7 @@ def describe_costs(model: NMF, corpus: Corpus | None, disk: int) -> list[tuple[s
     if plan and plan.workers:
         costs.append(("Memory of a worker", "not measured", format_bytes(plan.worker_memory)))
     bound = f"{format_bytes(plan.checkpoint_bytes)} at most" if plan else ""
-    return [*costs, ("Model on disk", format_bytes(disk) if disk else "not on this disk", bound)]
+    return [*costs, ("Size on disk", format_bytes(disk) if disk else "not on this disk", bound)]
 
 
 def _times(model: NMF) -> Iterator[tuple[str, str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from base64 import b64encode
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,22 +24,6 @@ CURVE = 240, 72
 """Width and height of a curve, in units of its own."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of an image, or the curve of a spectrum.
-
-    Attributes
-    ----------
-    src : str
-        Data URL; empty of a curve.
-    points : str
-        Points of the curve, as SVG writes them.
-    """
-
-    src: str = ""
-    points: str = ""
-
-
 def is_drawn_as_curve(model: NMF) -> bool:
     """Check whether the images of a model are spectra, or other rows of numbers."""
     shape = model.image_shape_
@@ -48,7 +31,7 @@ def is_drawn_as_curve(model: NMF) -> bool:
     return len(shape) == 1 and (not is_square or hasattr(model, "feature_names_in_"))
 
 
-def draw(images: Array, model: NMF, n_bytes: int, palette: str = "gray") -> list[Picture]:
+def draw(images: Array, model: NMF, n_bytes: int, palette: str = "gray") -> list[dict[str, str]]:
     """Draw images in small.
 
     Parameters
@@ -61,14 +44,20 @@ def draw(images: Array, model: NMF, n_bytes: int, palette: str = "gray") -> list
         Most bytes that all of the pictures may have together before they are compressed.
     palette : str
         Name of a colour map of Matplotlib, for images without colours.
+
+    Returns
+    -------
+    list of dict
+        For each image ``src``, a data URL; for a spectrum that is empty, and ``points`` are those
+        of its curve.
     """
     if is_drawn_as_curve(model):
-        return [Picture(points=_points(image)) for image in _reduce(images)]
+        return [{"src": "", "points": _points(image)} for image in _reduce(images)]
     stack = _as_stack(images, model.image_shape_)
     bytes_per_pixel = 3 if stack.ndim == 4 else 1
     side = int(math.sqrt(n_bytes / (bytes_per_pixel * max(1, len(images)))))
     small = shrink(stack, max(8, min(MOST_SIDE, side)))
-    return [Picture(src=_to_png(image, palette)) for image in small]
+    return [{"src": _to_png(image, palette)} for image in small]
 
 
 def _as_stack(images: Array, shape: tuple[int, ...]) -> Array:

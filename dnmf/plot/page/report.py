@@ -17,10 +17,21 @@ from dnmf._format import visible
 from dnmf._typing import Array
 from dnmf._version import __version__
 from dnmf.errors import OutputExistsError, ParameterError
+from dnmf.model_selection.sweep_store import FORMAT as SWEEP
 from dnmf.plot.model import COMPONENTS_CMAP, error_label, is_squared_error, order_by_share
-from dnmf.plot.page import charts, facts, pictures
+from dnmf.plot.page.charts import histogram, loss_chart, sweep_errors, sweep_stability
+from dnmf.plot.page.facts import (
+    describe_components,
+    describe_costs,
+    describe_data,
+    describe_fit,
+    describe_versions,
+    has_seconds,
+    summarize,
+)
+from dnmf.plot.page.pictures import draw, is_drawn_as_curve
 from dnmf.plot.page.sample import Sample, look_at, reconstruct
-from dnmf.storage.atomic import bytes_at, translate_disk_full
+from dnmf.storage.atomic import bytes_at, format_at, translate_disk_full
 from dnmf.storage.paths import is_url, normalize_path
 from dnmf.storage.store import InvalidObjectError, ObjectStore, require_parent
 
@@ -93,15 +104,15 @@ def report(
         lstrip_blocks=True,
     )
     style = (files("dnmf") / "plot/page/style.css").read_text(encoding="utf-8")
-    versions, are_kept = facts.describe_versions(model)
+    versions, are_kept = describe_versions(model)
     return environment.get_template("report.html").render(
         {
             "dnmf": __version__,
             "style": Markup(style),
             "title": "Report" if where is None else os.path.basename(where.rstrip("/")),
-            "summary": facts.summarize(model, model._spec.X["shape"][0]),
-            "data": facts.describe_data(model, corpus),
-            "fit": facts.describe_fit(model),
+            "summary": summarize(model, model._spec.X["shape"][0]),
+            "data": describe_data(model, corpus),
+            "fit": describe_fit(model),
             "versions": versions,
             "versions_are_kept": are_kept,
             "losses": _losses(model),
@@ -114,8 +125,10 @@ def report(
             else _examples(model, corpus, sample),
             "weights": None if sample is None else _weights(sample),
             "sweep": None if sweep is None else _sweep(sweep),
-            "costs": facts.describe_costs(model, corpus, 0 if where is None else bytes_at(where)),
+            "costs": describe_costs(model, corpus, 0 if where is None else bytes_at(where)),
             "code": _code(where, corpus),
+            "residuals": _residuals_in_words(model),
+            "of_a_sweep": "hidden" in model._spec.parameters,
             "masked": model._spec.X.get("mask") is not None,
         }
     )
@@ -159,7 +172,7 @@ def write_report(
     remember_options(storage_options, out)
     target = require_free_page(out, force=force)
     content = report(model, corpus, sweep, path=path).encode()
-    folder, name = os.path.split(target)
+    folder, name = _split(target)
     with translate_disk_full(target, "the report"):
         ObjectStore(folder).set(name, content)
     return target if is_url(target) else Path(target)
@@ -170,8 +183,12 @@ def require_free_page(out: str | os.PathLike[str], *, force: bool) -> str:
     target = normalize_path(out)
     if not target.endswith(".html"):
         raise ParameterError(f"out is {target}; a report is an HTML file: give NAME.html")
+    folder, name = _split(target)
+    if is_url(target) and not is_url(folder):
+        raise ParameterError(
+            f"out is {target}; give a file in a bucket, like s3://bucket/NAME.html"
+        )
     require_parent(target)
-    folder, name = os.path.split(target)
     try:
         content = ObjectStore(folder).get(name, 2**26)
     except FileNotFoundError:
@@ -187,6 +204,12 @@ def require_free_page(out: str | os.PathLike[str], *, force: bool) -> str:
     return target
 
 
+def _split(target: str) -> tuple[str, str]:
+    """Return the folder of a file, and its name."""
+    folder, name = os.path.split(target)
+    return folder or ".", name
+
+
 def _finalize(value: Any) -> Any:
     """Make characters visible that a person would not see, in all that is not markup."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -200,12 +223,12 @@ def _losses(model: NMF) -> dict[str, Any] | None:
     label = error_label(model).replace("  ", " ")
     start = max(0.0, state.n_reads - state.n_iter)
     reads = start + np.arange(1, len(errors) + 1)
-    curves = [charts.loss_chart(reads, errors, start, "reads", "loss-reads", label)]
+    curves = [loss_chart(reads, errors, start, "reads", "loss-reads", label)]
     seconds = np.full(len(errors), np.nan)
-    if facts.has_seconds(model):
+    if has_seconds(model):
         seconds = np.cumsum(state.seconds)[1:]
         first = state.seconds[0]
-        curves.append(charts.loss_chart(seconds, errors, first, "seconds", "loss-seconds", label))
+        curves.append(loss_chart(seconds, errors, first, "seconds", "loss-seconds", label))
     shown = np.unique(np.linspace(0, len(errors) - 1, PASSES).astype(int))
     rows = [(i + 1, f"{errors[i]:.8g}", f"{reads[i]:.4g}", f"{seconds[i]:.3g}") for i in shown]
     return {"charts": curves, "rows": rows, "has_seconds": len(curves) > 1, "label": label}
@@ -213,11 +236,11 @@ def _losses(model: NMF) -> dict[str, Any] | None:
 
 def _components(model: NMF, sample: Sample | None) -> dict[str, Any]:
     order, shares = order_by_share(model)
-    rows = list(facts.describe_components(model, shares, sample))
+    rows = list(describe_components(model, shares, sample))
     drawn = order[:COMPONENTS]
     H = model.components_[drawn]
     tops = H.max(axis=1, keepdims=True)
-    images = pictures.draw(H / np.where(tops > 0, tops, 1), model, COMPONENT_BYTES, COMPONENTS_CMAP)
+    images = draw(H / np.where(tops > 0, tops, 1), model, COMPONENT_BYTES, COMPONENTS_CMAP)
     listed = order[:ROWS]
     rest = 0.0 if shares is None else float(shares[order[ROWS:]].sum())
     return {
@@ -230,6 +253,14 @@ def _components(model: NMF, sample: Sample | None) -> dict[str, Any]:
         "has_shares": shares is not None,
         "whole": "reconstruction's energy" if is_squared_error(model) else "reconstruction",
     }
+
+
+def _residuals_in_words(model: NMF) -> str:
+    if is_drawn_as_curve(model):
+        return "Residuals are drawn around the middle of their height"
+    if model.image_shape_[2:] == (3,):
+        return "Residuals are drawn around grey: brighter is what the reconstruction lacks"
+    return "In residuals, red is what the reconstruction lacks and blue what it has too much"
 
 
 def _examples(model: NMF, corpus: Corpus | None, sample: Sample | None) -> list[dict[str, Any]]:
@@ -253,9 +284,9 @@ def _draw_examples(
     most = np.nan_to_num(np.abs(residuals)).max(axis=1, keepdims=True)
     most = np.where(most > 0, most, 1)
     kinds = (
-        pictures.draw(originals / tops, model, EXAMPLE_BYTES // 2),
-        pictures.draw(reconstructed / tops, model, EXAMPLE_BYTES // 2),
-        pictures.draw(0.5 + residuals / (2 * most), model, EXAMPLE_BYTES // 2, "RdBu_r"),
+        draw(originals / tops, model, EXAMPLE_BYTES // 2),
+        draw(reconstructed / tops, model, EXAMPLE_BYTES // 2),
+        draw(0.5 + residuals / (2 * most), model, EXAMPLE_BYTES // 2, "RdBu_r"),
     )
     for place, (i, *drawn) in enumerate(zip(chosen, *kinds, strict=True)):
         row = int(sample.rows[i])
@@ -264,45 +295,46 @@ def _draw_examples(
             "id": corpus.id_of(row),
             "error": f"{sample.errors[i]:.1%}",
             "pictures": drawn,
-            "most": f"{float(most[place, 0]):.0%}",
+            "most": f"{100 * float(most[place, 0]):.2g}%",
         }
 
 
 def _weights(sample: Sample) -> dict[str, Any]:
     """Gather histograms of the weights of the images that were looked at, and their sparsity."""
-    W = sample.W
-    tops = W.max(axis=1, keepdims=True)
+    W, is_one = sample.W, sample.W.shape[1] == 1
+    tops = W.max(axis=None if is_one else 1, keepdims=True)
     relative = W / np.where(tops > 0, tops, 1)
     used = (relative > 0.01).sum(axis=1)
-    zeros = float(np.mean(W == 0))
-    positive = relative[(relative > 0) & (relative < 1)]
-    text = (
-        f"{zeros:.0%} of the weights are zero; the histogram is of the others, without the largest "
-        "of each image."
-    )
-    strengths = charts.histogram(
-        positive,
-        np.linspace(0, 1, 41),
-        "weights",
-        ("share of the image's largest", "weights"),
-        text,
-    )
-    text = (
-        f"An image has from {used.min()} to {used.max()} components, {used.mean():.1f} on average."
-    )
-    most = int(used.max())
-    bins = np.arange(0, most + 2, max(1, most // 40)) - 0.5
-    counts = charts.histogram(used, bins, "used", ("components of an image", "images"), text)
+    zeros, positive = float(np.mean(W == 0)), relative[relative > 0]
+    if is_one:
+        curves = [_strengths(positive, zeros, "share of the largest weight", "the others")]
+    else:
+        others = "the others, without the largest of each image"
+        label = "share of the image's largest weight"
+        curves = [_strengths(positive[positive < 1], zeros, label, others), _counts(used)]
     return {
         "zeros": f"{zeros:.1%}",
-        "mean_used": f"{used.mean():.1f}",
+        "mean_used": "" if is_one else f"{used.mean():.1f}",
         "errors": [f"{q:.1%}" for q in np.percentile(sample.errors, (5, 50, 95))],
-        "charts": [strengths, counts],
+        "charts": curves,
     }
 
 
+def _strengths(weights: Array, zeros: float, label: str, others: str) -> Markup:
+    text = f"{zeros:.0%} of the weights are zero; the histogram is of {others}."
+    return histogram(weights, np.linspace(0, 1, 41), "weights", (label, "weights"), text)
+
+
+def _counts(used: Array) -> Markup:
+    least, mean, most = int(used.min()), float(used.mean()), int(used.max())
+    step = max(1, most // 40)
+    bins = np.arange(0, most + step + 1, step) - 0.5
+    text = f"An image has from {least} to {most} components, {mean:.1f} on average."
+    return histogram(used, bins, "used", ("components of an image", "images"), text)
+
+
 def _sweep(sweep: RankSweep) -> dict[str, Any]:
-    curves = [charts.sweep_errors(sweep), charts.sweep_stability(sweep)]
+    curves = [sweep_errors(sweep), sweep_stability(sweep)]
     names = ("n_components", "error_per_cell", "held_out_error", "stability", "least_stable")
     rows = [
         ["—" if row[name] is None else f"{row[name]:.4g}" for name in names] for row in sweep.table
@@ -317,10 +349,12 @@ def _sweep(sweep: RankSweep) -> dict[str, Any]:
 
 def _code(where: str | None, corpus: Corpus | None) -> list[str]:
     """Write the lines that load the model and use it, for Python."""
-    model = '"MODEL"' if where is None else ascii(where)
+    place = '"MODEL"' if where is None else ascii(where)
+    is_sweep = where is not None and format_at(where) == SWEEP
+    model = f"dnmf.load_sweep({place}).best_model_" if is_sweep else f"dnmf.load({place})"
     images = '"CORPUS"' if corpus is None else ascii(corpus.path)
     return [
         "import dnmf",
-        f"model = dnmf.load({model})",
+        f"model = {model}",
         f"W = model.transform(dnmf.open_corpus({images}))",
     ]

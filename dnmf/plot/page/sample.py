@@ -72,17 +72,13 @@ def reconstruct(model: NMF, corpus: Corpus, sample: Sample, chosen: Array) -> tu
     return _read(corpus, sample.rows[chosen]), model.inverse_transform(sample.W[chosen])
 
 
-def _choose_rows(corpus: Corpus) -> Array:
+def _choose_rows(corpus: Corpus) -> Any:
     n, p = corpus.shape
     count = int(np.clip(MOST_BYTES // (4 * p), 8, MOST_IMAGES))
     blocks = np.unique(np.linspace(0, corpus.n_blocks - 1, MOST_BLOCKS).astype(int))
-    parts = []
-    for block in blocks:
-        first = int(block) * corpus.block_rows
-        stop = min(first + corpus.block_rows, n)
-        of_it = min(stop - first, -(-count // len(blocks)))
-        parts.append(np.linspace(first, stop - 1, of_it).astype(int))
-    return np.concatenate(parts)
+    starts = blocks * corpus.block_rows
+    rows = np.concatenate([np.arange(i, min(i + corpus.block_rows, n)) for i in starts])
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
 def _read(corpus: Corpus, rows: Array) -> Any:
