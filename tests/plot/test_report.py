@@ -173,7 +173,7 @@ def test_pictures_are_small_however_badly_they_compress(shape, model):
     other.image_shape_ = shape
     noise = np.random.default_rng(0).random((4, int(np.prod(shape))), np.float32)
     drawn = draw(noise, other, 40_000)
-    assert sum(len(each.src) for each in drawn) < 40_000 * 4 / 3 + 4 * 1000
+    assert sum(len(each["src"]) for each in drawn) < 40_000 * 4 / 3 + 4 * 1000
 
 
 @pytest.mark.slow
