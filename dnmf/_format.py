@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-LIVE = {"live": True}
-"""Mark of a log record whose line on a terminal the next record may replace."""
-
 
 def format_bytes(n_bytes: float) -> str:
     """Write a number of bytes with a decimal unit, such as ``1.5 GB``."""

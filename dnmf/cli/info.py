@@ -13,7 +13,7 @@ import dnmf
 from dnmf._format import format_shape
 from dnmf.cli.options import PATH, Number, cluster_options, json_option
 from dnmf.cli.paths import MADE_BY, Argument, check_arguments
-from dnmf.cli.progress import BlockProgress, print_line
+from dnmf.cli.progress import count_progress, print_line
 
 
 @click.command(short_help="Describe a corpus, weights, a model or a sweep.")
@@ -76,7 +76,7 @@ def verify(path: str, as_json: bool, where: dict[str, Any]) -> None:
     print_line(f"reading {path}")
     from dnmf.engine.client import cluster
 
-    with cluster(**where), BlockProgress() as progress:
+    with cluster(**where), count_progress("blocks") as progress:
         result = dnmf.verify(path, on_block=progress)
     click.echo(json.dumps(result.as_dict()) if as_json else str(result))
     sys.exit(bool(result.findings))

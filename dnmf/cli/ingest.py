@@ -18,7 +18,7 @@ from dnmf.cli.options import (
 )
 from dnmf.cli.paths import check_sources
 from dnmf.cli.pixel_options import choice_options
-from dnmf.cli.progress import ImageProgress, print_line
+from dnmf.cli.progress import count_progress, print_line
 from dnmf.storage.codecs import CODECS
 
 
@@ -120,7 +120,7 @@ def ingest(
     from dnmf.io.ingest import finish_parts, ingest_part, plan_ingest
 
     if part is not None:
-        with ImageProgress() as progress:
+        with count_progress("images") as progress:
             n_blocks = ingest_part(corpus, *part, on_progress=progress)
         click.echo(f"{corpus}: part {part[0]}/{part[1]}, {n_blocks} blocks")
         return
@@ -133,7 +133,7 @@ def ingest(
         plan = plan_ingest(source, corpus, force=force, **options)
         click.echo(f"{corpus}: {plan.layout.n_images:,} images in {plan.layout.n_blocks:,} blocks")
         return
-    with cluster(**where), ImageProgress() as progress:
+    with cluster(**where), count_progress("images") as progress:
         result = dnmf.ingest(source, corpus, force=force, on_progress=progress, **options)
     _report(result, as_json, describe)
 

@@ -6,15 +6,15 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from dnmf._format import format_duration
-from dnmf.io.pass_log import passes_left, relative_change
+from dnmf._progress import CountBar
+from dnmf.io.pass_log import passes_left
+from dnmf.numerics.state import relative_change
 
 if TYPE_CHECKING:
     from dnmf.numerics.state import State
@@ -26,83 +26,8 @@ STOP_REASONS = {
 }
 
 
-LOG_SECONDS = 10
-"""Seconds between two lines about the progress of an ingest in a log."""
-
 DASK_LOGS = ("distributed.client", "asyncio")
 """Logs that have levels of their own beside that of ``distributed``."""
-
-
-class BlockProgress:
-    """Progress over blocks: a bar on a terminal, a line per block in a log."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def __enter__(self) -> BlockProgress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        """Report how many blocks are done."""
-        if not sys.stderr.isatty():
-            print_line(f"block {done} of {total}")
-            return
-        if is_quiet():
-            return
-        if self.bar is None:
-            self.bar = click.progressbar(length=total, label="blocks", file=sys.stderr)
-        self.bar.update(1)
-        if done == total:
-            self.bar.render_finish()
-            self.bar = None
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.render_finish()
-
-
-class ImageProgress:
-    """Progress over images: a bar on a terminal, lines in a log, with rate and time left."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.first: tuple[float, int] | None = None
-        self.shown = -math.inf
-
-    def __enter__(self) -> ImageProgress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        """Report how many images are done."""
-        now = time.monotonic()
-        rate = 0.0
-        if self.first is not None and now > self.first[0]:
-            rate = (done - self.first[1]) / (now - self.first[0])
-        self.first = self.first or (now, done)
-        if is_quiet():
-            return
-        if sys.stderr.isatty():
-            self._draw(done, total, rate)
-        elif done == total or now - self.shown >= LOG_SECONDS:
-            self.shown = now
-            left = f"   about {format_duration((total - done) / rate)} left" if rate else ""
-            speed = f"   {rate:,.0f} images/s" if rate else ""
-            print_line(f"{done:,} of {total:,} images{speed}{left if done < total else ''}")
-
-    def _draw(self, done: int, total: int, rate: float) -> None:
-        if self.bar is None:
-            self.bar = click.progressbar(
-                length=total,
-                label="images",
-                show_pos=True,
-                item_show_func=lambda rate: f"{rate:,.0f} images/s" if rate else None,
-                file=sys.stderr,
-            )
-        self.bar.update(done - self.bar.pos, rate)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.render_finish()
 
 
 class PassProgress:
@@ -222,6 +147,11 @@ def explain_resume(path: str, *, overwrite: bool = False) -> Iterator[None]:
             again = "again without --force" if overwrite else "again"
             print_line(f"run the same line {again} to continue {path} from its last commit")
         raise
+
+
+def count_progress(unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """Return the context of a callback: a bar on a terminal, lines in a log, nothing with -q."""
+    return nullcontext(lambda done, total: None) if is_quiet() else CountBar(unit, print_line)
 
 
 def is_quiet() -> bool:

@@ -12,7 +12,7 @@ import click
 from dnmf._format import format_duration
 from dnmf.cli.progress import STOP_REASONS, end_live_line, format_error, print_line
 from dnmf.errors import CheckpointError
-from dnmf.io.pass_log import relative_change
+from dnmf.numerics.state import relative_change
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import list_committed, require_model
 from dnmf.storage.lock import is_written

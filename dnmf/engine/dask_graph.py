@@ -23,11 +23,13 @@ from uuid import uuid4
 import numpy as np
 from dask import config
 from dask.base import compute
+from dask.callbacks import Callback
 from dask.sizeof import sizeof
 from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
 from dask.typing import Key
 from dask.utils import funcname
 
+from dnmf._progress import part_counter
 from dnmf._typing import Array
 from dnmf.engine.blocks import BlockFunction, Finish, RawBlock, Result
 from dnmf.engine.chunks import Chunks, Recipe, cut, with_hidden
@@ -201,7 +203,8 @@ class DaskBlocks:
         graph.require_all_nodes()
         chosen = config.get("num_workers", None) or config.get("pool", None)
         threads = {} if chosen else {"num_workers": thread_count()}
-        results: Sequence[Any] = compute(*graph.results(), **threads)
+        with graph.counted():
+            results: Sequence[Any] = compute(*graph.results(), **threads)
         return results
 
 
@@ -329,6 +332,11 @@ class Graph:
         graph = HighLevelGraph.from_collections(self._id, self.nodes)
         return [Delayed(end.key, graph, layer=self._id) for end in self.ends]
 
+    def counted(self) -> Callback:
+        """Return the context of a computation on threads, in which tasks that read are counted."""
+        count = part_counter(self.label, sum(map(self._reads, self.nodes)))
+        return Callback(posttask=lambda key, *_: count() if self._reads(key) else None)
+
     def require_all_nodes(self) -> None:
         """Raise ClusterError where tasks need results of a cluster."""
         for node in self.nodes.values():
@@ -349,6 +357,11 @@ class Graph:
         first, last = numbers[0], numbers[-1]
         blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
         return f"the task for {blocks} (images from {starts[0]:,} on)"
+
+    def _reads(self, key: Key) -> bool:
+        """Check whether a task reads blocks."""
+        node = self.nodes.get(key)
+        return isinstance(node, Task) and node.func is _run_group
 
     def _next_key(self, task: str) -> Key:
         return (task, self._id, len(self.nodes))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dnmf._progress import part_counter
 from dnmf._typing import Array
 from dnmf.engine.blocks import BlockFunction, Finish, RawBlock, Result
 from dnmf.engine.executors import map_on_threads
@@ -75,7 +76,15 @@ class LocalBlocks:
         def run(numbers: Sequence[int]) -> Outcome[Result]:
             return run_blocks(map(self._read, numbers), rules, function)
 
-        total: Outcome[Result] = tree_reduce(self._map(run, groups_of(numbers, group)), add)
+        groups = groups_of(numbers, group)
+        counted = part_counter(label, len(groups))
+
+        def outcomes() -> Iterator[Outcome[Result]]:
+            for outcome in self._map(run, groups):
+                counted()
+                yield outcome
+
+        total: Outcome[Result] = tree_reduce(outcomes(), add)
         return total.result(image_number)
 
     def map_blocks(self, function: BlockFunction[Result], only: Sequence[int]) -> list[Result]:
@@ -93,7 +102,7 @@ class LocalBlocks:
         label: str = "",
     ) -> list[Any]:
         """See `Blocks.map_finish`."""
-        total = self.map_sum(function, group=group)
+        total = self.map_sum(function, group=group, label=label)
         return list(self._map(lambda finish: finish(finish.select(total)), finishes))
 
     def _read(self, number: int) -> RawBlock:

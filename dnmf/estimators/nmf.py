@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from dnmf._access import StorageOptions, remember_options
+from dnmf._progress import bar_of, report_pass
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import ParameterError
 from dnmf.estimators.base import FittedNMF
@@ -24,6 +25,7 @@ from dnmf.estimators.inputs import (
     take_mask,
     validate_images,
 )
+from dnmf.estimators.notebook import pass_line
 from dnmf.estimators.parameters import as_json, check_start, is_int, require, require_even_blocks
 from dnmf.estimators.stream import begin_stream, unit_of_stream
 from dnmf.numerics.block import compute_dtype
@@ -104,7 +106,8 @@ class NMF(FittedNMF):
     l1_ratio : float from 0 to 1, default 0.0
         Share of the l1 norm in both penalties.
     verbose : int, default 0
-        Print a line after each pass if it is not 0.
+        Show the warm start and each pass, unless it is 0: as a bar in a notebook and on a terminal,
+        else as lines.
     shuffle : bool, default False
         Has no effect; scikit-learn's callers may pass it. Coordinates keep their order, so that
         results can be repeated.
@@ -316,7 +319,7 @@ class NMF(FittedNMF):
         if self.checkpoint is None:
             run.in_memory = is_small(blocks, run.objective, self.tol)
         require_memory(blocks, run.objective, spec.n_components)
-        with self._recorded(run, X, blocks, H, W, overwrite):
+        with bar_of(self.verbose), self._recorded(run, X, blocks, H, W, overwrite):
             solve(
                 blocks,
                 [run],
@@ -562,7 +565,7 @@ class NMF(FittedNMF):
 
     def _report(self, state: State) -> None:
         if self.verbose:
-            print(f"pass {state.n_iter}: error {state.error:.6g}")  # noqa: T201 - what verbose is for
+            report_pass(pass_line(state, self.tol))
         if self.on_pass is not None:
             self.on_pass(state)
 

@@ -1,4 +1,4 @@
-"""What a fitted model shows in a notebook, below scikit-learn's diagram of its parameters."""
+"""What a model shows of its passes, and in a notebook below scikit-learn's diagram once fitted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from dnmf._format import format_shape, format_share
 from dnmf._html import format_html
+from dnmf.numerics.state import State, relative_change
 
 if TYPE_CHECKING:
     from dnmf.estimators.base import FittedNMF
@@ -31,6 +32,15 @@ def fitted_html(model: FittedNMF) -> str:
         return format_html(_facts(model)) + _draw_components(model)
     except Exception:  # what is wrong with the model is said when somebody uses it
         return ""
+
+
+def pass_line(state: State, tol: float) -> str:
+    """Write what a pass has come to: its error, and what it has gained beside `tol`."""
+    line, gain = f"pass {state.n_iter}: error {state.error:.6g}", relative_change(state.losses)
+    if gain is not None:
+        line += f", gain {gain:.1e}" if state.accepted else ", step back"
+        line += f" (tol {tol:g})" * bool(tol)
+    return line
 
 
 def _facts(model: FittedNMF) -> dict[str, str]:

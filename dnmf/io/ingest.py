@@ -18,6 +18,7 @@ from uuid import uuid4
 import numpy as np
 
 from dnmf._access import StorageOptions, remember_options
+from dnmf._progress import count_bar
 from dnmf.engine.executors import each_block
 from dnmf.engine.tree_reduce import choose_block_rows
 from dnmf.errors import DataError, IngestError, ParameterError
@@ -62,6 +63,7 @@ def ingest(
     append: bool = False,
     force: bool = False,
     on_progress: Progress = lambda done, total: None,
+    verbose: int = 0,
     **choices: Any,
 ) -> Corpus:
     """Ingest images into a corpus.
@@ -105,6 +107,9 @@ def ingest(
         Whether to replace a corpus that is already there, and to start an unfinished ingest again.
     on_progress : callable
         Called after each block with the number of images done and the number of all images.
+    verbose : int, default 0
+        Show how many images are done, unless it is 0: as a bar in a notebook and on a terminal,
+        else as lines.
     **choices
         What is done to the images: `size`, `color`, `alpha`, `crop`, `pad`, `patches`, `scale`,
         `clip`, `dtype`, `nan`, `axis`, `channel`, `level` and `array`, as
@@ -145,8 +150,17 @@ def ingest(
             max_rejects=max_rejects, append=append, force=force, **choices,
         )  # fmt: skip
         with _discarded(plan.building, if_killed=plan.request is None):
-            write_blocks(plan, range(plan.layout.n_blocks), on_progress)
+            with count_bar("images", verbose) as bar:
+                write_blocks(plan, range(plan.layout.n_blocks), _both(bar, on_progress))
             return finish_ingest(plan, force=force)
+
+
+def _both(first: Progress, second: Progress) -> Progress:
+    def call(done: int, total: int) -> None:
+        first(done, total)
+        second(done, total)
+
+    return call
 
 
 def plan_ingest(

@@ -18,6 +18,7 @@ import psutil
 
 from dnmf._version import __version__
 from dnmf.errors import OutputExistsError, ParameterError
+from dnmf.numerics.state import relative_change
 
 if TYPE_CHECKING:
     from dnmf.numerics.state import State
@@ -257,13 +258,6 @@ def _append(path: Path, line: str) -> None:
         os.write(file, f"{'' if not is_cut else chr(10)}{line}\n".encode())
     finally:
         os.close(file)
-
-
-def relative_change(losses: Sequence[float]) -> float | None:
-    """Compute the share by which the last pass lowered the loss; None after the first pass."""
-    if len(losses) < 2 or losses[-2] == 0:
-        return None
-    return (losses[-2] - losses[-1]) / losses[-2]
 
 
 def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:

@@ -13,6 +13,7 @@ from sklearn.base import clone
 
 from dnmf._access import StorageOptions, remember_options
 from dnmf._html import Point, format_html_curve, format_html_rows
+from dnmf._progress import bar_of, report_pass
 from dnmf.engine.blocks import Blocks
 from dnmf.errors import DataError, ParameterError
 from dnmf.estimators.inputs import blocks_of, take_mask, validate_images
@@ -144,9 +145,9 @@ def rank_sweep(
     n_components : iterable of int
         Numbers of components to try, without repeats.
     estimator : NMF, optional
-        Has the loss, penalties, tolerance, number of passes, treatment of missing pixels and first
-        seed of all models. The default is ``NMF(random_state=0)``. It is not changed, and its
-        `n_components` is not used.
+        Has the loss, penalties, tolerance, number of passes, treatment of missing pixels, `verbose`
+        and first seed of all models. The default is ``NMF(random_state=0)``. It is not changed, and
+        its `n_components` is not used.
     n_init : int, default 3
         Number of random starts, and of held-out sets of cells, for each number of components. Their
         seeds are that of the estimator and the next ones.
@@ -208,15 +209,17 @@ def rank_sweep(
     X = validate_images(model, X, reset=True)
     blocks = blocks_of(X, sample_weight, mask, model._rules())
     spec = model._describe(X, blocks, None)
-    fit = partial(fit_together, blocks, tol=model.tol, max_iter=model.max_iter, on_pass=on_pass)
+    report = partial(_report, on_pass=on_pass)
+    fit = partial(fit_together, blocks, tol=model.tol, max_iter=model.max_iter, on_pass=report)
     if checkpoint is None:
         reads_before = _require_variation(blocks, holdout)
         runs = _runs(model, spec, mask, ranks, n_init, holdout)
-        n_reads = fit(runs)
+        with bar_of(model.verbose):
+            n_reads = fit(runs)
         return _result(runs, reads_before + n_reads)
     folder = normalize_path(checkpoint)
     require_even_blocks(blocks)
-    with locked(folder):
+    with bar_of(model.verbose), locked(folder):
         refuse_other_content(folder, force=force)
         reads_before = _require_variation(blocks, holdout)
         spec = model._with_fingerprints(spec, X, blocks)
@@ -259,6 +262,15 @@ def load_sweep(
     """
     remember_options(storage_options, path)
     return _result(*open_sweep(normalize_path(path)))
+
+
+def _report(progress: Progress, on_pass: Callable[[Progress], None]) -> None:
+    """Show a pass where there is a bar, and call the user's function."""
+    groups = f" (group {progress.group} of {progress.groups})" * (progress.groups > 1)
+    report_pass(
+        f"pass {progress.n_pass}: {progress.active} of {progress.models} models go on{groups}"
+    )
+    on_pass(progress)
 
 
 def _refuse_moved(keywords: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ Numba takes as long to import as scikit-learn, so it is imported when the first 
 
 from __future__ import annotations
 
-import logging
 import threading
 import warnings
 import zlib
@@ -18,9 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dnmf._format import LIVE
-
-log = logging.getLogger("dnmf")
+from dnmf._progress import say
 
 _lock = threading.RLock()
 _said: set[str] = set()
@@ -120,7 +117,7 @@ def _load(cached: Any, signature: Any) -> None:
     if not all(seal.exists() for seal in _seals(cached)):
         _remove_files(cached)  # of an older dnmf, of a process that was killed, or damaged
     if not any(_files(cached, "*.nbi")) and _is_first("compiling"):
-        log.info("compiling for the first time on this machine, which takes seconds", extra=LIVE)
+        say("compiling for the first time on this machine, which takes seconds")
     cached.compile(signature)
     if not cached.stats.cache_hits[signature]:
         for seal in _seals(cached):

@@ -10,7 +10,6 @@ over the whole sample, extrapolated like one, and costs a small part of it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.linalg import qr
 
-from dnmf._format import LIVE
+from dnmf._progress import say
 from dnmf._typing import Array
 from dnmf.engine.executors import map_on_threads
 from dnmf.errors import DataError
@@ -29,7 +28,6 @@ from dnmf.numerics.quadratic import Quadratic
 from dnmf.numerics.state import State, advance, objective_of_pass
 from dnmf.numerics.statistics import Basis, SufficientStats, compute_ridge_inverse, gram
 
-log = logging.getLogger("dnmf")
 Part = TypeVar("Part")
 
 OVERSAMPLING = 10
@@ -139,9 +137,7 @@ def warm_up_on_sketch(
     -------
     H : ndarray of shape (d, p), float64
     """
-    log.info(
-        "warm start: sketch of %s images, %d components", f"{len(sample):,}", len(H), extra=LIVE
-    )
+    say(f"warm start: sketch of {len(sample):,} images, {len(H)} components")
     sketch = Sketch.of_sample(sample, len(H), seed, dtype)
     objective = replace(objective, exact_W=False)
     state = State.at(H.astype(dtype))

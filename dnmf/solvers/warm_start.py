@@ -7,7 +7,6 @@ start needs few images and runs in the driver, so it takes hardly any time of a 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from dnmf._format import LIVE
+from dnmf._progress import say
 from dnmf._typing import Array
 from dnmf.engine.blocks import Blocks
 from dnmf.engine.executors import map_on_threads
@@ -37,8 +36,6 @@ from dnmf.solvers.nndsvd import nndsvd_H
 from dnmf.solvers.sample import mean_of, sample_rows, take_sample, whole
 from dnmf.solvers.sketch import is_sketched, warm_up_on_sketch
 from dnmf.solvers.small import SMALL
-
-log = logging.getLogger("dnmf")
 
 ROUND, ROUGH = 360, (240, 500)
 """Number of H updates in a round, which matters more than the number of images in each update, and
@@ -106,7 +103,7 @@ def start(
     tol : float
         Tolerance of the passes that follow. If they may end early, the warm start may, too.
     """
-    log.info("warm start: reading a sample of %s images", f"{blocks.shape[0]:,}", extra=LIVE)
+    say(f"warm start: reading a sample of {blocks.shape[0]:,} images")
     for run in runs:
         run.moment = time.monotonic()
     with one_blas_thread():
@@ -242,7 +239,7 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
         plain = Quadratic() if sample.observed is None else MaskedQuadratic()
         for stage in (plain, objective):
             what = "squared error" if stage is plain else "the loss itself"
-            log.info("warm start: %s, %d components", what, len(H), extra=LIVE)
+            say(f"warm start: {what}, {len(H)} components")
             if isinstance(stage, BetaDivergence) and sample.X.size <= SMALL:
                 *_, (H, _) = alternate(stage, H, sample, tol)
                 return stage.raise_zeros(H)
@@ -256,13 +253,9 @@ def warm_up(objective: Objective, H: Array, sample: Block, seed: int, tol: float
     worth = WORTH * max(tol, LEAST_TOL) * min(max(cost, 1), MOST_COST)
     best, losses, dtype = H, [np.inf], _dtype_for(probe)
     for number in range(1, max_rounds + 1):
-        log.info(
-            "warm start: round %d of at most %d on %s images, %d components",
-            number,
-            max_rounds,
-            f"{len(sample):,}",
-            d,
-            extra=LIVE,
+        say(
+            f"warm start: round {number} of at most {max_rounds} on {len(sample):,} images, "
+            f"{d} components"
         )
         H = online_round(objective, H, sample, rng, updates, dtype)
         if max_rounds == 1:

@@ -40,7 +40,7 @@ def damaged(corpus, tmp_path):
 def test_an_intact_store_has_status_0(corpus, made):
     result = run(corpus.path)
     assert result.stdout == f"{corpus.path}: corpus, 6 blocks checked, all as written\n"
-    assert "block 6 of 6" in result.stderr
+    assert "6 of 6 blocks" in result.stderr
     assert run(made / "w").stdout == f"{made / 'w'}: weights, 6 blocks checked, all as written\n"
     assert run(made / "m").stdout.startswith(f"{made / 'm'}: model")
     facts = json.loads(run(corpus.path, "--json").stdout)
