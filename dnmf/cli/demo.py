@@ -12,7 +12,7 @@ import click
 
 import dnmf
 from dnmf.cli.options import PATH, force_option, json_option
-from dnmf.cli.progress import PassProgress, end_live_line, format_error, silent_dask
+from dnmf.cli.progress import PassProgress, end_live_line, format_error
 from dnmf.errors import OutputExistsError, ParameterError
 
 N_COMPONENTS = 49
@@ -58,7 +58,6 @@ def _tell(folder: Path, force: bool, began: float) -> None:
     from importlib.resources import as_file
 
     from dnmf.data.mnist import FILE
-    from dnmf.engine.client import cluster
 
     folder.mkdir(exist_ok=True)
     corpus_path = folder / "digits.zarr"
@@ -67,9 +66,8 @@ def _tell(folder: Path, force: bool, began: float) -> None:
         corpus = dnmf.ingest(source, corpus_path, force=force)
         click.echo(f"1 ingest       dnmf ingest {source} {corpus_path}")
     click.echo(f"               {len(corpus):,} images of 28 x 28 in {corpus.n_blocks} blocks\n")
-    with silent_dask(), cluster(workers=2):
-        model = _fit(corpus, folder)
-        _apply(model, corpus, folder, force)
+    model = _fit(corpus, folder)
+    _apply(model, corpus, folder, force)
     _draw(model, corpus, folder)
     _report(model, corpus, folder, force)
     click.echo(
@@ -85,9 +83,7 @@ def _fit(corpus: dnmf.Corpus, folder: Path) -> dnmf.NMF:
     from dnmf.cli.describe import describe
 
     path = folder / "digits.model"
-    click.echo(
-        f"2 fit          dnmf fit {corpus.path} {path} -k {N_COMPONENTS} --seed 0 --workers 2"
-    )
+    click.echo(f"2 fit          dnmf fit {corpus.path} {path} -k {N_COMPONENTS} --seed 0")
     model = dnmf.NMF(N_COMPONENTS, random_state=0, checkpoint=path)
     model.set_params(on_pass=PassProgress(len(corpus), model.tol, model.max_iter))
     model.fit(corpus, overwrite=True)
