@@ -9,6 +9,9 @@ out. `time_to_quality.png` is not made here, but by `benchmarks/time_to_quality.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +120,24 @@ def twelve(X: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return X[rows], [str(row) for row in rows]
 
 
+def copy_from_tutorial(out: Path) -> None:
+    """Run the Python of the tutorial, and take the pictures that it draws."""
+    page = Path(__file__).parents[1] / "docs/start/tutorial.md"
+    program = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        exec(compile(program, page.name, "exec"), {})
+        for path in Path().glob("*.png"):
+            (out / f"tutorial-{path.name}").write_bytes(path.read_bytes())
+            print(out / f"tutorial-{path.name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("mnist", type=Path, nargs="?", help="folder of MNIST's IDX files")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    copy_from_tutorial(given.out.resolve())
 
     X = digits()
     model = NMF(49, random_state=0).fit(X)
