@@ -85,6 +85,15 @@ def test_each_error_has_its_heading(rows):
 
 
 @pytest.mark.parametrize("name", CLASSES)
+def test_the_page_says_what_each_error_is(name):
+    page = (REFERENCE / "errors.md").read_text()
+    section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    bases = [f"`{base.__name__}`" for base in getattr(errors, name).__bases__]
+    listed = " and ".join(filter(None, [", ".join(bases[:-1]), bases[-1]]))
+    assert f" A kind of {listed}." in section
+
+
+@pytest.mark.parametrize("name", CLASSES)
 def test_messages_on_the_page_are_in_the_code(name, rows, texts):
     assert rows[name] or name == "DnmfError"
     unknown = [row.pattern for row in rows[name] if not any(map(row.fullmatch, texts))]
