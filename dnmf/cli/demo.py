@@ -23,7 +23,7 @@ RESULTS = (
 """Names of all that the demo writes into its folder."""
 
 
-@click.command(short_help="Run the whole flow on bundled digits.")
+@click.command(short_help="Try all steps on bundled images of digits.")
 @click.option(
     "--out",
     type=PATH,
@@ -35,7 +35,12 @@ RESULTS = (
 @force_option
 @json_option
 def demo(out: str, force: bool, as_json: bool) -> None:
-    """Run the whole flow on 10,000 bundled digits, pictures included."""
+    """Try all steps on 10,000 bundled images of handwritten digits, from images to pictures.
+
+    \b
+    Example:
+      dnmf demo --out dnmf-demo
+    """
     from dnmf.storage.pictures import picture_folder
 
     began = time.monotonic()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dnmf.cli.checks import Case, Finding
 
 MARGIN = 5.0
-"""Seconds that a check may take beyond those in which what it asks must be answered."""
+"""Seconds that a check may take in addition to the time limit of its questions."""
 
 
 @click.command(short_help="Check a machine or a cluster before a long run.")
@@ -34,7 +34,7 @@ MARGIN = 5.0
     "--components",
     "n_components",
     type=AT_LEAST_1,
-    help="Number of components, to compare memory and disk with what a fit needs.",
+    help="Number of components of the fit, to check that memory and disk are large enough.",
 )
 @array_options
 @click.option(
@@ -55,12 +55,17 @@ def doctor(
     as_json: bool,
     where: dict[str, Any],
 ) -> None:
-    """Check what a long fit of CORPUS into MODEL needs, wherever its tasks would run.
+    """Check this machine or a cluster before a long fit of CORPUS into MODEL.
 
-    A line for each check says `ok`, `warning` or `error`, what was found and what to do: workers
-    that do not answer, versions, BLAS and its threads, numba's cache, CORPUS read and a small
-    object beside MODEL written from each worker, memory and disk beside what a fit with -k takes,
-    clocks, and ports that are open to others. Exit status 1 means that there is an error.
+    Each check prints a line with `ok`, `warning` or `error`, what was found and what to do. It
+    checks that workers answer, versions of libraries, BLAS and its threads, numba's cache, reading
+    CORPUS and writing beside MODEL from each worker, memory and disk (with -k: compared with what a
+    fit needs), clocks, and ports that other machines can reach. Exit status 1 means that there is
+    an error.
+
+    \b
+    Example:
+      dnmf doctor faces.zarr faces.model -k 49 --workers 4
     """
     if corpus is None and n_components is not None:
         raise click.UsageError("-k says what a fit of CORPUS takes; give CORPUS, too")
@@ -115,7 +120,7 @@ def _findings(
 
 
 def _run(check: Callable[[Case], Finding], case: Case) -> Finding:
-    """Return what a check has found; an error, if it raises one, or does not end in time."""
+    """Return the finding of a check; an error if it raises one or does not end in time."""
     from dnmf.cli.checks import ERROR, Finding
 
     results: list[Finding | BaseException] = []
@@ -126,7 +131,7 @@ def _run(check: Callable[[Case], Finding], case: Case) -> Finding:
         except BaseException as error:  # raised below
             results.append(error)
 
-    # A read of a network disk may hang for ever; a daemon's thread does not keep the process.
+    # A read of a network disk may hang for ever; a daemon thread does not keep the process alive.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(case.seconds + MARGIN)

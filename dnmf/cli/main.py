@@ -151,10 +151,13 @@ def _print_version(ctx: click.Context, _: click.Parameter, is_given: bool) -> No
     "--version", is_flag=True, callback=_print_version, expose_value=False, help="Show the version."
 )
 @click.option(
-    "--verbose", is_flag=True, is_eager=True, help="With --version: libraries and machine, too."
+    "--verbose",
+    is_flag=True,
+    is_eager=True,
+    help="With --version: print libraries and machine, too.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, is_eager=True, help="With --version --verbose: as JSON."
+    "--json", "as_json", is_flag=True, is_eager=True, help="With --version --verbose: print JSON."
 )
 def main(verbose: bool, as_json: bool) -> None:
     """Non-negative matrix factorisation of image corpora larger than memory.
@@ -165,13 +168,13 @@ def main(verbose: bool, as_json: bool) -> None:
                  dnmf fit images.zarr images.model -k 64
                  dnmf plot images.model --corpus images.zarr --out pictures
 
-    Every command takes -q, which leaves out progress, and --json, which prints its result, or its
-    error, as one JSON object on stdout.
+    All commands have the options -q (print no progress) and --json (print the result or the error
+    as one JSON object on stdout). `dnmf COMMAND --help` describes a command, with an example.
 
-    A report of a fault needs what `dnmf --version --verbose` prints.
+    If you report a fault, add the output of `dnmf --version --verbose`.
 
-    Exit status: 0 done, 1 a named failure, 2 wrong usage, 130 interrupted; 75 a fit that SIGTERM
-    or SIGUSR1 has stopped, to be run again.
+    Exit status: 0 success, 1 an error that is named, 2 wrong usage, 130 interrupted, 75 a fit was
+    stopped by SIGTERM or SIGUSR1 (run the same line again to continue it).
 
     \b
     To complete commands, options and paths with the Tab key, add to your shell's start-up file:

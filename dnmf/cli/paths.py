@@ -1,6 +1,6 @@
-"""Paths that a person has typed: what is there, and what was meant if it is not what it must be.
+"""Checks of paths that a person has typed, with a guess at the path that was meant.
 
-What a path holds is read here without Zarr, which takes long to import: an error comes at once.
+This module reads records without Zarr, which takes long to import, so that errors come at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORD_BYTES = 2**22
 """Largest ``zarr.json`` that is read."""
 
 SHOWN = 200
-"""Number of names in a folder that are looked through for what may have been meant."""
+"""Number of names in a folder among which the path that was meant is looked for."""
 
 MADE_BY = {
     "corpus": "`dnmf ingest IMAGES NEW.zarr` makes one",
@@ -32,7 +32,7 @@ MADE_BY = {
 """How each kind of store is made."""
 
 ARRAY_SUFFIXES = (".npy", ".h5", ".hdf5", ".hdf", ".nxs", ".nwb", ".emd")
-"""Suffixes by which a file is taken for one of arrays that can be read where they are."""
+"""Suffixes of files with arrays that can be fitted without a copy."""
 
 IMAGES = ("corpus", "array")
 """Kinds of what a model can be fitted to."""
@@ -40,7 +40,7 @@ IMAGES = ("corpus", "array")
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".npy", ".gz", ".gif", ".bmp",
 )  # fmt: skip
-"""Suffixes by which a folder or a file is taken for images."""
+"""Suffixes by which a file, or a folder of files, counts as images."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Argument:
 
 
 def check_arguments(*arguments: Argument) -> None:
-    """Raise an error that says what to type, unless all inputs are what they must be.
+    """Raise an error that says what to type if an input is missing or of the wrong kind.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def require_folder_of(path: str) -> None:
 
 
 def check_sources(sources: Sequence[str], corpus: str, *, force: bool) -> None:
-    """Raise IngestError or OutputExistsError unless `dnmf ingest` can have meant these paths.
+    """Raise IngestError or OutputExistsError if these cannot be the paths of `dnmf ingest`.
 
     Parameters
     ----------
@@ -249,9 +249,9 @@ def _describe_wrong(argument: Argument, kind: str) -> str:
 
 
 def _describe_absent(path: str, kinds: tuple[str, ...] = ()) -> str:
-    """Say that nothing is at a path, with the nearest name in the folder that should hold it.
+    """Say that nothing is at a path, and name the most similar path in the same folder.
 
-    Of several that are near, one of these kinds comes first.
+    Of several similar paths, one of these kinds is preferred.
     """
     whole = place = Path(os.path.abspath(normalize_path(path)))
     while not place.parent.is_dir():

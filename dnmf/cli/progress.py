@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from dnmf.solvers.multi_fit import Progress
 
 STOP_REASONS = {
-    "converged": "converged: the last gained less than --tol (a smaller one goes on)",
-    "max_iter": "stopped by --max-iter (a larger one goes on)",
+    "converged": "converged: the last gained less than --tol (a smaller one continues)",
+    "max_iter": "stopped by --max-iter (a larger one continues)",
 }
 
 
@@ -63,7 +63,7 @@ class PassProgress:
 
 
 class SweepProgress:
-    """Progress of a sweep: how many models go on and the time of each pass."""
+    """Progress of a sweep: how many models continue, and the time of each pass."""
 
     def __init__(self) -> None:
         self.previous = time.monotonic()
@@ -73,7 +73,7 @@ class SweepProgress:
         """Report a pass."""
         now = time.monotonic()
         seconds, self.previous = now - self.previous, now
-        line = f"pass {progress.n_pass:3d}   {progress.active} of {progress.models} models go on"
+        line = f"pass {progress.n_pass:3d}   {progress.active} of {progress.models} models continue"
         if progress.groups > 1:
             line += f"   (group {progress.group} of {progress.groups})"
         if self.timed_group == progress.group:
@@ -138,7 +138,7 @@ def explain_resume(path: str, *, overwrite: bool = False) -> Iterator[None]:
         return not all(map(is_absent, (normalize_path(path), starts_of(path))))
 
     if exists() and not overwrite:
-        print_line(f"{path} is there: going on from its last commit")
+        print_line(f"{path} exists: continuing from its last commit")
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What ``dnmf info --watch`` prints of a fit that another process runs."""
+"""The lines that ``dnmf info --watch`` prints while another process runs a fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dnmf.storage.paths import normalize_path
 from dnmf.storage.store import ObjectStore
 
 FAILURES = 5
-"""Looks in a row that may fail, as a network does, before a watch ends with the error."""
+"""Number of reads in a row that may fail (a network may) before a watch ends with the error."""
 
 
 def watch(path: str, every: float, *, as_json: bool) -> None:
@@ -30,7 +30,7 @@ def watch(path: str, every: float, *, as_json: bool) -> None:
     ----------
     path : str
     every : float
-        Seconds between two looks.
+        Seconds between two reads.
     as_json : bool
         Whether to print JSON lines.
     """
@@ -102,6 +102,6 @@ def _say_end(path: str, passes: int, reason: str | None, *, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps({"event": "end", "pass": passes, "stop_reason": reason}))
     elif reason is None:
-        click.echo(f"{path}: no fit writes to it; the same line of `dnmf fit` goes on from there")
+        click.echo(f"{path}: no fit writes to it; the same line of `dnmf fit` continues it")
     else:
         click.echo(f"{path}: {passes} passes, {STOP_REASONS.get(reason, reason)}")

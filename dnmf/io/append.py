@@ -1,4 +1,4 @@
-"""Images that are added to a corpus: only new ones, and alike to those that it has."""
+"""Checks of images that are added to a corpus: they must be new, and like those that it has."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class KnownIds:
 
 
 def choices_of(corpus: Corpus, asked: Choices) -> Choices:
-    """Return what is done to new images of a corpus: what was done to those that it has.
+    """Return the choices for new images of a corpus, which are those of its other images.
 
     Raises
     ------
     IngestError
-        Something else is asked.
+        If the call asks for other choices.
     """
     recorded: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

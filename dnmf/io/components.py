@@ -1,7 +1,7 @@
 """Write the components of a model as images, or as spectra, in formats that other programs read.
 
-The folder is a Zarr group whose record says what is in it, so that it is replaced as a whole and
-nothing else ever is; for OME-Zarr the images are an array of that group.
+The folder is a Zarr group whose record lists its files, so that --force can replace the folder
+without removing other files. For OME-Zarr the images are an array of that group.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMATS = ("png", "tiff", "ome-zarr", "npy", "csv")
 """Formats of `write_components`."""
 
 SCALES = ("each", "common")
-"""What white is in PNG files: the maximum of each component, or of all of them."""
+"""Meaning of white in PNG files: the maximum of each component, or of all components."""
 
 OME_VERSION = "0.5"
 
@@ -205,7 +205,7 @@ def _encode_spectra(spectra: Array, name: str, pixels: Array) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([name, *name_components(len(spectra))])
-    # As text by NumPy: the fewest digits that give the same number again.
+    # NumPy writes the fewest digits from which the same number is read again.
     rows = zip(pixels.tolist(), spectra.T.astype(str).tolist(), strict=True)
     writer.writerows([pixel, *values] for pixel, values in rows)
     return text.getvalue().encode()

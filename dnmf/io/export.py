@@ -173,7 +173,7 @@ def write_pngs(
     numbers = np.arange(len(corpus))[rows]
     if not len(numbers):
         raise ParameterError(
-            f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)}"
+            f"--rows {rows.start}:{rows.stop} selects no image; the corpus has {len(corpus)} images"
         )
     target = picture_folder(folder)
     found = ObjectStore(str(target)).list_dir()

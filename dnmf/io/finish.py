@@ -45,7 +45,7 @@ def finish_corpus(plan: Plan) -> None:
     if n_images < layout.n_images:
         manifest = _close_holes(plan, lines)
         layout = replace(layout, n_images=n_images)
-        facts.pop("rows", None)  # without some of its pixels it is no map
+        facts.pop("rows", None)  # a map needs all its pixels
     _write_rejects(plan.building, rejects)
     commit_corpus(plan.building, layout, manifest, facts)
     remove_plan(plan.building)
@@ -78,9 +78,9 @@ def _gather(plan: Plan) -> tuple[list[Line | None], list[Reject]]:
 def _close_holes(plan: Plan, lines: Sequence[Line | None]) -> list[Line]:
     """Move images up into the places of bad ones, and return the lines of the manifest.
 
-    A block takes images from itself and from later blocks, so that none is read after it was
-    written over. Before a block changes, it is noted that it is not as planned any more: what is
-    killed here reads those blocks from their files again.
+    A block takes images from itself and from later blocks, so that no image is read after it was
+    overwritten. Before a block changes, the note that it is written is removed. If the process is
+    killed here, the next one reads those blocks from their files again.
     """
     layout, building = plan.layout, plan.building
     rows = layout.block_rows

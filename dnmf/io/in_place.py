@@ -1,7 +1,7 @@
-"""Images that are fitted where they are: arrays of Zarr, HDF5 and NumPy, without a copy.
+"""Images that are fitted without a copy: arrays in Zarr, HDF5 and NumPy files.
 
-An array is read in blocks of whole images. So its chunks decide: those that hold all of many images
-would be read again for each block, and such an array must be ingested.
+An array is read in blocks of whole images. If each chunk holds a part of many images, chunks would
+be read again for each block. Such an array must be ingested.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dnmf.io.sources.image_array import ImageRows, find_images
 from dnmf.storage.paths import absolute, is_url, normalize_path
 
 MOST_BYTES = 2**29
-"""Largest number of bytes of images that share their chunks: each task of a fit holds as many."""
+"""Largest number of bytes of images that share their chunks, since a task holds all of them."""
 
 
 class ImagesInPlace(Rows):
@@ -53,7 +53,7 @@ class ImagesInPlace(Rows):
     Raises
     ------
     DataError
-        The array cannot be read in blocks of whole images.
+        If the array cannot be read in blocks of whole images.
     """
 
     def __init__(self, path: str, choices: Choices) -> None:

@@ -47,7 +47,7 @@ class PassLog:
     """Callback `on_pass` of a fit or a sweep that writes a JSON line after each pass.
 
     In a ``with`` block it also writes how the fit ends. Lines are appended, so that a fit that is
-    resumed goes on in the same file.
+    resumed continues the same file.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class PassLog:
         self._write("error", {**facts, "type": type(error).__name__, "message": str(error)})
 
     def __call__(self, progress: State | Progress) -> None:
-        """Write what a pass has come to."""
+        """Write the results of a pass."""
         from dnmf.solvers.multi_fit import Progress
 
         self._begin()
@@ -178,7 +178,7 @@ class PassLog:
             if event == "start":
                 raise
             if not self.is_failing:
-                log.warning("the log of passes cannot be written (%s): the fit goes on", error)
+                log.warning("the log of passes cannot be written (%s): the fit continues", error)
             self.is_failing = True
 
     def _for_prometheus(self) -> str:
@@ -263,7 +263,7 @@ def _append(path: Path, line: str) -> None:
 def passes_left(losses: Sequence[float], tol: float, max_iter: int) -> int:
     """Estimate the number of passes left.
 
-    Assumes that the relative change goes on shrinking as it did over the last three passes.
+    The estimate assumes that the relative change keeps shrinking as in the last three passes.
 
     Parameters
     ----------

@@ -1,12 +1,12 @@
-"""The plan of an ingest: what is read, how the corpus is laid out, and which blocks are done.
+"""The plan of an ingest: the files, the layout of the corpus, and the blocks that are done.
 
-It lies in the unfinished corpus, under ``plan/``, until the corpus is finished:
+It is in the unfinished corpus, under ``plan/``, until the corpus is finished:
 
     plan/plan.json           the request, the layout, and what the list of files does not say
     plan/files/000000.json   the files, some thousands in each part
     plan/done/000000.json    line of the manifest of each block that is written, and its rejects
 
-So an ingest that was killed goes on, and the jobs of an array need nothing but the path.
+With it, an ingest that was killed can continue, and the jobs of an array need only the path.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Limits:
         Whether a single bad image ends the ingest.
     max_rejects : int, float or None
         Largest number of bad images, or as a float their largest share. None allows a tenth that
-        cannot be read, and none that is unlike the others: an option mends these.
+        cannot be read, but none that differs from the others, because options can convert these.
     """
 
     strict: bool = False
@@ -88,7 +88,8 @@ class Plan:
     rejects : list of Reject
         Files that could not even be planned.
     request : mapping, or None
-        What was asked, to be compared when an ingest goes on; None if the source is no path.
+        Arguments of the call, to be compared when an ingest is continued; None if the source is not
+        a path.
     token : str
         Name of this ingest, so that images are not added twice.
     append : bool
@@ -113,7 +114,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a block: its line of the manifest, None if no image was good, and rejects."""
+    """Result of a block: its line of the manifest (None without a good image), and its rejects."""
 
     line: Line | None
     rejects: list[Reject]
@@ -170,7 +171,7 @@ def read_plan(path: str, building: str) -> Plan | None:
     Raises
     ------
     IngestError
-        It is damaged, or of another version of dnmf, or its sources are not there any more.
+        If it is damaged, or of another version of dnmf, or its sources do not exist any more.
     """
     try:
         content = json.loads(ObjectStore(building).get(PLAN, PLAN_BYTES))
@@ -235,14 +236,14 @@ def done_blocks(building: str) -> list[int]:
 
 
 def read_done(building: str, index: int) -> Done:
-    """Read what became of a block."""
+    """Read the result of a block."""
     content = json.loads(ObjectStore(building).get(_done_key(index), PLAN_BYTES))
     line = None if content["line"] is None else tuple(content["line"])
     return Done(line, [Reject(*reject) for reject in content["rejects"]])
 
 
 def forget_done(building: str, indices: Sequence[int]) -> None:
-    """Note that blocks are not as they were planned any more."""
+    """Remove the notes that blocks are written, because their images will change."""
     ObjectStore(building).delete([_done_key(index) for index in indices], "plan/done")
 
 

@@ -1,7 +1,7 @@
 """Tables of weights for other programs, CSV and Parquet: a row for each image, under its id.
 
-They are written block by block, so memory does not grow with the number of images, into a file
-beside the path, or for a URL into a temporary one, that takes its place when it is complete.
+They are written block by block, so that memory does not grow with the number of images. The file is
+written beside the path (for a URL, in a temporary folder) and moved there when it is complete.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MARK = b"dnmf"
 
 
 class Table:
-    """A table of weights that is to be written; what could prevent it is checked beforehand.
+    """A table of weights that will be written, and checks beforehand that this is possible.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def _write_csv(path: Path, weights: Weights) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([ID, *weights.columns, *weights.component_names])
         for ids, columns, rows in _blocks(weights):
-            # As text by NumPy: the fewest digits that give the same number again.
+            # NumPy writes the fewest digits from which the same number is read again.
             numbers = rows.astype(str).tolist()
             known = zip(ids, *(column.tolist() for column in columns), strict=True)
             writer.writerows([*left, *right] for left, right in zip(known, numbers, strict=True))

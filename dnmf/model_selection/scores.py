@@ -50,7 +50,13 @@ class Score:
     seed: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row as a dict in JSON types."""
+        """Return the row as a dict.
+
+        Returns
+        -------
+        dict
+            The attributes by name, in JSON types.
+        """
         return asdict(self)
 
 

@@ -88,7 +88,7 @@ def test_the_same_command_again_changes_nothing(corpus, fitted):
     before = {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()}
     again = run("fit", corpus.path, fitted, "-k", 8)
     assert "converged" in again.stdout
-    assert "going on from its last commit" in again.stderr
+    assert "continuing from its last commit" in again.stderr
     assert {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()} == before
 
 
@@ -374,6 +374,7 @@ def test_every_command_has_help():
     for name, command in main.commands.items():
         text = run(name, "--help").stdout
         assert command.help.split(".")[0][:60] in " ".join(text.split())
+        assert f"Example:\n    dnmf {name} " in text
         for option in command.params:
             if isinstance(option, click.Option):
                 assert option.help, f"{name} {option.name}"

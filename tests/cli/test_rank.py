@@ -26,7 +26,7 @@ def test_progress_and_recommendation(swept):
     assert "to 4, 2 components on" in log[1]
     assert "8 models together take about" in log[2]
     passes = [line for line in log if " pass " in line]
-    assert "   0 of 8 models go on" in passes[-1]
+    assert "   0 of 8 models continue" in passes[-1]
     lines = result.stdout.splitlines()
     assert lines[2].split()[:2] == ["->", "4"]
     assert "No clear answer. 4 components" in result.stdout
@@ -37,7 +37,7 @@ def test_the_same_command_again_reads_nothing(swept):
     _, line, first = swept
     again = run(*line)
     assert again.stdout == first.stdout
-    assert "is there: going on from its last commit" in again.stderr
+    assert "exists: continuing from its last commit" in again.stderr
     assert " pass " not in again.stderr
 
 

@@ -128,7 +128,7 @@ def test_a_full_disk_does_not_end_a_fit(tmp_path, caplog):
         log.path = tmp_path / "gone/log"
         for _ in range(3):
             log._write("pass", {})
-    assert len([one for one in caplog.messages if "the fit goes on" in one]) == 1
+    assert len([one for one in caplog.messages if "the fit continues" in one]) == 1
 
 
 class TestWatch:

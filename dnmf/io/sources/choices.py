@@ -1,4 +1,4 @@
-"""What a user asks of images: which part of a file, and what is done to its pixels."""
+"""Choices of a user for an ingest: which images of a file, and how to change their pixels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ COLORS = ("gray", "rgb")
 """Colours that images can be converted to."""
 
 ALPHAS = ("refuse", "drop", "white", "black")
-"""What can become of transparent pixels."""
+"""Ways to treat transparent pixels."""
 
 NANS = ("refuse", "keep")
-"""What can become of NaN."""
+"""Ways to treat NaN."""
 
 DTYPES = ("uint8", "uint16", "uint32", "float32", "float64")
 """Types that pixels can be stored in, besides that of their file."""
@@ -29,7 +29,7 @@ _WORDS: dict[str, tuple[str | None, ...]] = {
     "nan": NANS,
     "dtype": (None, *DTYPES),
 }
-"""Choices that are words, and the words that they may be."""
+"""Allowed values of the choices that are words."""
 
 _NUMBERS = {
     "size": ("height, width", (1, 1)),
@@ -37,7 +37,7 @@ _NUMBERS = {
     "crop": ("top, left, height, width", (-1, -1, 1, 1)),
     "patches": ("height, width, stride", (1, 1, 1)),
 }
-"""Choices that are tuples of integers: what these are, and the least of each."""
+"""Choices that are tuples of integers: names of the integers, and the smallest value of each."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,24 @@ class Choices:
     patches : tuple of int, or None
         Height, width and stride of the patches that an image is cut into.
     alpha : str
-        What becomes of transparent pixels: ``refuse``, ``drop`` (the colour that the file gives
-        them), or the background ``white`` or ``black``.
+        How to treat transparent pixels: ``refuse`` the image, ``drop`` the transparency (keep the
+        colour that the file has), or put them on a ``white`` or ``black`` background.
     color : "gray", "rgb" or None
         Colours to which every image is converted.
     size : (h, w) or None
-        Size to which every image is resized, averaging over areas; the decoder of JPEG does a part
-        of it where no crop and no patches come before, and its averages may differ by some units.
+        Size to which every image is resized, by averaging over areas. Without crop and patches, the
+        JPEG decoder does a part of this, and its averages may differ by some units.
     pad : (h, w) or None
         Size to which every smaller image is extended with zeros, on all sides.
     scale : float or None
         Positive number that pixels are multiplied by; integers are rounded after it.
     clip : bool
-        Whether negative pixels become 0, and those above the range of `dtype` its largest number.
+        Whether negative pixels are set to 0, and too large ones to the largest number of `dtype`.
     dtype : str or None
         NumPy name of the type of the stored pixels, one of `DTYPES`; by default that of the file.
     nan : str
-        What becomes of NaN: ``refuse`` or ``keep``; an average of a part of NaN and a part of
-        numbers is that of the numbers.
+        Whether to ``refuse`` images with NaN, or to ``keep`` NaN. Averages of a resized image leave
+        NaN out.
     """
 
     array: str | None = None

@@ -1,4 +1,4 @@
-"""Columns of what a table says of images: their types, found while the table is read."""
+"""Columns of metadata of images, and their types, which are found while a table is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dnmf._typing import Array
 from dnmf.errors import IngestError
 
 MOST_COLUMNS = 500
-"""Largest number of columns: more of them are a table of pixels or a slip."""
+"""Largest number of columns; a table with more is probably a table of pixels, or a mistake."""
 
 _INTEGERS = range(-(2**63), 2**63)
 

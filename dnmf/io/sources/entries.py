@@ -1,7 +1,7 @@
 """The list of the files of an ingest: on disk, so that ten million names need no memory.
 
 A line of a part is the JSON list ``[place, name, id, count, values]``: the number of the place
-where the file lies, its name there, its id, the number of its images, and what a table says of it.
+of the file, its name there, its id, the number of its images, and its row in a table.
 """
 
 from __future__ import annotations

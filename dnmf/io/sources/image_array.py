@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dnmf.io.sources.choices import Choices
 
 MAX_PIXELS = 2**30
-"""Largest number of pixels of an image: the few bytes of a header can promise any number."""
+"""Largest number of pixels of an image, because a damaged header can contain any number."""
 
 CENTRE = -1
 """Top or left of a crop that lies in the middle of an image."""

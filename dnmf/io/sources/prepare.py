@@ -1,4 +1,4 @@
-"""What is done to the pixels of images before they are stored."""
+"""Changes to the pixels of images before they are stored."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COLORS_OF_CHANNELS = {1: "gray", 3: "rgb"}
 def prepare(images: Array, colors: str | None, choices: Choices) -> Array:
     """Convert raw images to the pixels that are stored.
 
-    Numbers stay as they are unless a choice changes them. If pixels are scaled, or stored as
-    floats, all is computed in floats; else in the depth of the images, and averages are rounded.
+    Numbers are not changed unless a choice says so. If pixels are scaled or stored as floats, all
+    steps compute in floats. Otherwise they compute in the dtype of the images and round averages.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ def prepare(images: Array, colors: str | None, choices: Choices) -> Array:
     Raises
     ------
     IngestError
-        A choice does not fit the images, or a pixel is negative, NaN or infinite, or not in the
-        range of the dtype that is asked for. The message begins with "it", or "its", if there is
-        one image, else with the number of the image.
+        If a choice does not fit the images, or a pixel is negative, NaN or infinite, or not in the
+        range of the dtype. The message begins with "it" or "its" if there is one image, else with
+        the number of the image.
     """
     images = _as_numbers(images)
     _check_pixels(images, choices)

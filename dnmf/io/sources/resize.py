@@ -22,7 +22,7 @@ def resize(images: Array, size: Size) -> Array:
     """Resize images; each new pixel is the average of the area that it covers.
 
     The new pixels divide the old image into equal areas. An old pixel on the border of two areas
-    counts in both, with its share in each. So images can also become larger.
+    counts in both, with its share in each. Images can therefore also become larger.
 
     Parameters
     ----------

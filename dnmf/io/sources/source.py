@@ -31,7 +31,7 @@ from dnmf.io.sources.prepare import prepare
 from dnmf.storage.paths import is_url, normalize_path
 
 MAX_TRIED = 1000
-"""Number of files tried in search of a readable one, which says what the others must be like."""
+"""Number of files tried in search of a readable one, whose size and dtype all others must have."""
 
 OPENED_AT_ONCE = 1024
 """Number of files whose images are counted together."""
@@ -95,7 +95,7 @@ def open_source(
     scratch : str
         Folder in which the list of files is kept.
     known : container of str, optional
-        Ids of files that are left out without a word.
+        Ids of files that are left out without a message.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Say what a file is by its first bytes, whatever its name says."""
+"""Describe a file by its first bytes, not by its name."""
 
 from __future__ import annotations
 

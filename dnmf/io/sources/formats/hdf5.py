@@ -61,8 +61,8 @@ def _open(h5py: Any, file: ImageFile) -> Any:
     except OSError as error:
         if "unable to lock" in str(error) or "open for write" in str(error):
             raise IngestError(
-                "it is open in a program that writes to it, or was when that died; ingest it when "
-                "it is closed, after a crash run `h5clear -s` on it first"
+                "a program has opened it to write, or crashed while it did; close it there, or "
+                "after a crash run `h5clear -s` on it, then ingest it"
             ) from error
         raise
 

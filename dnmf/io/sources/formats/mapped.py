@@ -1,4 +1,4 @@
-"""Arrays seen in another order of axes, mirrored, or with other colours, as they are read."""
+"""Arrays whose axes are reordered or mirrored, or whose colours are converted, when read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """NIfTI volumes of brain imaging, by nibabel: slices, and series of volumes.
 
-Voxels lie as they are stored: nothing is turned to the axes of the body.
+Voxels keep the order in which they are stored; they are not turned to the axes of the body.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PNG, JPEG, GIF, BMP and WebP, decoded by Pillow to the numbers that are in the file.
 
-Pillow gives 8 of 16 bits per colour, and indices instead of the colours of a palette, without a
-warning. So what the file says about itself decides how its pixels are read.
+Without a warning, Pillow returns 8 of 16 bits per colour, and indices instead of the colours of a
+palette. Therefore the header of the file decides how its pixels are read.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _orientation_of(image: Image.Image) -> int:
         return 1
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # as of pixels that are sound, whatever is wrong with what is beside them
+    except Exception:  # damaged EXIF does not make the pixels unusable
         return 1
 
 

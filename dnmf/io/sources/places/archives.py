@@ -1,7 +1,7 @@
 """Images in zip and tar archives, WebDataset shards too, read without extraction.
 
-No member's name ever becomes a path on a disk. A member whose name would leave the folder that it
-is extracted to is refused all the same: it becomes an id, from which somebody may make a path.
+dnmf never uses the name of a member as a path on a disk. A member whose name would lead out of a
+folder is still refused: the name becomes an id, and somebody may make a path of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dnmf.io.sources.places.order import natural
 from dnmf.io.sources.places.place import Listed, Reject
 
 MEMBER_BYTES = 2**30
-"""Largest member that is read: a file of some kilobytes can decompress to any number of bytes."""
+"""Largest member that is read, in bytes. A file of some kilobytes can decompress to any size."""
 
 SIDECAR_BYTES = 2**20
 """Largest text or JSON beside an image that is read."""
@@ -98,7 +98,7 @@ def _is_zip(archive: Archive) -> bool:
 
 @contextmanager
 def _translate(name: str) -> Iterator[None]:
-    """Raise what a reader of archives raises as an IngestError that names the file."""
+    """Turn errors of a reader of archives into an IngestError that names the file."""
     try:
         yield
     except IngestError:

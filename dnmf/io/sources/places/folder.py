@@ -70,9 +70,9 @@ class LocalFiles:
     ) -> Iterator[Listed | Reject]:
         """Yield the files below a folder whose names have some suffixes, in natural order.
 
-        Links must not lead out of the folder: it may belong to somebody else, and a link in it may
-        lead to a file that only its reader may see. A path that the caller has named may lead
-        anywhere.
+        Links that lead out of the folder are refused: the folder may belong to somebody else, and a
+        link in it may lead to a private file of the caller. A path that the caller has named may
+        lead anywhere.
         """
         try:
             names = ((e.name, _kind(e)) for e in os.scandir(folder) if not e.name.startswith("."))
@@ -92,7 +92,7 @@ class LocalFiles:
                 else:
                     yield self._listed(path)
         except OSError as error:
-            yield Reject(folder, f"cannot be listed ({error.strerror}); see to your rights")
+            yield Reject(folder, f"cannot be listed ({error.strerror}); check your rights")
 
     def _listed(self, path: str) -> Listed:
         name = path.removeprefix(self.root).lstrip(os.sep)

@@ -18,7 +18,7 @@ from dnmf.io.sources.places.place import Listed, Reject
 from dnmf.storage.store import MAGIC
 
 AT_ONCE = 32
-"""Number of objects that are fetched at once: one alone waits for the network most of its time."""
+"""Number of objects that are fetched at once, because a single fetch mostly waits."""
 
 WHOLE_BYTES = 2**26
 """Largest object that is fetched as a whole; of larger ones a reader fetches the parts it needs."""
@@ -128,6 +128,6 @@ def open_remote(urls: Sequence[str]) -> RemoteFiles:
         root = root.rpartition("/")[0]
     if root.endswith((":", ":/")):
         raise IngestError(
-            f"{urls[0]} and {urls[-1]} have nothing in common; ingest them into separate corpora"
+            f"{urls[0]} and {urls[-1]} are in different places; ingest them into separate corpora"
         )
     return RemoteFiles(root, tuple(urls))
