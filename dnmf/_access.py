@@ -122,7 +122,9 @@ def _file_system_class(url: str, protocol: str) -> type:
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         remedy = f"pip install 'dnmf[{extra}]'" if extra else "install its library"
-        raise AccessError(f"{url} needs a library that is not there ({error}): {remedy}") from error
+        # Only what is there and cannot be imported has more to say.
+        cause = None if isinstance(error.__cause__, ModuleNotFoundError) else error
+        raise AccessError(f"{url} needs a library that is not there ({error}): {remedy}") from cause
     except ValueError as error:
         raise AccessError(
             f"{url} begins with {protocol}://, which is no file system of fsspec; common ones are "

@@ -35,6 +35,7 @@ from dnmf.solvers.loop import ModelRun, solve
 from dnmf.solvers.memory_model import checkpoint_bytes, require_memory
 from dnmf.solvers.multi_fit import (
     Progress,
+    explain_interrupt,
     fit_together,
     refuse_other_fit,
     remove_starts,
@@ -493,7 +494,8 @@ class NMF(FittedNMF):
             # The spec of a resumed fit has the seed that the fit began with.
             run.recorder, run.spec, run.state = checkpoint, checkpoint.spec, checkpoint.state
             try:
-                yield
+                with explain_interrupt(path, "overwrite"):
+                    yield
             except BaseException:
                 checkpoint.discard_uncommitted()
                 raise

@@ -32,7 +32,7 @@ from dnmf.model_selection.sweep_store import (
 from dnmf.numerics.block import Block
 from dnmf.numerics.holdout import GROUPS, Holdout
 from dnmf.solvers.loop import ModelRun
-from dnmf.solvers.multi_fit import Progress, fit_together
+from dnmf.solvers.multi_fit import Progress, explain_interrupt, fit_together
 from dnmf.storage.atomic import remove_store
 from dnmf.storage.checkpoint.checkpoint import Checkpoint
 from dnmf.storage.checkpoint.spec import FitSpec
@@ -227,7 +227,8 @@ def rank_sweep(
         if force:
             remove_store(folder, FORMAT)
         prepare_sweep(folder)
-        n_reads = fit(runs, folder=folder)
+        with explain_interrupt(folder, "force"):
+            n_reads = fit(runs, folder=folder)
         finish_sweep(folder, reads_before + n_reads)
         return load_sweep(folder)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from dnmf.engine.blocks import Blocks
@@ -137,6 +137,27 @@ def _begin(
     for run in start(blocks, new, sample_seed, tol) if new else ():
         if folder is not None:
             run.recorder = create_checkpoint(checkpoint_of(run, folder), run.spec, run.state, keep)
+
+
+@contextmanager
+def explain_interrupt(path: str, anew: str) -> Iterator[None]:
+    """Add a note to a KeyboardInterrupt that says how to go on from a checkpoint.
+
+    Parameters
+    ----------
+    path : str
+        Checkpoint of a fit or of a sweep.
+    anew : str
+        Keyword that would start it again from the beginning.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(
+            f"{path} keeps the passes that are finished: make the same call again to go on from "
+            f"there, without {anew}=True"
+        )
+        raise
 
 
 def checkpoint_of(run: ModelRun, folder: str) -> str:

@@ -150,10 +150,11 @@ class Corpus(VerifiedMatrix):
         except (FileNotFoundError, InvalidObjectError) as error:
             if isinstance(error, InvalidObjectError) and disk_error(error) is not None:
                 raise CorpusError(f"{path}: {error}: {READ_AGAIN}") from error
-            found = error if isinstance(error, InvalidObjectError) else "no Zarr v3 group is there"
+            is_damaged = isinstance(error, InvalidObjectError)
+            found = error if is_damaged else "no Zarr v3 group is there"
             raise CorpusError(
                 f"{path} is not a corpus: {found}; make one with `dnmf ingest SOURCE NEW.zarr`"
-            ) from error
+            ) from (error if is_damaged else None)
         if metadata["node_type"] != "group":
             raise CorpusError(
                 f"{path} is not a corpus but an array; give the path of a corpus, or make one "

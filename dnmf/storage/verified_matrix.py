@@ -67,9 +67,10 @@ def import_extra(name: str, what: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
+        cause = None if isinstance(error, ModuleNotFoundError) else error
         raise ParameterError(
             f"{what} need {name}, which is not installed: pip install {name}"
-        ) from error
+        ) from cause
 
 
 class VerifiedMatrix(ABC):
