@@ -2,11 +2,13 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import dnmf
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))  # gallery_pictures
 
 project = "dnmf"
 author = "the dnmf developers"
@@ -49,8 +51,10 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "download_all_examples": False,
     "filename_pattern": "",  # all are run
-    "ignore_pattern": r"^(choose_rank|jobqueue|mnist_tutorial)\.py$",  # programs with options
-    "within_subsection_order": "FileNameSortKey",
+    "ignore_pattern": r"jobqueue\.py$",  # needs a batch system
+    "within_subsection_order": "gallery_pictures.place",
+    "image_scrapers": ("gallery_pictures.save_pictures",),
+    "ignore_repr_types": "matplotlib",  # the picture is shown
     "write_computation_times": False,
     "abort_on_example_error": True,
 }

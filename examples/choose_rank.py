@@ -1,66 +1,58 @@
-"""How many components? Many models in the reads of one, what speaks for each, and pictures.
+"""
+How many components are there?
+==============================
 
-    python examples/choose_rank.py [--data FOLDER] [--rows N] [--ranks 9 25 49 100] [--out FOLDER]
-
-First images of known rank, where there is a right answer; then digits, where there is a trade-off.
-FOLDER holds the MNIST files in IDX format, gzipped; without it the bundled digits are taken.
+As many as predict pixels best that the model has not seen. :func:`dnmf.rank_sweep` fits all
+numbers in the same reads of X, and says when the data have no clear answer.
 """
 
-import argparse
-import time
-from importlib.resources import files
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
+# sphinx_gallery_thumbnail_number = 2
+import matplotlib.pyplot as plt
 import numpy as np
 
-from dnmf import ingest, rank_sweep
-from dnmf.plot.sweep import reconstruction_sheet, write_sweep_plots
+from dnmf import plot, rank_sweep
+from dnmf.data import digits
 
+# %%
+# First images that have an answer: 500 mixtures of seven overlapping blobs, with 10 % noise.
 
-def seven_blobs(n: int = 500, side: int = 16) -> np.ndarray:
-    """Mix seven overlapping blobs, with 10 % noise."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:side, :side] / side
-    at = [(0.2, 0.2), (0.2, 0.6), (0.45, 0.85), (0.5, 0.45), (0.75, 0.2), (0.8, 0.7), (0.5, 0.15)]
-    blobs = [np.exp(-((y - down) ** 2 + (x - across) ** 2) / 0.03).ravel() for down, across in at]
-    signal = rng.gamma(1, 1, (n, len(at))) @ np.array(blobs)
-    return signal * rng.normal(1, 0.1, signal.shape).clip(0)
+rng = np.random.default_rng(0)
+y, x = np.mgrid[:16, :16] / 16
+places = [(0.2, 0.2), (0.2, 0.6), (0.45, 0.85), (0.5, 0.45), (0.75, 0.2), (0.8, 0.7), (0.5, 0.15)]
+blobs = np.array([np.exp(-((y - v) ** 2 + (x - h) ** 2) / 0.03).ravel() for v, h in places])
+mixtures = rng.gamma(1, 1, (500, 7)) @ blobs
+mixtures *= rng.normal(1, 0.1, mixtures.shape).clip(0)
 
+figure, panels = plt.subplots(1, 8, figsize=(10, 1.4), layout="constrained")
+for axes, image in zip(panels, mixtures, strict=False):
+    axes.imshow(image.reshape(16, 16), cmap="magma", interpolation="bicubic")
+    axes.set_axis_off()
 
-def digits(folder: Path | None) -> np.ndarray:
-    """Load MNIST's images as rows of 784 pixels, or 10,000 of them."""
-    bundled = files("dnmf") / "data/t10k-images-idx3-ubyte.gz"
-    names = [bundled] if folder is None else sorted(folder.glob("*-images-idx3-ubyte.gz"))
-    with TemporaryDirectory() as scratch:
-        return np.asarray(ingest(names, f"{scratch}/digits.zarr"))
+# %%
+# For each number, three models are fitted while a tenth of all pixels is held out from them. Too
+# few components cannot describe those pixels; too many have learned noise.
 
+sweep = rank_sweep(mixtures, range(5, 10))
+print(sweep)
 
-def sweep_and_draw(X: np.ndarray, ranks: list[int], out: Path) -> None:
-    began = time.perf_counter()
-    sweep = rank_sweep(X, ranks)
-    print(f"\n{len(X):,} images of {X.shape[1]} pixels\n\n{sweep}\n")
-    print(f"{sweep.n_reads_:.3g} reads of X, {time.perf_counter() - began:.1f} s")
-    out.mkdir(parents=True, exist_ok=True)
-    written = write_sweep_plots(sweep, out)
-    rows = np.linspace(0, len(X) - 1, 12).astype(int)
-    written.append(out / "reconstructions.png")
-    reconstruction_sheet(sweep, X[rows], [str(row) for row in rows]).savefig(written[-1], dpi=150)
-    print(*written, sep="\n")
+# %%
+# :func:`dnmf.plot.selection` draws both signs: the lowest error on pixels held out, and components
+# that come out the same from other starts and other samples.
 
+plot.selection(sweep)
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files")
-    parser.add_argument("--rows", type=int, default=10_000, help="digits to use")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[9, 25, 49, 100])
-    parser.add_argument("--out", type=Path, default=Path("choose-rank"), help="for the pictures")
-    arguments = parser.parse_args()
+# %%
+# The model of the recommended number is there already. Its components are the blobs.
 
-    sweep_and_draw(seven_blobs(), list(range(5, 10)), arguments.out / "blobs")
-    X = digits(arguments.data)[: arguments.rows]
-    sweep_and_draw(X, arguments.ranks, arguments.out / "digits")
+model = sweep.best_model_
+figure, panels = plt.subplots(1, 7, figsize=(10, 1.6), layout="constrained")
+for axes, part in zip(panels, model.components_, strict=True):
+    axes.imshow(part.reshape(16, 16), cmap="magma", interpolation="bicubic")
+    axes.set_axis_off()
 
+# %%
+# Digits have no such number: with each component more, unseen pixels are predicted better. The
+# sweep says so. It is then a trade-off between error and cost.
 
-if __name__ == "__main__":
-    main()
+print(rank_sweep(digits()[:800], [4, 9, 16], n_init=2).reason_)
+plt.show()
