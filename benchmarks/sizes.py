@@ -99,15 +99,15 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.7), layout="constrained")
     panels = (
-        ("seconds", 1, "seconds to fit", "{:g} s"),
-        ("peak", 1e9, "highest memory", "{:g} GB"),
+        ("seconds", 1, "seconds to fit", "{:g} s", (1,)),
+        ("peak", 1e9, "highest memory", "{:g} GB", (1, 3)),
     )
-    for ax, (what, unit, title, form) in zip(axes, panels, strict=True):
+    for ax, (what, unit, title, form, subs) in zip(axes, panels, strict=True):
         for package, color in PACKAGES.items():
             rows = [row for row in results if row["package"] == package]
             x, y = [row["images"] for row in rows], [row[what] / unit for row in rows]
@@ -121,6 +121,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         ax.set_title(title, loc="left")
         ax.set_xlabel("images of 28 x 28 pixels")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: short(n)))
+        ax.yaxis.set_major_locator(LogLocator(subs=subs))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _, form=form: form.format(v)))
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.grid(which="major", alpha=0.25)
