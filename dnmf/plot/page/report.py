@@ -148,10 +148,12 @@ def write_report(
 
     Parameters
     ----------
-    model, corpus, sweep, path
-        As in `report`.
+    model : NMF
+        The fitted model.
     out : str or path
         The file, whose name ends with ``.html``, or its URL.
+    corpus, sweep, path
+        As in `report`.
     force : bool, default False
         Replace a report that dnmf wrote there before.
     storage_options : dict, optional
