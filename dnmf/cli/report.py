@@ -18,15 +18,15 @@ from dnmf.cli.progress import print_line
     "--corpus",
     type=PATH,
     metavar="CORPUS",
-    help="Look at images of it: weights, and the best and the worst reconstructed.",
+    help="Show weights of images of this corpus, and the best and worst reconstructions, too.",
 )
 @click.option(
     "--sweep",
     type=PATH,
     metavar="SWEEP",
-    help="Show the scores of this sweep, by which the number of components was chosen.",
+    help="Show the scores of the sweep that the number of components was chosen by, too.",
 )
-@click.option("--out", type=PATH, required=True, metavar="HTML", help="The page, NAME.html.")
+@click.option("--out", type=PATH, required=True, metavar="HTML", help="HTML file to write.")
 @force_option
 @json_option
 def report(
@@ -34,8 +34,12 @@ def report(
 ) -> None:
     """Describe MODEL in one HTML page: the fit, its loss, components and costs.
 
-    The page is one file of less than 3 MB that needs no network. MODEL may also be what `dnmf rank`
-    made: then it is of the recommended number of components.
+    The page is one file of less than 3 MB that needs no network. MODEL may also be a sweep that
+    `dnmf rank` made. Then the page describes the model with the recommended number of components.
+
+    \b
+    Example:
+      dnmf report faces.model --corpus faces.zarr --out faces.html
     """
     given = {"--corpus": (corpus, "corpus"), "--sweep": (sweep, "sweep")}
     check_arguments(

@@ -72,22 +72,22 @@ def report(
     model : NMF
         Fitted model.
     corpus : Corpus, optional
-        Images to look at: up to 2,000 of them, for the weights and for the images that are
-        reconstructed best and worst. Without it those parts are left out.
+        Images of which up to 2,000 are read, to show weights and the images that are reconstructed
+        best and worst. Without it those parts are left out.
     sweep : RankSweep, optional
         Sweep that the number of components was chosen by.
     path : str or path, optional
-        Where the model is, for the lines that load it; by default its `checkpoint`.
+        Path of the model, for the lines that load it. The default is its `checkpoint`.
 
     Returns
     -------
     str
-        The page, of less than 3 MB.
+        The HTML of the page, less than 3 MB.
 
     Raises
     ------
     DataError (a ValueError)
-        The corpus has images of another number of pixels.
+        If the corpus has images of another number of pixels.
     """
     model._known_components()
     if corpus is not None:
@@ -148,16 +148,16 @@ def write_report(
 
     Parameters
     ----------
-    model : NMF
-        The fitted model.
+    model
+        As in `report`.
     out : str or path
-        The file, whose name ends with ``.html``, or its URL.
+        The file or its URL; the name ends with ``.html``.
     corpus, sweep, path
         As in `report`.
     force : bool, default False
-        Replace a report that dnmf wrote there before.
+        Replace a report that dnmf wrote at `out`.
     storage_options : dict, optional
-        Options of the file system behind a URL, as of `dnmf.open_corpus`.
+        Options of the file system behind a URL, as in `dnmf.open_corpus`.
 
     Returns
     -------
@@ -167,9 +167,9 @@ def write_report(
     Raises
     ------
     OutputExistsError
-        Something is at `out`, or the folder above it is not there.
+        If something is at `out`, or the folder above it does not exist.
     ParameterError
-        The name of the file does not end with ``.html``.
+        If the name of the file does not end with ``.html``.
     """
     remember_options(storage_options, out)
     target = require_free_page(out, force=force)
