@@ -119,6 +119,8 @@ def test_tests_that_are_named_exist():
     for page in (ROOT / "docs").rglob("*.md"):
         named = re.findall(r"`(test_\w+)`", page.read_text())
         assert not set(named) - names - {"test_compatibility"}, page.name
+        files = re.findall(r"`(test_\w+\.py)`", page.read_text())
+        assert all(any((ROOT / "tests").rglob(name)) for name in files), page.name
 
 
 def test_every_row_about_input_names_its_test():
