@@ -59,9 +59,15 @@ def python_of(page: Path) -> str:
 
 
 RECIPES = [page for page in PAGES if re.search("^```sh", page.read_text(), re.M)]
+TUTORIAL = ROOT / "docs/start/tutorial.md"
+"""Page that fits 225 components to 10,000 digits, which takes eight seconds."""
 
 
-@pytest.mark.parametrize("page", RECIPES, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow) if p == TUTORIAL else p for p in RECIPES],
+    ids=name_of,
+)
 def test_recipes_run(page, faces, monkeypatch):
     """... their Python and their commands, in the order in which they stand on the page."""
     monkeypatch.chdir(faces)
