@@ -295,10 +295,12 @@ def check_format(
     if not isinstance(record, dict) or record.get("format") != form:
         raise error(f"{path} {missing()}")
     found: Any = record.get("version")
-    if not is_count(found) or not (oldest or version) <= found <= version:
+    first = oldest or version
+    if not is_count(found) or not first <= found <= version:
         advice = "upgrade dnmf" if is_count(found) and found > version else outdated
+        readable = f"{version}" if first == version else f"{first} to {version}"
         raise error(
             f"{path} has {form.removeprefix('dnmf-')} format {str(found)[:80]}; this dnmf reads "
-            f"{version}: {advice}"
+            f"{readable}: {advice}"
         )
     return record

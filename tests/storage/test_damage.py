@@ -236,7 +236,7 @@ def test_weights_of_another_format_say_what_to_do(stores, tmp_path):
     metadata = json.loads(file.read_text())
     metadata["attributes"]["dnmf"]["version"] = 1
     file.write_text(json.dumps(metadata))
-    with pytest.raises(CorpusError, match=r"format 1; this dnmf reads 3: run `dnmf transform`"):
+    with pytest.raises(CorpusError, match="format 1; this dnmf reads 2 to 3: run `dnmf transform`"):
         open_weights(tmp_path / "weights")
     with pytest.raises(CorpusError, match="holds no finished weights"):
         open_weights(Path(stores / "corpus"))
