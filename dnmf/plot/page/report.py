@@ -129,6 +129,7 @@ def report(
             "code": _code(where, corpus),
             "residuals": _residuals_in_words(model),
             "of_a_sweep": "hidden" in model._spec.parameters,
+            "missing": model.missing == "ignore",
             "masked": model._spec.X.get("mask") is not None,
         }
     )

@@ -19,7 +19,7 @@ MOST_IMAGES, MOST_BYTES = 2000, 2**26
 """Largest number of images that are looked at, and of bytes of their pixels."""
 
 MOST_BLOCKS = 8
-"""Largest number of blocks that are read for them."""
+"""Largest number of blocks that are read of a corpus with more images than that."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def reconstruct(model: NMF, corpus: Corpus, sample: Sample, chosen: Array) -> tu
 def _choose_rows(corpus: Corpus) -> Any:
     n, p = corpus.shape
     count = int(np.clip(MOST_BYTES // (4 * p), 8, MOST_IMAGES))
-    blocks = np.unique(np.linspace(0, corpus.n_blocks - 1, MOST_BLOCKS).astype(int))
+    most = corpus.n_blocks if count >= n else MOST_BLOCKS
+    blocks = np.unique(np.linspace(0, corpus.n_blocks - 1, most).astype(int))
     starts = blocks * corpus.block_rows
     rows = np.concatenate([np.arange(i, min(i + corpus.block_rows, n)) for i in starts])
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
