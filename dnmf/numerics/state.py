@@ -70,7 +70,8 @@ class State:
         Wall-clock time of the start, then of each pass; empty if it is not known. No number
         depends on it, nor on the memory.
     memory : int
-        Most memory in bytes that the process which drives the fit has held; 0 if it is not known.
+        Most memory in bytes that the process which drives the fit held after a pass; 0 if it is
+        not known, and of small arrays in memory.
     """
 
     H: Array

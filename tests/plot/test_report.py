@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import fsspec
 import numpy as np
 import pytest
 from command_line import run
@@ -165,7 +166,7 @@ def test_the_command_replaces_only_a_report_and_only_if_told(model, corpus, tmp_
         dnmf.plot.write_report(model, tmp_path / "r.txt")
 
 
-@pytest.mark.parametrize("shape", [(2000, 2000), (600, 600, 3), (600, 600, 5)])
+@pytest.mark.parametrize("shape", [(800, 900), (600, 600, 3), (600, 600, 5)])
 def test_pictures_are_small_however_badly_they_compress(shape, model):
     import copy
 
@@ -189,3 +190,12 @@ def test_a_page_of_225_large_components_has_less_than_3_mb():
         )
         model.image_shape_ = shape
         assert 10**5 < len(dnmf.plot.report(model)) < 3 * 10**6
+
+
+def test_a_report_is_written_to_a_url(model):
+    url = "memory://reports/r.html"
+    assert dnmf.plot.write_report(model, url) == url
+    with pytest.raises(OutputExistsError, match="pass --force"):
+        dnmf.plot.write_report(model, url)
+    dnmf.plot.write_report(model, url, force=True)
+    assert fsspec.filesystem("memory").cat_file("/reports/r.html").endswith(b"</html>")

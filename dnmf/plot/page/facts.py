@@ -29,12 +29,13 @@ ENDS = {
 """What the reasons to stop mean, in a sentence about a fit."""
 
 NAMES = {
-    "dnmf": "dnmf",
     "python": "Python",
     "numpy": "NumPy",
     "scipy": "SciPy",
+    "dask": "Dask",
+    "zarr": "Zarr",
     "blas": "BLAS",
-    "machine": "machine",
+    "machine": "Machine",
 }
 """How to write what has a version; others by the name of their package."""
 
