@@ -15,6 +15,9 @@ ORANGE = "#d55e00"
 """Colour of what is recommended, or too much: distinct from blue and grey with every colour vision
 (Okabe and Ito, Color universal design, 2008), and readable on white and on black."""
 
+THUMBNAIL = 80
+"""Room for one of several pictures side by side, in pixels."""
+
 CURVE = (480, 150)
 """Width and height of a curve, in pixels."""
 
@@ -53,13 +56,14 @@ def format_html_rows(rows: Sequence[Sequence[str]], bold: int, text: str) -> str
     return f"{_table(lines)}<p>{html.escape(text)}</p>"
 
 
-def format_html_pictures(pictures: Iterable[tuple[str, str]], width: int = 80) -> str:
+def format_html_pictures(pictures: Iterable[tuple[str, str]], width: int = THUMBNAIL) -> str:
     """Write pictures, given by URL and name, side by side in HTML, each over its name.
 
     Names are cut off at the width of the picture, in pixels; the whole name is the tooltip.
     """
+    align = "center" if width == THUMBNAIL else "left"
     figures = "".join(
-        f"<figure style='margin:4px;width:{width}px;text-align:center'>"
+        f"<figure style='margin:4px;width:{width}px;text-align:{align}'>"
         f"<img src='{html.escape(url)}' alt='' style='max-width:{width}px'>"
         "<figcaption style='font-size:9px;overflow:hidden;text-overflow:ellipsis;"
         f"white-space:nowrap' title='{html.escape(name)}'>{html.escape(name)}</figcaption></figure>"

@@ -52,7 +52,7 @@ class Bar:
             return
         self._bar.set_postfix_str("", refresh=False)
         self._bar.set_description_str(line, refresh=not is_pass)
-        self._bar.update()
+        self._bar.update(is_pass)
 
     def show_part(self, text: str) -> None:
         """Show how far a pass is; not on lines, of which there would be too many."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dnmf._html import format_html_pictures
+from dnmf._html import THUMBNAIL, format_html_pictures
 from dnmf._typing import Array
 from dnmf.errors import ParameterError
 
@@ -135,7 +135,7 @@ def draw_each(images: Array, names: Sequence[str]) -> str:
     return as_html([_to_8_bits(each) for each in large], names)
 
 
-def as_html(pictures: Iterable[Array], names: Sequence[str], width: int = 80) -> str:
+def as_html(pictures: Iterable[Array], names: Sequence[str], width: int = THUMBNAIL) -> str:
     """Write pictures of 8 bits over their names as HTML, as many as are small enough together."""
     cells, room = [], HTML_BYTES
     for picture, name in zip(pictures, names, strict=False):
