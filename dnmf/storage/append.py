@@ -1,8 +1,9 @@
-"""Images added to a corpus: a new generation of it, beside which those of before stay as they are.
+"""Images added to a corpus, as a new generation; earlier generations stay as they are.
 
-Nothing that an open reader has verified changes. New images fill up the last block, whose chunk is
-replaced by one that begins with the same images; all other blocks are new. A manifest is added,
-and then the record names it: what is killed before that has changed nothing, and can be repeated.
+Data that an open reader has verified do not change. New images fill up the last block, whose chunk
+is replaced by one that begins with the same images; all other blocks are new. Then a manifest is
+added, and last the record names it. An append that is killed before that has changed nothing, and
+can be repeated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A lease: the right to write to a store at a URL, held by one process for as long as it says so.
+"""A lease: the right to write to a store at a URL, held by one process while it renews the lease.
 
-Object stores have no locks that end with a process. What they have is a write that succeeds only
-where nothing is, see `ObjectStore.create`. So beside the store at ``s3://bucket/faces.model`` lie
-numbered objects, ``.faces.model.lock/lease-000000000007.json``:
+Object stores have no locks that end with a process. They have a write that succeeds only if the
+object does not exist; see `ObjectStore.create`. Beside the store at ``s3://bucket/faces.model``
+there are therefore numbered objects, ``.faces.model.lock/lease-000000000007.json``:
 
 - Who creates the next number holds the lease. The holder creates a new one every `RENEW_SECONDS`,
   from a thread, and removes the one before.

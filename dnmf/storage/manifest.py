@@ -1,6 +1,7 @@
-"""The manifest of a matrix: what was written of each block, so that damage is found.
+"""The manifest of a matrix: checksums of each block, by which damage is found.
 
-A corpus that grows has a manifest for each generation: what a reader has opened stays true.
+A corpus that grows has a manifest for each generation, so that the manifest of an open reader stays
+true.
 """
 
 from __future__ import annotations

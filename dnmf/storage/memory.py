@@ -1,7 +1,7 @@
 """Memory for blocks that are read, which is used again when nothing refers to it any more.
 
-The system clears the memory that it gives to a process. For the blocks of a pass, one after the
-other, that takes as long as half of their decoding.
+The system clears the memory that it gives to a process. For the blocks of a pass this would take
+half as long as decoding them.
 """
 
 from __future__ import annotations

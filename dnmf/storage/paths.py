@@ -1,7 +1,7 @@
 """Paths as users write them, and as the rest of dnmf uses them.
 
 Every function that takes a path from a user calls `normalize_path` on it. After that a path is
-either a URL for fsspec, which contains ``://``, or a local path, and nothing has to ask again.
+either a URL for fsspec, which contains ``://``, or a local path.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Objects of a store, in a folder or behind a URL: the only way in which dnmf reaches them.
+"""Objects of a store, in a folder or at a URL. All of dnmf reads and writes them through this.
 
-A store may come from anybody. So every read has a bound, and in a folder it takes only regular
-files that lie inside the store. What was written to a folder with `ObjectStore.set` and
-`ObjectStore.fsync_dir` survives a power failure.
+A store may come from anybody. Therefore every read has a bound, and a folder is read only in
+regular files inside the store. Objects that were written to a folder with `ObjectStore.set` and
+`ObjectStore.fsync_dir` survive a power failure.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Arrays of a store, each chunk of which is checked against what was written.
 
-Zarr alone reads a missing chunk as fill values and cannot tell two swapped chunks apart. So the
+Zarr alone reads a missing chunk as fill values, and does not notice swapped chunks. Therefore the
 numbers of each chunk have a crc32c, which is kept elsewhere in the store: for a corpus and for
-weights in a manifest, for a model in the record of a pass. Chunks are decoded here, not by Zarr, so
-that their length, their header and their numbers can be checked one after the other.
+weights in a manifest, for a model in the record of a pass. This module decodes chunks without Zarr,
+so that it can check their length, their header and their numbers one after the other.
 
 `dnmf.storage.verified_matrix` has the arrays that a manifest belongs to.
 """

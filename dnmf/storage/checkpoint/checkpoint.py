@@ -7,9 +7,9 @@ On disk it is a Zarr v3 group:
     pass-000012-1          a committed pass: H, its state and its record, see `commit`
     weights-000012-3f29..  (n, d), one chunk per block of X, written by the tasks of the pass
 
-Every pass is committed, with its weights where they are due. A commit makes new groups and changes
-no old one; older passes are removed only after the new one survives a power failure. What is left
-of passes that were not committed, or were being removed, is ignored, and is removed when the fit is
+Every pass is committed, with its weights if they are due. A commit makes new groups and changes no
+old one; older passes are removed only after the new one would survive a power failure. Remains of
+passes that were not committed, or were being removed, are ignored. They are removed when the fit is
 resumed.
 """
 

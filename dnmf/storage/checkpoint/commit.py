@@ -10,10 +10,10 @@ Each pass is a Zarr group of its own:
 metadata of both arrays are in those of the group alone, so that a pass takes few requests where it
 is behind a URL. Passes of version 4 have arrays H, Y, Z and checksums, each with its own metadata.
 
-Nothing that is in use is ever overwritten. A pass is committed when its ``zarr.json``, which holds
-the record, is there: it is written in one step, after everything else has been fsynced, and it is
-the first object to be removed. So a pass is either whole or not committed, at whatever moment the
-process is killed or the machine loses power.
+Objects in use are never overwritten. A pass is committed when its ``zarr.json``, which holds the
+record, exists: it is written in one step, after everything else has been fsynced, and it is the
+first object to be removed. A pass is therefore either whole or not committed, at whatever moment
+the process is killed or the machine loses power.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from dnmf.storage.verified_array import VerifiedArray, array_of, open_array
 FORMAT = "dnmf-model"
 VERSION = 5
 OLDEST = 4
-"""The oldest version of models that are read; those that go on become of the newest."""
+"""The oldest version of models that are read. A fit that continues one writes the newest."""
 
 FLAT: dict[str, Any] = {"name": "default", "separator": "."}
 """Encoding of chunk keys that puts all chunks into one folder, so that one fsync covers them."""
@@ -271,8 +271,8 @@ def prune(
     passes : mapping of str to str or None
         Name of the weights by name of the pass, for the committed passes, oldest first.
     names : set of str
-        What lies in the model. Passes among it that were not committed are removed. Changed in
-        place: what is removed goes.
+        Names of all groups in the model. Passes among them that were not committed are removed. The
+        names of removed groups are removed from the set.
     keep : int
         Number of newest passes to keep, intact or damaged.
 

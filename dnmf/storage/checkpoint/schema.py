@@ -1,7 +1,8 @@
 """Schema of the record of a pass.
 
-A record is JSON with a checksum of its own, which excludes accidents, but not somebody who computes
-it again. So no field is used before its type and range have been checked.
+A record is JSON with a checksum of its own. The checksum reveals accidents, but not a record that
+somebody changed on purpose, with a new checksum. Therefore the type and the range of every field
+are checked before it is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Specification of a fit: what a checkpoint must have in common with the fit that resumes it."""
+"""The spec of a fit, which a checkpoint and the fit that resumes it must have in common."""
 
 from __future__ import annotations
 

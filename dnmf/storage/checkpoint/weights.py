@@ -1,8 +1,8 @@
 """Weights of a model on disk: one chunk per block of X, written by the task that reads the block.
 
 An array of weights belongs to one pass and is written once. The task that writes a block returns
-its checksum, and the pass keeps the checksums of all blocks: so a lost, altered or swapped block is
-found when it is read.
+its checksum, and the pass keeps the checksums of all blocks. A lost, altered or swapped block is
+therefore found when it is read.
 """
 
 from __future__ import annotations
