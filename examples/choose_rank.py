@@ -6,7 +6,7 @@ As many as predict pixels best that the model has not seen. :func:`dnmf.rank_swe
 numbers in the same reads of X, and says when the data have no clear answer.
 """
 
-# sphinx_gallery_thumbnail_number = 2
+# sphinx_gallery_thumbnail_number = 1
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -23,8 +23,8 @@ blobs = np.array([np.exp(-((y - v) ** 2 + (x - h) ** 2) / 0.03).ravel() for v, h
 mixtures = rng.gamma(1, 1, (500, 7)) @ blobs
 mixtures *= rng.normal(1, 0.1, mixtures.shape).clip(0)
 
-figure, panels = plt.subplots(1, 8, figsize=(10, 1.4), layout="constrained")
-for axes, image in zip(panels, mixtures, strict=False):
+figure, panels = plt.subplots(2, 4, figsize=(8, 4), layout="constrained")
+for axes, image in zip(panels.flat, mixtures, strict=False):
     axes.imshow(image.reshape(16, 16), cmap="magma", interpolation="bicubic")
     axes.set_axis_off()
 

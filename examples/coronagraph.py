@@ -63,19 +63,19 @@ def faint_light(weight: np.ndarray) -> np.ndarray:
 
 
 results = {
+    "spoilt frames count for nothing": faint_light(1.0 - spoilt),
     "one frame": stack[10],
     "all frames count": faint_light(np.ones(n_frames)),
-    "spoilt frames count nothing": faint_light(1.0 - spoilt),
 }
 at = tuple(np.round([19 * np.sin(angles[0]) + 31.5, 19 * np.cos(angles[0]) + 31.5]).astype(int))
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
-for axes, (name, image) in zip(panels, results.items(), strict=True):
+figure, panels = plt.subplot_mosaic("AAB;AAC", figsize=(8, 5.3), layout="constrained")
+for axes, (name, image) in zip(panels.values(), results.items(), strict=True):
     noise = 1.48 * np.median(np.abs(image[~hidden[0]] - np.median(image[~hidden[0]])))
     print(f"{name}: the planet is {image[at] / noise:.0f} times as bright as the noise")
     seen = np.where(hidden[0], np.nan, image)
     low, high = np.nanquantile(seen, (0.02, 0.998))
     axes.imshow(seen, cmap="inferno", vmin=max(low, 0), vmax=high)
-    axes.plot(at[1], at[0], "o", markersize=22, markerfacecolor="none", markeredgecolor="#4bb3fd")
+    axes.plot(at[1], at[0], "o", markersize=24, markerfacecolor="none", markeredgecolor="#4bb3fd")
     axes.set_title(name)
     axes.set_axis_off()
 plt.show()

@@ -44,27 +44,29 @@ print(f"with two workers  {together.reconstruction_err_:,.4f}")
 print("same bits:", alone.components_.tobytes() == together.components_.tobytes())
 
 # %%
-# What the workers did: each box is a task, which reads blocks and returns sums over them. First
-# come small tasks on a sample, which the fit starts from, then the passes. In the gaps this
-# program updates H.
+# What the workers did: each box is a task, which reads blocks and returns sums over them. The
+# small tasks before, on the sample that the fit starts from, are left out. In the gaps this program
+# updates H.
 
-ran = [
-    (task["worker"], step["start"], step["stop"], task["key"])
+ran = sorted(
+    (step["start"], step["stop"], task["worker"])
     for task in tasks.data
     for step in task["startstops"]
     if step["action"] == "compute"
-]
-workers = sorted({worker for worker, *_ in ran})
-began = min(start for _, start, *_ in ran)
-figure, axes = plt.subplots(figsize=(9, 2.8), layout="constrained")
-for worker, start, stop, _ in ran:
+)
+pauses = np.diff([start for start, *_ in ran])
+ran = ran[pauses.argmax() + 1 :]
+workers = sorted({worker for *_, worker in ran})
+began = ran[0][0]
+figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+for start, stop, worker in ran:
     color = plt.colormaps["viridis"](0.3 + 0.4 * workers.index(worker))
     bar = (1000 * (start - began), 1000 * (stop - start))
     axes.broken_barh([bar], (workers.index(worker) - 0.35, 0.7), color=color, linewidth=0)
 axes.set_yticks(range(len(workers)), [f"worker {i + 1}" for i in range(len(workers))])
 axes.set(
     xlabel="milliseconds",
-    title=f"{len(ran)} tasks: a start on a sample, then {together.n_iter_} passes",
+    title=f"{len(ran)} tasks of {together.n_iter_} passes",
 )
 axes.tick_params(length=0)
 axes.spines[["top", "left", "right"]].set_visible(False)

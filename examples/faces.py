@@ -32,17 +32,17 @@ print(f"an image of 625 pixels uses {np.mean((W > 0.01 * W.max()).sum(axis=1)):.
 plot.components(model, columns=12)
 
 # %%
-# Three faces: the five most important parts of each, the others together, and the sum of all.
+# Three faces: the three most important parts of each, the others together, and the sum of all.
 
-figure, grid = plt.subplots(3, 8, figsize=(10, 3.5), layout="constrained")
+figure, grid = plt.subplots(3, 6, figsize=(9, 4.6), layout="constrained")
 figure.get_layout_engine().set(wspace=0.12)
-heads = ["face", "", "", "five parts", "", "", "all others", "sum"]
+heads = ["face", "", "three parts", "", "all others", "sum"]
 for line, row in zip(grid, (46, 94, 53), strict=True):
     terms = W[row, :, None] * model.components_
     terms = terms[np.argsort(-np.linalg.norm(terms, axis=1))]
-    pictures = [X[row], *terms[:5], terms[5:].sum(axis=0), terms.sum(axis=0)]
-    tops = [1, *[terms[:5].max()] * 5, 1, 1]
-    for axes, picture, top, sign in zip(line, pictures, tops, " ≈+++++=", strict=True):
+    pictures = [X[row], *terms[:3], terms[3:].sum(axis=0), terms.sum(axis=0)]
+    tops = [1, *[terms[:3].max()] * 3, 1, 1]
+    for axes, picture, top, sign in zip(line, pictures, tops, " ≈+++=", strict=True):
         axes.imshow(picture.reshape(25, 25), cmap="gray" if top == 1 else "magma", vmin=0, vmax=top)
         axes.text(-0.2, 0.5, sign, fontsize=16, ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()

@@ -58,17 +58,16 @@ print(f"traces found against those made: correlation {likeness.min():.3f} or mor
 
 colors = plt.colormaps["turbo"](np.linspace(0.05, 0.95, n_cells))[:, :3]
 cells = model.components_[found] / model.components_[found].max(axis=1, keepdims=True)
-figure, (left, middle, right) = plt.subplots(
-    1, 3, figsize=(10, 3.6), layout="constrained", width_ratios=(1, 1, 1.6)
-)
-left.imshow(film[W[:, found[3]].argmax()], cmap="gray")
-left.set_title("one frame")
+figure, panels = plt.subplot_mosaic("ACC;BCC", figsize=(8, 5.2), layout="constrained")
+frame, courses, parts = panels.values()
+frame.imshow(film[W[:, found[3]].argmax()], cmap="gray")
+frame.set_title("one frame")
 strongest = cells.max(axis=0)[:, None] * colors[cells.argmax(axis=0)]
-middle.imshow(strongest.reshape(160, 160, 3))
-middle.set_title("components")
+parts.imshow(strongest.reshape(160, 160, 3))
+parts.set_title("components")
 for level, (j, color) in enumerate(zip(found, colors, strict=True)):
-    right.plot(W[:, j] / W[:, j].max() - level, color=color, linewidth=1)
-right.set_title("their weights in each frame")
-for axes in (left, middle, right):
+    courses.plot(W[:, j] / W[:, j].max() - level, color=color, linewidth=1)
+courses.set_title("their weights in each frame")
+for axes in (frame, parts, courses):
     axes.set_axis_off()
 plt.show()

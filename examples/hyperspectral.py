@@ -48,20 +48,21 @@ for j, known in zip(order, spectra, strict=True):
     print(f"component {j}: correlation with the spectrum made {np.corrcoef(H[j], known)[0, 1]:.4f}")
 
 # %%
-# Each component in a colour of its own: where it is, and what its spectrum is.
+# Each component in a colour of its own: where it is, and what its spectrum is. The blue one loses
+# some of its light to the others: in no pixel is it alone and bright, so that NMF cannot tell.
 
 colors = np.array([[0.25, 0.55, 1.0], [1.0, 0.45, 0.15], [0.2, 0.95, 0.5]])
 bright = (W[:, order] / np.quantile(W[:, order], 0.995, axis=0)) ** 0.7
-figure, (left, right) = plt.subplots(
-    1, 2, figsize=(10, 4), layout="constrained", width_ratios=(1.4, 1)
+figure, (above, below) = plt.subplots(
+    2, 1, figsize=(7, 6.6), layout="constrained", height_ratios=(2.2, 1)
 )
-left.imshow((bright @ colors).clip(0, 1).reshape(height, width, 3))
-left.set_axis_off()
+above.imshow((bright @ colors).clip(0, 1).reshape(height, width, 3))
+above.set_axis_off()
 for j, known, color in zip(order, spectra, colors * 0.85, strict=True):
-    right.plot(nm, H[j], color=color, linewidth=2.5)
-    right.plot(nm, known / known.max(), color="black", linewidth=0.8, linestyle=":")
-right.plot([], [], color="black", linewidth=0.8, linestyle=":", label="the spectra made")
-right.set(xlabel="wavelength, nm", yticks=[], title="components")
-right.legend(frameon=False, loc="upper center")
-right.spines[["top", "left", "right"]].set_visible(False)
+    below.plot(nm, H[j], color=color, linewidth=2.5)
+    below.plot(nm, known / known.max(), color="black", linewidth=0.8, linestyle=":")
+below.plot([], [], color="black", linewidth=0.8, linestyle=":", label="the spectra made")
+below.set(xlabel="wavelength, nm", yticks=[], title="components")
+below.legend(frameon=False, loc="upper center")
+below.spines[["top", "left", "right"]].set_visible(False)
 plt.show()

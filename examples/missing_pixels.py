@@ -16,7 +16,7 @@ from dnmf import NMF
 # %%
 # A cat, from scikit-image, of whose pixels two thirds are lost.
 
-cat = chelsea()[:, 60:390].astype(np.float32) / 255
+cat = chelsea()[:, 60:388].astype(np.float32) / 255
 lost = np.random.default_rng(0).random(cat.shape[:2]) < 0.67
 print(f"{cat.shape}: {lost.mean():.0%} of the pixels are missing")
 
@@ -34,7 +34,7 @@ def patches(picture: np.ndarray) -> np.ndarray:
 
 
 X, mask = patches(cat), patches(np.repeat(lost[..., None], 3, axis=2))
-model = NMF(n_components=40, alpha_W=1e-4, tol=1e-3, random_state=0).fit(X, mask=mask)
+model = NMF(n_components=30, alpha_W=1e-4, tol=1e-3, random_state=0).fit(X, mask=mask)
 filled = model.inverse_transform(model.transform(X, mask=mask))
 print(f"X {X.shape}, {model.n_iter_} passes")
 
@@ -52,9 +52,10 @@ again = np.where(lost[..., None], total / np.maximum(count, 1)[..., None], cat).
 error = np.sqrt(np.mean((again - cat)[lost & (count > 0)] ** 2))
 print(f"missing pixels are off by {error:.3f}, of a range of 1")
 
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
-shown = {"what is there": np.where(lost[..., None], 0, cat), "filled in": again, "original": cat}
-for axes, (name, picture) in zip(panels, shown.items(), strict=True):
+there = np.where(lost[..., None], 0, cat)
+figure, panels = plt.subplot_mosaic("AAB;AAC", figsize=(8, 5.1), layout="constrained")
+shown = {"filled in": again, "what is there": there, "original": cat}
+for axes, (name, picture) in zip(panels.values(), shown.items(), strict=True):
     axes.imshow(picture)
     axes.set_title(name)
     axes.set_axis_off()

@@ -54,9 +54,9 @@ for axes, (d, model) in zip(panels, models.items(), strict=True):
 # The images, made again from their parts: ``W @ H``. The more parts, the sharper the digits; what
 # it costs is that each image is then told by more numbers. :doc:`choose_rank` is about that choice.
 
-rows = {"original": X[:10]}
-rows |= {f"{d} parts": weights[d][:10] @ models[d].components_ for d in models}
-figure, grid = plt.subplots(4, 10, figsize=(10, 4.1), layout="constrained")
+rows = {"original": X[:6]}
+rows |= {f"{d} parts": weights[d][:6] @ models[d].components_ for d in models}
+figure, grid = plt.subplots(4, 6, figsize=(8, 5), layout="constrained")
 for line, (name, images) in zip(grid, rows.items(), strict=True):
     line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for axes, image in zip(line, images, strict=True):

@@ -49,8 +49,8 @@ pictures = {
     "haematoxylin alone": with_dyes([0]),
     "antibody alone": with_dyes([1]),
 }
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.7), layout="constrained")
-for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
+figure, panels = plt.subplot_mosaic("AAB;AAC", figsize=(8, 5.4), layout="constrained")
+for axes, (name, picture) in zip(panels.values(), pictures.items(), strict=True):
     axes.imshow(picture)
     axes.set_title(name)
     axes.set_axis_off()
