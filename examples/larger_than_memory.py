@@ -3,7 +3,7 @@ How much memory does a large corpus take?
 =========================================
 
 As much as a few of its blocks, whatever its size: a pass reads block after block, and keeps
-nothing but sums. This page fits 1.2 GB of images and watches the memory of the process.
+only sums. This page fits 1.2 GB of images and watches the memory of the process.
 """
 
 # sphinx_gallery_thumbnail_number = 1
