@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from dnmf._format import format_duration
 from dnmf._progress import CountBar
-from dnmf.io.pass_log import passes_left
-from dnmf.numerics.state import relative_change
 
 if TYPE_CHECKING:
     from dnmf.numerics.state import State
@@ -47,6 +45,10 @@ class PassProgress:
 
     def __call__(self, state: State) -> None:
         """Report the state after a pass."""
+        # Both import NumPy, which would make `--help` slow.
+        from dnmf.io.pass_log import passes_left
+        from dnmf.numerics.state import relative_change
+
         now = time.monotonic()
         seconds, self.previous = now - self.previous, now
         change = relative_change(state.losses)

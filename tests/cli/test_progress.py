@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dnmf._format import format_duration
-from dnmf.cli.progress import PassProgress, explain_resume, format_error, passes_left
+from dnmf.cli.progress import PassProgress, explain_resume, format_error
+from dnmf.io.pass_log import passes_left
 from dnmf.numerics.state import State
 
 
