@@ -12,7 +12,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from itertools import count
@@ -163,3 +163,10 @@ def _open(**options: Any) -> Any:
         return tqdm(**options, file=sys.stdout, miniters=0, dynamic_ncols=True)
     columns, rows = get_terminal_size()  # tqdm takes 0 of a terminal that does not know its size
     return tqdm(**options, file=sys.stderr, miniters=0, ncols=columns, nrows=rows)
+
+
+def relative_change(losses: Sequence[float]) -> float | None:
+    """Compute the share by which the last pass lowered the loss; None after the first pass."""
+    if len(losses) < 2 or losses[-2] == 0:
+        return None
+    return (losses[-2] - losses[-1]) / losses[-2]

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dnmf._format import format_duration
-from dnmf._progress import CountBar
+from dnmf._progress import CountBar, relative_change
 
 if TYPE_CHECKING:
     from dnmf.numerics.state import State
@@ -47,7 +47,6 @@ class PassProgress:
         """Report the state after a pass."""
         # Both import NumPy, which would make `--help` slow.
         from dnmf.io.pass_log import passes_left
-        from dnmf.numerics.state import relative_change
 
         now = time.monotonic()
         seconds, self.previous = now - self.previous, now

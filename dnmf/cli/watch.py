@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import click
 
 from dnmf._format import format_duration
+from dnmf._progress import relative_change
 from dnmf.cli.progress import STOP_REASONS, end_live_line, format_error, print_line
 from dnmf.errors import CheckpointError
-from dnmf.numerics.state import relative_change
 from dnmf.storage.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from dnmf.storage.checkpoint.commit import list_committed, require_model
 from dnmf.storage.lock import is_written

@@ -8,7 +8,8 @@ import numpy as np
 
 from dnmf._format import format_shape, format_share
 from dnmf._html import format_html
-from dnmf.numerics.state import State, relative_change
+from dnmf._progress import relative_change
+from dnmf.numerics.state import State
 
 if TYPE_CHECKING:
     from dnmf.estimators.base import FittedNMF

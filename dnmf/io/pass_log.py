@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from dnmf._progress import relative_change
 from dnmf._version import __version__
 from dnmf.errors import OutputExistsError, ParameterError
-from dnmf.numerics.state import relative_change
 
 if TYPE_CHECKING:
     from dnmf.numerics.state import State

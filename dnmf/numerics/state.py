@@ -110,13 +110,6 @@ class State:
         return self.error / float(np.sqrt(self.xx)) if self.xx else 0.0
 
 
-def relative_change(losses: Sequence[float]) -> float | None:
-    """Compute the share by which the last pass lowered the loss; None after the first pass."""
-    if len(losses) < 2 or losses[-2] == 0:
-        return None
-    return (losses[-2] - losses[-1]) / losses[-2]
-
-
 def objective_of_pass(objective: Objective, state: State) -> Objective:
     """Return the objective of the next pass, as exact as its sums must be.
 
