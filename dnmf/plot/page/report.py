@@ -338,9 +338,16 @@ def _counts(used: Array) -> Markup:
 
 def _sweep(sweep: RankSweep) -> dict[str, Any]:
     curves = [sweep_errors(sweep), sweep_stability(sweep)]
-    names = ("n_components", "error_per_cell", "held_out_error", "stability", "least_stable")
+    forms = {
+        "n_components": "d",
+        "error_per_cell": ".4g",
+        "held_out_error": ".4g",
+        "stability": ".2f",
+        "least_stable": ".2f",
+    }
     rows = [
-        ["—" if row[name] is None else f"{row[name]:.4g}" for name in names] for row in sweep.table
+        ["—" if row[name] is None else format(row[name], form) for name, form in forms.items()]
+        for row in sweep.table
     ]
     return {
         "charts": [curve for curve in curves if curve is not None],
