@@ -130,9 +130,9 @@ def test_a_model_of_a_fit(files, corpus, images, name, n_iter, stop_reason):
     W = np.concatenate([checkpoint.read_weights(block) for block in range(3)])
     assert (checkpoint.weights[:] == W).all()
     error = np.linalg.norm(images.reshape(60, 36) - W.astype(np.float64) @ model.components_)
-    # The last pass may solve for W less accurately than the read that writes W.
-    assert error == pytest.approx(model.reconstruction_err_, rel=1e-2)
-    assert error**2 / 2 == pytest.approx(model.loss_history_[-1], rel=2e-2)
+    # The pass that gave the loss may have solved for W less accurately than the read that wrote W.
+    for said in (model.reconstruction_err_, np.sqrt(2 * model.loss_history_[-1])):
+        assert said * 0.99 <= error <= said * (1 + 1e-5)
     least = np.sqrt(2 * model.reconstruct_error(corpus).compute().sum())
     assert error >= least * (1 - 1e-6)
 
