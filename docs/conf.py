@@ -57,6 +57,7 @@ sphinx_gallery_conf = {
     "ignore_repr_types": "matplotlib",  # the picture is shown
     "write_computation_times": False,
     "abort_on_example_error": True,
+    "remove_config_comments": True,
 }
 
 smartquotes = False  # "auto" is a word of Python

@@ -34,7 +34,7 @@ def patches(picture: np.ndarray) -> np.ndarray:
 
 
 X, mask = patches(cat), patches(np.repeat(lost[..., None], 3, axis=2))
-model = NMF(n_components=30, alpha_W=1e-4, tol=1e-3, random_state=0).fit(X, mask=mask)
+model = NMF(n_components=30, alpha_W=1e-4, tol=1e-2, random_state=0).fit(X, mask=mask)
 filled = model.inverse_transform(model.transform(X, mask=mask))
 print(f"X {X.shape}, {model.n_iter_} passes")
 

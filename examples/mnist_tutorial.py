@@ -27,7 +27,7 @@ print(X.shape, X.dtype)
 
 models, weights = {}, {}
 for d in (9, 100, 225):
-    models[d] = NMF(n_components=d, tol=5e-3, random_state=0)
+    models[d] = NMF(n_components=d, tol=1e-2, random_state=0)
     weights[d] = models[d].fit_transform(X)
     share = models[d].reconstruction_err_ / np.linalg.norm(X.astype(np.float32))
     print(f"d = {d}: W {weights[d].shape}, H {models[d].components_.shape}, error {share:.0%}")
