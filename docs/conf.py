@@ -56,8 +56,8 @@ sphinx_gallery_conf = {
     "image_scrapers": ("gallery_pictures.save_pictures",),
     "ignore_repr_types": "matplotlib",  # the picture is shown
     "write_computation_times": False,
-    "abort_on_example_error": True,
     "remove_config_comments": True,
+    "abort_on_example_error": True,
 }
 
 smartquotes = False  # "auto" is a word of Python
