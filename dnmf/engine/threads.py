@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -67,9 +68,16 @@ def one_blas_thread() -> Iterator[None]:
                 _take_control()
 
 
-@cache
 def _controller() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()  # takes milliseconds: once per process
+    """Return what controls the BLAS libraries of this process."""
+    # SciPy brings a BLAS of its own, on which the compiled loops compute. An ingest does not load
+    # it: what was found during one is not all that a fit uses.
+    return _find_libraries("scipy.linalg.cython_blas" in sys.modules)
+
+
+@cache
+def _find_libraries(scipy_is_loaded: bool) -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()  # takes milliseconds, so it is not done every time
 
 
 def _take_control() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -159,3 +161,24 @@ def test_workers_that_a_command_starts_keep_freed_memory(monkeypatch, said):
     with cluster(workers=1):
         (found,) = active_client().run(os.environ.get, name).values()
     assert found == (said or str(MALLOC[name]))
+
+
+def test_a_blas_that_is_loaded_after_the_first_look_has_one_thread_too():
+    """That of SciPy: an ingest needs NumPy's alone, and a fit in the same process both."""
+    script = """
+import sys
+import threadpoolctl
+from dnmf.engine.threads import one_blas_thread, thread_count
+
+thread_count()
+assert "scipy.linalg.cython_blas" not in sys.modules
+import dnmf.numerics.nnls
+
+with one_blas_thread():
+    pools = threadpoolctl.threadpool_info()
+print({pool["num_threads"] for pool in pools if pool["user_api"] == "blas"})
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["{1}"]
