@@ -46,7 +46,7 @@ def test_interrupted_it_goes_on_and_the_old_model_stays(made, tmp_path):
     _, more, old = made
     line = ["fit", more.path, tmp_path / "new", "--continue", old, "--tol", 0, "-q", "--max-iter"]
     run(*line, 2)
-    assert "going on" in run(*[word for word in line if word != "-q"], 5).stderr
+    assert "continuing from its last commit" in run(*[word for word in line if word != "-q"], 5).stderr
     run("fit", more.path, tmp_path / "whole", *line[3:], 5)
     parts, whole = (dnmf.load(tmp_path / name) for name in ("new", "whole"))
     assert (parts.components_ == whole.components_).all()
@@ -76,9 +76,9 @@ def test_loss_and_penalties_are_those_of_the_model_unless_given(made, tmp_path):
     [
         (["--new-images", "-k", 3], "--new-images needs --continue OLD.model"),
         ([], "Missing option '-k'"),
-        (["--continue", "{}", "-k", 3], "-k is of a fit from the beginning"),
-        (["--continue", "{}", "--init", "nndsvd"], "--init is of a fit from the beginning"),
-        (["--continue", "{}", "--seed", 3], "--seed is of a fit from the beginning"),
+        (["--continue", "{}", "-k", 3], "-k is for a new fit"),
+        (["--continue", "{}", "--init", "nndsvd"], "--init is for a new fit"),
+        (["--continue", "{}", "--seed", 3], "--seed is for a new fit"),
     ],
 )
 def test_options_that_do_not_go_together(made, tmp_path, options, message):

@@ -39,7 +39,7 @@ def expected(images):
     return fit_of(images, 3)
 
 
-HEAVY = ["dask", "distributed", "zarr", "fsspec", "numcodecs", "matplotlib", "pandas", "numba"]
+HEAVY = ["dask", "distributed", "zarr", "fsspec", "numcodecs", "matplotlib", "tqdm", "numba"]
 
 
 def test_only_what_is_used_is_imported():

@@ -223,7 +223,7 @@ class TestHdf5:
         command = [sys.executable, "-c", code, str(tmp_path / "w.h5")]
         with Popen(command, stdin=PIPE, stdout=PIPE) as writer:
             assert writer.stdout.readline() == b"open\n"
-            with pytest.raises(IngestError, match=r"w\.h5: it is open in a program that writes"):
+            with pytest.raises(IngestError, match=r"w\.h5: a program has opened it to write"):
                 opened(tmp_path / "w.h5")
             writer.stdin.close()
 
