@@ -65,10 +65,11 @@ with TemporaryDirectory() as folder:
     thread.join()
 size = X.nbytes / 1e6
 seconds, memory = np.array(watched).T
-print(f"X has {size:,.0f} MB; the process grew by {memory.max() - memory[0]:,.0f} MB")
+memory -= memory[0]
+print(f"X has {size:,.0f} MB; the process grew by {memory.max():,.0f} MB")
 
 # %%
-# Memory over time, beside the size of X.
+# Memory over time, beyond what Python and its libraries took before, beside the size of X.
 
 figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
 axes.fill_between(seconds - seconds[0], memory, color="#31688e", alpha=0.85, linewidth=0)
@@ -79,7 +80,7 @@ for name in ("ingest", "fit"):
     axes.axvline(start, color="#767676", linewidth=0.8)
     axes.text(start, size * 0.9, f" {name}", color="#767676", fontsize=11)
 axes.set(
-    xlabel="seconds", ylabel="memory of the process, MB", ylim=(0, size * 1.12), xlim=(-0.1, None)
+    xlabel="seconds", ylabel="memory that was added, MB", ylim=(0, size * 1.12), xlim=(-0.1, None)
 )
 axes.spines[["top", "right"]].set_visible(False)
 plt.show()
