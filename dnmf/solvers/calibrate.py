@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -147,8 +147,7 @@ def _try_sketch(blocks: Blocks, objective: Objective, d: int) -> tuple[Array, fl
     sketch = Sketch.of_sample(sample, d, 0, dtype)
     rows = sample_rows(n, p, blocks.dtype.itemsize)
     making = (time.perf_counter() - began) * rows / len(sample)
-    Z = np.resize(sketch.images.X, (rows, sketch.V.shape[1]))
-    sketch, state = replace(sketch, images=Block(Z)), State.at(random_H(sample, d, 0).astype(dtype))
+    sketch, state = sketch.repeat(rows), State.at(random_H(sample, d, 0).astype(dtype))
     state = advance(objective, state, sketch.step(objective, state))  # compiles kernels, untimed
     began = time.perf_counter()
     while (spent := time.perf_counter() - began) < SECONDS:

@@ -152,11 +152,14 @@ def plan_fit(
 
 
 def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
-    where = f"{plan.workers} workers" if plan.workers else "this process"
+    where = "this process"
+    if plan.workers:
+        where = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
+    threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
     yield (
         "fit",
         f"{plan.images:,} images of {plan.pixels:,} pixels, {format_bytes(plan.bytes_per_pass)}, "
-        f"to {plan.components:,} components on {plan.threads} threads of {where}",
+        f"to {plan.components:,} components on {threads} of {where}",
     )
     yield (
         "pass",

@@ -84,6 +84,16 @@ class Sketch:
             raise DataError(OVERFLOW)
         return cls(images, V, _pixel_norms(sample, dtype))
 
+    def repeat(self, rows: int) -> Sketch:
+        """Repeat the images until there are so many rows.
+
+        The sums of squares grow with them. If they were too small, each loss would be 0, so that
+        no step was ever rejected, and H would grow without bounds.
+        """
+        count = len(self.images)
+        images = self.images.take(np.resize(np.arange(count), rows))
+        return replace(self, images=images, xx=self.xx * -(-rows // count))
+
     def step(self, objective: Quadratic, state: State) -> HUpdate:
         """Solve for the weights of all images at the Y of a state, then update H."""
         Y, pixels = state.Y, _even_parts(len(self.V))

@@ -192,3 +192,12 @@ class TestFits:
         trial = dnmf.NMF(3).plan(lazy(images)).trial
         least, most = trial.start_seconds
         assert 0 < least < most < sketch.MAX_STEPS / (2 * sketch.LOOK) * least + trial.read_seconds
+
+    def test_steps_on_repeated_images_are_bounded(self, images):
+        sample, f32 = Block(images[:50]), np.dtype(np.float32)
+        repeated = Sketch.of_sample(sample, 3, 0, f32).repeat(120)
+        state = State.at(random_H(sample, 3, 0).astype(f32))
+        for _ in range(200):
+            state = advance(SQUARED, state, repeated.step(SQUARED, state))
+        assert 0 < state.losses[-1] < state.losses[0]
+        assert state.H.max() < 1e3 * images.max()
