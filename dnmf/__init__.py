@@ -56,11 +56,13 @@ _HOMES = {
     "verify": "io.verify",
 }
 
+_MODULES = ("data", "errors", "plot")
+
 
 def __getattr__(name: str) -> Any:
     # scikit-learn, numba, Dask and Zarr take seconds to import, so load only what is used.
-    if name == "plot":
-        return import_module("dnmf.plot")
+    if name in _MODULES:
+        return import_module(f"dnmf.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dnmf' has no attribute {name!r}")
     value = getattr(import_module(f"dnmf.{_HOMES[name]}"), name)
@@ -69,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "plot"})
+    return sorted({*globals(), *__all__, *_MODULES})

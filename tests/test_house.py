@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -175,7 +177,8 @@ def test_public_names():
     for name in dnmf.__all__:
         assert getattr(dnmf, name) is not None
         assert name in dir(dnmf)
-    assert dnmf.plot.components
+    line = "import dnmf; dnmf.data.digits, dnmf.errors.DnmfError, dnmf.plot.components"
+    subprocess.run([sys.executable, "-c", line], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         dnmf.nothing  # noqa: B018
 
