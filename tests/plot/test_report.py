@@ -68,7 +68,8 @@ def test_a_page_has_all_of_its_parts_in_order(text, model, corpus):
     assert len(page.all("h1")) == 1
     words = " ".join(page.text.split())
     share = model._state.relative_error
-    assert f"6 components of 28 x 28 pixels, fitted to 700 images, with {share:.1%} of" in words
+    fitted = "6 components of 28 x 28 pixels, fitted to 700 images, with a relative error of"
+    assert f"{fitted} {share:.1%} after" in words
     assert "700 images at even distances were looked at, of 700 in the corpus" in words
     assert f"NumPy</th><td><bdi>{np.__version__}" in text
     assert "the same images" in words
@@ -76,6 +77,8 @@ def test_a_page_has_all_of_its_parts_in_order(text, model, corpus):
     errors = look_at(model, corpus).errors
     for row in (int(errors.argmin()), int(errors.argmax())):
         assert f"{errors[row]:.1%} image {row}, {corpus.id_of(row)}" in words
+    for row in look_at(model, corpus).W.argmax(axis=0):
+        assert f"<td><bdi>{row}, {corpus.id_of(row)}</bdi></td>" in text
 
 
 def test_whoever_does_not_see_it_is_told(text):

@@ -50,7 +50,7 @@ def summarize(model: NMF, images: int) -> str:
     state = model._state
     good = f"an error of {state.error:.6g}"
     if is_squared_error(model) and state.xx:
-        good = f"{state.relative_error:.1%} of the images' norm left"
+        good = f"a relative error of {state.relative_error:.1%}"
     passes = f"{model.n_iter_} pass{'es' * (model.n_iter_ != 1)}"
     took = f", in {format_duration(sum(state.seconds))}" if has_seconds(model) else ""
     end = ENDS.get(model.stop_reason_, "unfinished")
@@ -196,5 +196,4 @@ def describe_components(
         if sample is not None:
             weights = sample.W[:, j]
             row["used"] = f"{np.mean(weights > 0):.0%}"
-            row["strongest"] = str(int(sample.rows[int(weights.argmax())]))
         yield row

@@ -116,7 +116,7 @@ def report(
             "versions": versions,
             "versions_are_kept": are_kept,
             "losses": _losses(model),
-            "components": _components(model, sample),
+            "components": _components(model, corpus, sample),
             "has_corpus": corpus is not None,
             "corpus_images": 0 if corpus is None else len(corpus),
             "sample": sample,
@@ -237,7 +237,7 @@ def _losses(model: NMF) -> dict[str, Any] | None:
     return {"charts": curves, "rows": rows, "has_seconds": len(curves) > 1, "label": label}
 
 
-def _components(model: NMF, sample: Sample | None) -> dict[str, Any]:
+def _components(model: NMF, corpus: Corpus | None, sample: Sample | None) -> dict[str, Any]:
     order, shares = order_by_share(model)
     rows = list(describe_components(model, shares, sample))
     drawn = order[:COMPONENTS]
@@ -245,6 +245,9 @@ def _components(model: NMF, sample: Sample | None) -> dict[str, Any]:
     tops = H.max(axis=1, keepdims=True)
     images = draw(H / np.where(tops > 0, tops, 1), model, COMPONENT_BYTES, COMPONENTS_CMAP)
     listed = order[:ROWS]
+    if corpus is not None and sample is not None:
+        for row, strongest in zip(rows, _strongest(corpus, sample), strict=True):
+            row["strongest"] = strongest
     rest = 0.0 if shares is None else float(shares[order[ROWS:]].sum())
     return {
         "drawn": [
@@ -256,6 +259,14 @@ def _components(model: NMF, sample: Sample | None) -> dict[str, Any]:
         "has_shares": shares is not None,
         "whole": "reconstruction's energy" if is_squared_error(model) else "reconstruction",
     }
+
+
+def _strongest(corpus: Corpus, sample: Sample) -> list[str]:
+    """Return row and id of the image of the sample that has most of each component."""
+    strongest = sample.rows[sample.W.argmax(axis=0)].tolist()
+    size = corpus.block_rows
+    ids = {block: corpus.block_ids(block) for block in {row // size for row in strongest}}
+    return [f"{row}, {ids[row // size][row % size]}" for row in strongest]
 
 
 def _residuals_in_words(model: NMF) -> str:
