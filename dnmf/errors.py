@@ -80,7 +80,11 @@ class BadImagesError(IngestError):
                 f"others, or allow more with --max-rejects N (max_rejects=N)"
             )
         elif self.allowed == 0:
-            advice = "to leave them out, pass --max-rejects N (max_rejects=N) and no --strict"
+            n = len(self.errors)
+            advice = (
+                f"to leave {'them' if n > 1 else 'it'} out, pass --max-rejects {n:,} "
+                f"(max_rejects={n}), and drop --strict if it is there"
+            )
         if len(self.errors) == 1:
             return "; ".join(filter(None, (self.errors[0], advice)))
         listed = "\n".join(self.errors[:SHOWN])

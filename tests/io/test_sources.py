@@ -231,7 +231,7 @@ def test_mixed_colours_advise_what_to_do(tmp_path):
 def test_mixed_depths_advise_what_to_do(tmp_path, other):
     save(tmp_path / "a.tif", GRAY)
     save(tmp_path / "b.tif", other)
-    with pytest.raises(IngestError, match=r"--dtype, perhaps with --scale, to make all alike"):
+    with pytest.raises(IngestError, match=r"--dtype \(numbers stay .*\) to make all alike"):
         Opened([tmp_path]).read(0, 2)
     assert Opened([tmp_path], dtype="float32", size=(5, 5)).read(0, 2).dtype == np.float32
 

@@ -153,8 +153,8 @@ class FileImages:
         if len(rows) != entry.count:
             raise _UnlikeError(
                 f"{rows.source.name} holds {len(rows)} images, where one was expected, as in "
-                f"{self.example}; pass --axis to take all images of such files, or ingest it by "
-                "itself"
+                f"{self.example}; leave it out and add it afterwards with --append, or ingest it "
+                "by itself"
             )
         pixels = prepare(rows.read(run.start, run.stop), rows.colors, self.choices)
         self._require_alike(pixels, rows.source.name)
@@ -178,7 +178,7 @@ class FileImages:
         if pixels.shape[3:] != self.image_shape[2:]:
             options.append("--color gray or rgb")
         if pixels.dtype != self.dtype:
-            options.append("--dtype, perhaps with --scale,")
+            options.append("--dtype (numbers stay as they are: 255 remains 255)")
         return f"pass {' and '.join(options)} to make all alike, or leave it out"
 
 

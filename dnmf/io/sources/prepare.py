@@ -164,8 +164,8 @@ def _convert_colors(images: Array, colors: str | None, color: str | None) -> Arr
         channels = images.shape[3]
         if channels not in COLORS_OF_CHANNELS:
             raise IngestError(
-                f"{_subject(images)} has {channels} channels, of which --color {color} cannot tell "
-                "which colours they are; pass --channel to take one"
+                f"{_subject(images)} has {channels} channels, and --color {color} does not "
+                "know which colours they are; pass --channel to take one, or leave out --color"
             )
         colors = COLORS_OF_CHANNELS[channels]
         images = images[..., 0] if colors == "gray" else images

@@ -51,7 +51,10 @@ class Reject:
 
     def __str__(self) -> str:
         """Return what is said of it; the reason may begin with the path."""
-        return self.reason if self.reason.startswith(self.path) else f"{self.path} {self.reason}"
+        if self.reason.startswith(self.path):
+            return self.reason
+        colon = ":" if self.reason.startswith(("it ", "its ", "each ", "image ")) else ""
+        return f"{self.path}{colon} {self.reason}"
 
 
 class Place(Protocol):
