@@ -183,6 +183,12 @@ def test_public_names():
         dnmf.nothing  # noqa: B018
 
 
+def test_modules_need_no_import_of_their_own():
+    program = "import dnmf; print(len(dnmf.data.digits()), dnmf.errors.DataError.__name__)"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
+    assert done.stdout == "10000 DataError\n", done.stderr
+
+
 def test_the_tree_of_errors_is_as_drawn():
     drawn = {}
     stack = []
