@@ -326,12 +326,12 @@ class NMF(FittedNMF):
                 [run],
                 tol=self.tol,
                 max_iter=self.max_iter,
-                on_pass=lambda: self._report(run.state),
+                on_pass=lambda: self._report(run.state, run.in_memory),
             )
         if run.stop_reason == MAX_ITER and self.tol > 0:
             warnings.warn(
                 f"Maximum number of iterations {self.max_iter} reached. Increase it to improve "
-                f"convergence. No pass lowered the loss by less than tol={self.tol} of it.",
+                f"convergence: the fit has not converged to tol={self.tol}.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -550,7 +550,7 @@ class NMF(FittedNMF):
         runs = [ModelRun(spec, run.objective, in_memory=run.in_memory) for spec in specs]
 
         def report(progress: Progress) -> None:
-            self._report(_lowest(progress.states))
+            self._report(_lowest(progress.states), run.in_memory)
 
         n_reads = fit_together(
             blocks,
@@ -565,9 +565,9 @@ class NMF(FittedNMF):
         run.stop_reason = best.stop_reason if run.in_memory else None
         return replace(best.state, n_reads=n_reads)
 
-    def _report(self, state: State) -> None:
+    def _report(self, state: State, in_memory: bool) -> None:
         if self.verbose:
-            report_pass(pass_line(state, self.tol))
+            report_pass(pass_line(state, self.tol, in_memory))
         if self.on_pass is not None:
             self.on_pass(state)
 

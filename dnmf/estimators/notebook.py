@@ -35,12 +35,16 @@ def fitted_html(model: FittedNMF) -> str:
         return ""
 
 
-def pass_line(state: State, tol: float) -> str:
-    """Write what a pass has come to: its error, and what it has gained beside `tol`."""
-    line, gain = f"pass {state.n_iter}: error {state.error:.6g}", relative_change(state.losses)
+def pass_line(state: State, tol: float, in_memory: bool) -> str:
+    """Write what a pass has come to: its error, and what it has gained beside `tol`.
+
+    An iteration on a small array in memory is compared with `tol` only together with others.
+    """
+    unit = "iteration" if in_memory else "pass"
+    line, gain = f"{unit} {state.n_iter}: error {state.error:.6g}", relative_change(state.losses)
     if gain is not None:
         line += f", gain {gain:.1e}" if state.accepted else ", step back"
-        line += f" (tol {tol:g})" * bool(tol)
+        line += f" (tol {tol:g})" * (tol > 0 and not in_memory)
     return line
 
 

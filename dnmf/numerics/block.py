@@ -253,7 +253,7 @@ def invalid_pixel_error(invalid: InvalidPixel, image_name: Callable[[int], str])
             "When beta_loss <= 0 and X contains zeros, the solver may diverge. Please add small "
             f"values to X, or use a positive beta_loss: {where}"
         )
-    advice = "; missing='ignore' leaves out NaN" if np.isnan(value) else ""
+    advice = "; missing='ignore' ignores NaN pixels" if np.isnan(value) else ""
     kind = "Input X contains infinity"
     if value < 0:
         kind = "Negative values in data passed to NMF"

@@ -103,7 +103,8 @@ def start(
     tol : float
         Tolerance of the passes that follow. If they may end early, the warm start may, too.
     """
-    say(f"warm start: reading a sample of {blocks.shape[0]:,} images")
+    if not all(run.in_memory for run in runs):  # those have no warm start
+        say(f"warm start: reading a sample of {blocks.shape[0]:,} images")
     for run in runs:
         run.moment = time.monotonic()
     with one_blas_thread():

@@ -228,7 +228,7 @@ def test_alpha_and_l1_ratio(X, options):
 
 def test_verbose(X, capsys):
     NMF(2, verbose=1, random_state=0).fit(X)
-    assert "pass 1: error" in capsys.readouterr().out
+    assert "iteration 1: error" in capsys.readouterr().out
 
 
 def test_shuffle_changes_nothing(X):

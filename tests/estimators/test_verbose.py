@@ -109,7 +109,15 @@ def test_sweeps_and_starts(digits, capsys):
     assert "pass 1: " in out
     assert " of 4 models go on" in out
     fit(digits[:60], n_init=2, verbose=1)
-    assert "pass 1: error" in capsys.readouterr().out
+    assert "iteration 1: error" in capsys.readouterr().out
+
+
+def test_a_small_array_has_iterations(digits, capsys):
+    model = fit(digits[:60], verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == model.n_iter_, "and no line of a warm start"
+    assert lines[-1].startswith(f"iteration {model.n_iter_}: error {model.reconstruction_err_:.6g}")
+    assert "tol" not in lines[-1], "which 20 iterations together are compared with"
 
 
 def test_an_ingest(tmp_path, capsys, open_terminal):
