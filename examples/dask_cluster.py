@@ -46,7 +46,8 @@ print("same bits:", alone.components_.tobytes() == together.components_.tobytes(
 # %%
 # What the workers did: each box is a task, which reads blocks and returns sums over them. The
 # small tasks before, on the sample that the fit starts from, are left out. In the gaps this program
-# updates H.
+# updates H. A pass is so short here that the worker which got H first does most of it, before the
+# scheduler moves tasks to the other one.
 
 ran = sorted(
     (step["start"], step["stop"], task["worker"])
