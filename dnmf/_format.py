@@ -1,4 +1,4 @@
-"""Write bytes, shapes and durations for people."""
+"""Write numbers, bytes, shapes and durations for people."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ def format_bytes(n_bytes: float) -> str:
         if n_bytes >= 10**power:
             return f"{n_bytes / 10**power:,.1f} {unit}"
     return f"{n_bytes:.0f} bytes"
+
+
+def format_count(n: int, noun: str) -> str:
+    """Write a number of things, such as ``1 block`` or ``8 blocks``."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def format_shape(shape: Iterable[int]) -> str:

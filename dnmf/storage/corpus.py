@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnmf._access import StorageOptions, remember_options
-from dnmf._format import format_bytes, format_shape
+from dnmf._format import format_bytes, format_count, format_shape
 from dnmf._html import format_html
 from dnmf._typing import Array
 from dnmf.errors import CorpusError
@@ -242,7 +242,7 @@ class Corpus(VerifiedMatrix):
     def __repr__(self) -> str:
         return (
             f"<Corpus {self.path}: {len(self):,} images of {format_shape(self.image_shape)} "
-            f"{self.dtype}, {format_bytes(self.nbytes)} in {self.n_blocks} blocks>"
+            f"{self.dtype}, {format_bytes(self.nbytes)} in {format_count(self.n_blocks, 'block')}>"
         )
 
     def _repr_html_(self) -> str:

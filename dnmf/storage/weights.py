@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnmf._access import StorageOptions, remember_options
-from dnmf._format import format_bytes, shorten
+from dnmf._format import format_bytes, format_count, shorten
 from dnmf._html import format_html
 from dnmf.errors import CorpusError
 from dnmf.storage.atomic import read_record
@@ -159,7 +159,7 @@ class Weights(VerifiedMatrix):
         n, d = self.shape
         return (
             f"<Weights {self.path}: {n:,} images, {d} components, {self.dtype}, "
-            f"{format_bytes(self.nbytes)} in {self.n_blocks} blocks>"
+            f"{format_bytes(self.nbytes)} in {format_count(self.n_blocks, 'block')}>"
         )
 
     def _repr_html_(self) -> str:

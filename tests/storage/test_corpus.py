@@ -253,6 +253,8 @@ def test_repr_says_what_it_is(path):
     assert "10 images of 2 x 3 uint8" in repr(corpus)
     assert path in corpus._repr_html_()
     assert "<table>" in corpus._repr_html_()
+    one = dnmf.ingest(np.ones((3, 6), np.uint8), f"{path}-one")
+    assert repr(one).endswith(" in 1 block>")
 
 
 def test_html_is_escaped(tmp_path):
