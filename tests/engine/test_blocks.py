@@ -359,7 +359,9 @@ class TestBadInput:
             run_pass(blocks_of(corpus))
 
     def test_columns_in_chunks_are_refused_with_the_remedy(self, digits):
-        with pytest.raises(DataError, match=r"each row of X is in 8 chunks.*X\.rechunk\(\{1: -1\}\)"):
+        with pytest.raises(
+            DataError, match=r"each row of X is in 8 chunks.*X\.rechunk\(\{1: -1\}\)"
+        ):
             blocks_of(da.from_array(digits, chunks=(100, 100)))
 
     def test_empty_chunks_are_no_blocks(self, digits):
