@@ -80,7 +80,7 @@ def _tell(folder: Path, force: bool, began: float) -> None:
         "then try your own images:\n\n"
         "  dnmf ingest FOLDER images.zarr --size 64x64 --color gray\n"
         "  dnmf fit images.zarr images.model -k 64\n"
-        "  dnmf plot images.model --corpus images.zarr --out pictures"
+        "  dnmf report images.model --corpus images.zarr --out report.html"
     )
 
 
@@ -95,8 +95,8 @@ def _fit(corpus: dnmf.Corpus, folder: Path) -> dnmf.NMF:
     end_live_line()
     facts = describe(path)
     click.echo(
-        f"               error {format_error(facts['error'])} ({facts['relative_error']:.1%} of "
-        f"the images' norm) after {facts['passes']} passes: {facts['stop_reason']}\n"
+        f"               error {format_error(facts['error'])} (relative error "
+        f"{facts['relative_error']:.1%}) after {facts['passes']} passes: {facts['stop_reason']}\n"
     )
     return model
 

@@ -166,7 +166,7 @@ def main(verbose: bool, as_json: bool) -> None:
     Start with:  dnmf demo
     Then:        dnmf ingest FOLDER images.zarr --size 64x64 --color gray
                  dnmf fit images.zarr images.model -k 64
-                 dnmf plot images.model --corpus images.zarr --out pictures
+                 dnmf report images.model --corpus images.zarr --out report.html
 
     All commands have the options -q (print no progress) and --json (print the result or the error
     as one JSON object on stdout). `dnmf COMMAND --help` describes a command, with an example.

@@ -197,7 +197,7 @@ def summary_of_fit(facts: dict[str, Any]) -> str:
     """
     share = f"sqrt(2 D), {facts['loss']}"
     if facts["relative_error"] is not None:
-        share = f"{facts['relative_error']:.1%} of the images' norm"
+        share = f"relative error {facts['relative_error']:.1%}"
     line = (
         f"{facts['path']}: error {format_error(facts['error'])} ({share}) after {facts['passes']} "
         f"passes, {STOP_REASONS[facts['stop_reason']]}"
