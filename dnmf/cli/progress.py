@@ -139,14 +139,14 @@ def explain_resume(path: str, *, overwrite: bool = False) -> Iterator[None]:
         return not all(map(is_absent, (normalize_path(path), starts_of(path))))
 
     if exists() and not overwrite:
-        print_line(f"{path} exists: continuing from its last commit")
+        print_line(f"{path} exists: continuing from its last pass")
     try:
         yield
     except KeyboardInterrupt:
         end_live_line()
         if exists():
             again = "again without --force" if overwrite else "again"
-            print_line(f"run the same line {again} to continue {path} from its last commit")
+            print_line(f"run the same line {again} to continue {path} from its last pass")
         raise
 
 

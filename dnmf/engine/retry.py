@@ -277,5 +277,5 @@ def _require_scheduler(client: Client, error: BaseException) -> None:
     if client.status != "running":
         raise ClusterError(
             f"the Dask scheduler was lost ({error}); start it again, or another, then run the same "
-            "again: a fit with a checkpoint continues from its last commit"
+            "again: a fit with a checkpoint continues from its last pass"
         ) from error

@@ -88,7 +88,7 @@ def test_the_same_command_again_changes_nothing(corpus, fitted):
     before = {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()}
     again = run("fit", corpus.path, fitted, "-k", 8)
     assert "converged" in again.stdout
-    assert "continuing from its last commit" in again.stderr
+    assert "continuing from its last pass" in again.stderr
     assert {file: file.read_bytes() for file in fitted.rglob("*") if file.is_file()} == before
 
 

@@ -47,7 +47,7 @@ def test_interrupted_it_goes_on_and_the_old_model_stays(made, tmp_path):
     line = ["fit", more.path, tmp_path / "new", "--continue", old, "--tol", 0, "-q", "--max-iter"]
     run(*line, 2)
     assert (
-        "continuing from its last commit" in run(*[word for word in line if word != "-q"], 5).stderr
+        "continuing from its last pass" in run(*[word for word in line if word != "-q"], 5).stderr
     )
     run("fit", more.path, tmp_path / "whole", *line[3:], 5)
     parts, whole = (dnmf.load(tmp_path / name) for name in ("new", "whole"))

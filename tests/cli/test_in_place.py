@@ -107,7 +107,7 @@ def test_an_interrupted_fit_goes_on_with_the_same_bits(array, tmp_path):
     run("fit", array, tmp_path / "whole", *FIT[:-2], 6)
     run("fit", array, tmp_path / "m", *FIT)
     again = run("fit", array, tmp_path / "m", *FIT[:-2], 6)
-    assert "continuing from its last commit" in again.stderr
+    assert "continuing from its last pass" in again.stderr
     whole, parts = (dnmf.load(tmp_path / name) for name in ("whole", "m"))
     assert (whole.components_ == parts.components_).all()
     zarr.open_array(array, mode="r+")[0] = 0

@@ -36,7 +36,7 @@ def test_an_interrupted_run_prints_how_to_continue_it(tmp_path, capsys, overwrit
     with pytest.raises(KeyboardInterrupt), explain_resume(str(tmp_path), overwrite=overwrite):
         raise KeyboardInterrupt
     log = capsys.readouterr().err
-    assert ("continuing from its last commit" in log) == (not overwrite)
+    assert ("continuing from its last pass" in log) == (not overwrite)
     assert f"run the same line {again} to continue {tmp_path}" in log
 
 

@@ -37,7 +37,7 @@ def test_the_same_command_again_reads_nothing(swept):
     _, line, first = swept
     again = run(*line)
     assert again.stdout == first.stdout
-    assert "exists: continuing from its last commit" in again.stderr
+    assert "exists: continuing from its last pass" in again.stderr
     assert " pass " not in again.stderr
 
 
