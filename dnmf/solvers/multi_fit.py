@@ -270,7 +270,7 @@ def _is_of_fit(checkpoint: Checkpoint, spec: FitSpec, *, any_seed: bool) -> bool
         raise CheckpointError(
             f"{checkpoint.path} belongs to another fit: {'; '.join(differences)}; choose another "
             "path, or replace it (--force on the command line, overwrite=True in Python)"
-            + f"; to continue from it with more images, add --continue {checkpoint.path}"
-            * grown
+            + f"; to continue from it with more images, add --continue {checkpoint.path}" * grown
+            + f"; dnmf {checkpoint.spec.dnmf} can finish it" * (checkpoint.spec.dnmf != spec.dnmf)
         )
     return not differences
