@@ -59,7 +59,7 @@ def _facts(model: FittedNMF) -> dict[str, str]:
         )
         facts["Error"] = f"{model.reconstruction_err_:.6g}"
         if model.beta_loss in ("frobenius", 2):
-            facts["Error"] += f", {format_share(model._state.relative_error)} of the images' norm"
+            facts["Error"] += f" (relative error {format_share(model._state.relative_error)})"
     elif hasattr(model, "n_steps_"):
         facts["Fit"] = f"{model.n_steps_:,} updates by partial_fit"
     return facts

@@ -112,10 +112,10 @@ def describe_fit(model: NMF) -> Facts:
         "Starts tried": "n_init",
         "Penalty on W": "alpha_W",
         "Penalty on H": "alpha_H",
-        "Share of l1": "l1_ratio",
+        "l1 ratio": "l1_ratio",
         "Missing pixels": "missing",
         "Tolerance": "tol",
-        "Most passes": "max_iter",
+        "Passes at most": "max_iter",
     }
     facts += [(name, str(parameters[key])) for name, key in said.items() if key in parameters]
     return [*facts, ("Seed", str(spec.seed))]
