@@ -331,7 +331,7 @@ class NMF(FittedNMF):
         if run.stop_reason == MAX_ITER and self.tol > 0:
             warnings.warn(
                 f"Maximum number of iterations {self.max_iter} reached. Increase it to improve "
-                f"convergence: the fit has not converged to tol={self.tol}.",
+                f"convergence. The fit has not converged to tol={self.tol}.",
                 ConvergenceWarning,
                 stacklevel=2,
             )

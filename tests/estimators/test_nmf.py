@@ -198,7 +198,7 @@ class TestParameters:
         assert fit(max_iter=1).n_iter_ == 1
         assert not np.array_equal(fit(random_state=1).components_, base.components_)
         fit(verbose=1, on_pass=seen.append)
-        assert f"pass {len(seen)}: error" in capsys.readouterr().out
+        assert f"iteration {len(seen)}: error" in capsys.readouterr().out
         each, more = (fit(checkpoint=tmp_path / f"{i}", checkpoint_every=i) for i in (1, 50))
         assert more.n_reads_ == each.n_reads_ + 1
         assert (fit(init="random").components_ == base.components_).all()
