@@ -84,6 +84,7 @@ def printed(notebook):
     return [out["text"] for out in outputs if out.get("name") == "stdout"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_on_little_data(mnist, tmp_path):
     script = ROOT / "benchmarks/time_to_quality.py"
     few = ["--ranks", "4", "--threads", "1", "--methods", "dnmf", "sklearn32", "--curve", "2"]

@@ -249,6 +249,7 @@ def fit_slowly(folder):
     return dnmf.NMF(3, random_state=0, max_iter=2, tol=0).fit(X).loss_history_.tolist()
 
 
+@pytest.mark.slow
 def test_a_fit_inside_a_task_does_not_wait_for_itself(tmp_path, client):
     futures = [client.submit(fit_slowly, tmp_path, pure=False) for _ in range(2)]  # all threads
     assert futures[0].result(timeout=60) == futures[1].result(timeout=60)
