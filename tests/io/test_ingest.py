@@ -148,7 +148,7 @@ class TestArrays:
         [
             (lambda: np.ma.masked_less(IMAGES, 9), "would lose its mask.*array.data"),
             (lambda: da.ma.masked_less(as_dask(IMAGES), 9), "masked array, whose mask"),
-            (lambda: broken(lambda rows: rows[1:]), r"of shape \(4, 6, 4, 3\) where it promises"),
+            (lambda: broken(lambda rows: rows[1:]), r"of shape \(\d, 6, 4, 3\) where it promises"),
             (lambda: broken(lambda rows: rows.astype("f4") + 300), "gave float32 .* uint8"),
             (lambda: np.ones((3, 2), complex), "holds complex128"),
             (lambda: np.ones(3), r"shape \(3,\)"),
