@@ -7,14 +7,14 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from dnmf._format import format_bytes
-from dnmf._version import __version__
+from dnmf._version import __version__, installed_versions
 from dnmf.cli.probes import facts_of_process
 from dnmf.engine.ask import LIBRARIES
 from dnmf.engine.threads import LIMITS, VARIABLE, thread_count
@@ -52,8 +52,8 @@ def describe_environment() -> dict[str, Any]:
         "memory_available": memory.available,
         "blas": facts["blas"],
         "numba_cache": facts["cache"] or f"none: {facts['cache_error']}",
-        "libraries": _versions(required),
-        "optional": _versions(optional),
+        "libraries": installed_versions(required),
+        "optional": installed_versions(optional),
         "variables": {name: os.environ[name] for name in NUMBERS if name in os.environ},
     }
     hidden: dict[str, Any] = _without_home(found)
@@ -110,15 +110,6 @@ def _requirements() -> tuple[list[str], list[str]]:
     required = [names[line] for line in declared if "extra ==" not in line]
     optional = [names[line] for line in declared if re.search(r"extra == ['\"]all['\"]", line)]
     return required or list(LIBRARIES), optional
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """Return the version of each package; None, if it is not installed."""
-    found: dict[str, str | None] = dict.fromkeys(packages)
-    for name in packages:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _list_versions(versions: Mapping[str, str | None]) -> str:

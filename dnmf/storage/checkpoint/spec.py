@@ -6,14 +6,13 @@ import json
 import platform
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
 from dnmf._typing import Array
-from dnmf._version import __version__
+from dnmf._version import __version__, installed_versions
 from dnmf.storage.store import crc32c
 
 NAMES = "feature-names"
@@ -34,11 +33,7 @@ LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba", "dask", "zarr")
 def library_versions() -> dict[str, str]:
     """Return the versions of dnmf, Python, the libraries that compute, and the BLAS."""
     found = {"dnmf": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # it was put beside the interpreter by hand
-            continue
+    found |= {name: number for name, number in installed_versions(LIBRARIES).items() if number}
     for library in threadpool_info():
         if library["user_api"] == "blas":
             found["blas"] = f"{library['internal_api']} {library['version'] or ''}".strip()
